@@ -1,0 +1,223 @@
+"""Every setting of the program as frozen models: YAML in, digest out.
+
+Unknown keys, wrong types and values out of range are refused with a message that names the field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedcowpro.errors import FedCoWProError
+
+Modality = Literal["ct", "mr"]
+ModelT = TypeVar("ModelT", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all settings: immutable, no unknown keys, with a digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """SHA-256 of the settings as canonical JSON (sorted keys), first 16 hex digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class SuperpixelConfig(Config):
+    """Felzenszwalb pseudo-labels (method: Ouyang et al. 2020, SSL-ALPNet; intensities in 0..255)."""
+
+    scale: float = Field(1.0, gt=0)
+    sigma: float = Field(1.0, ge=0)
+    min_size: int = Field(400, gt=0, description="pixels; Felzenszwalb's own lower bound")
+    min_area: int = Field(100, ge=1, description="pixels; smaller segments are never drawn")
+    foreground: float | None = Field(
+        None,
+        description="grey value in 0..255 above which a pixel is body; default 1e-4 for CT and 10 for MR",
+    )
+
+
+class PrepareConfig(Config):
+    """How a raw volume becomes 2-D axial slices."""
+
+    modality: Modality
+    window: tuple[float, float] = Field((-125.0, 275.0), description="HU, CT only")
+    percentile: float = Field(99.5, gt=50, le=100, description="upper clip, MR only")
+    spacing: float | None = Field(
+        None, gt=0, description="in-plane mm per pixel after resampling; None keeps the volume's own"
+    )
+    size: int = Field(256, ge=32, multiple_of=32)
+    superpixels: SuperpixelConfig = SuperpixelConfig()
+
+    @model_validator(mode="after")
+    def _window_is_ordered(self) -> PrepareConfig:
+        if self.window[0] >= self.window[1]:
+            raise ValueError("window: the lower end must be below the upper end")
+        return self
+
+
+class HeadConfig(Config):
+    """CoWPro's prototype head (arXiv 2408.06235)."""
+
+    temperature: float = Field(20.0, gt=0, description="multiplies correlations, both as softmax and as score")
+    threshold: float = Field(0.95, gt=0, lt=1, description="a pooled cell is a prototype above this coverage")
+    train_window: int = Field(4, ge=1)
+    test_window: int = Field(2, ge=1)
+    aggregate: Literal["centred", "raw"] = "centred"
+
+
+class ModelConfig(Config):
+    """Encoder and head."""
+
+    encoder: Literal["lite0", "resnet18", "resnet101", "tiny"] = "lite0"
+    weights: Path | None = Field(None, description="local weight file for resnet18 and resnet101")
+    channels: int = Field(128, ge=8)
+    frozen_norm: bool = Field(False, description="keep normalisation statistics as they came")
+    head: HeadConfig = HeadConfig()
+
+
+class AugmentConfig(Config):
+    """Ranges of the two views of an episode (SSL-ALPNet's 'sabs_aug')."""
+
+    rotation: float = Field(5.0, ge=0, description="degrees, +-")
+    translation: float = Field(5.0, ge=0, description="pixels, +-")
+    shear: float = Field(5.0, ge=0, description="degrees, +-")
+    zoom: tuple[float, float] = (0.9, 1.2)
+    elastic_alpha: float = Field(10.0, ge=0, description="pixels; amplitude of the smoothed random field")
+    elastic_sigma: float = Field(5.0, gt=0, description="pixels")
+    gamma: tuple[float, float] = (0.5, 1.5)
+    random_convolution: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability per view of random shallow convolutions (GIN), drawn separately for support and query",
+    )
+
+
+class LossConfig(Config):
+    """Weights of the loss terms; 0 switches a term off."""
+
+    cross_entropy: float = Field(1.0, ge=0)
+    alignment: float = Field(1.0, ge=0)
+    spatial_dice: float = Field(1.0, ge=0)
+    edge_dice: float = Field(1.0, ge=0)
+    edge_operator: Literal["sobel", "morphological", "laplacian"] = "sobel"
+    background_weight: float = Field(0.05, gt=0)
+    dice_on_alignment: bool = False
+
+
+class TrainConfig(Config):
+    """Optimiser and schedule. Defaults are CPU-friendly; the paper's are sgd, 1e-3, decay 0.95, batch 1."""
+
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(5e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["step", "one-cycle", "constant"] = "one-cycle"
+    decay: float = Field(0.95, gt=0, le=1, description="step schedule: factor per `decay_every` steps")
+    decay_every: int = Field(1000, ge=1)
+    batch: int = Field(4, ge=1, description="episodes per step")
+    clip_norm: float | None = Field(1.0, gt=0, description="gradient norm; None does not clip")
+
+
+class FederationConfig(Config):
+    """Rounds of federated averaging."""
+
+    rounds: int = Field(10, ge=1)
+    local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
+    weighting: Literal["slices", "uniform"] = "slices"
+    normalisation: Literal["averaged", "local"] = Field(
+        "averaged", description="local = FedBN: normalisation layers stay at their site"
+    )
+    min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
+
+
+class InferConfig(Config):
+    """How one example segments other volumes. Kept in the checkpoint's card; the command line can override."""
+
+    support_slices: int | Literal["all"] = Field(
+        3,
+        description="annotated slices used per organ: n at the middles "
+        "of n equal parts of its extent, as published, or all",
+    )
+    pairing: Literal["bag", "chunk"] = Field(
+        "bag",
+        description="bag: every query slice sees all support slices; "
+        "chunk: the one of its third (published, gt-range only)",
+    )
+    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")
+    flip: bool = Field(False, description="average with the mirrored slice")
+    keep_components: bool = Field(False, description="keep as many connected parts of an organ as the support has")
+
+    @model_validator(mode="after")
+    def _in_range(self) -> InferConfig:
+        if self.support_slices != "all" and self.support_slices < 1:
+            raise ValueError("support_slices: at least 1, or 'all'")
+        if any(not 0.25 <= scale <= 4 for scale in self.scales):
+            raise ValueError("scales: between 0.25 and 4")
+        return self
+
+
+class SiteConfig(Config):
+    """One participant: a name and its prepared folder."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    path: Path | None = Field(None, description="site folder; may come from the command line instead")
+
+
+class ExperimentConfig(Config):
+    """A whole federated run."""
+
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    federation: FederationConfig = FederationConfig()
+    inference: InferConfig = InferConfig()
+    sites: tuple[SiteConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> ExperimentConfig:
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sites: names must differ, got {names}")
+        return self
+
+
+def parse(cls: type[ModelT], data: object, where: str) -> ModelT:
+    """Validate `data` as `cls`; `where` names the origin in the error."""
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "(whole)"
+        raise FedCoWProError(
+            f"{where}: field '{field}': {first['msg']} (value {first.get('input')!r:.80})",
+            f"a valid {cls.__name__}",
+            "correct the field; docs/configuration.md lists all of them with their ranges",
+        ) from error
+
+
+def load(cls: type[ModelT], path: Path) -> ModelT:
+    """Read a YAML file as `cls`.
+
+    Raises:
+        FedCoWProError: missing file, broken YAML, unknown or invalid fields.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FedCoWProError(f"no file {path}", "a YAML configuration", "check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FedCoWProError(
+            f"{path} is not YAML: {error}", "a YAML configuration", "correct the line named above"
+        ) from error
+    return parse(cls, data if data is not None else {}, str(path))

@@ -1,0 +1,240 @@
+"""From a raw volume to square, normalised axial slices, and back.
+
+Intensity and geometry follow Ouyang et al. 2020 (SSL-ALPNet). Ours: MR is scaled to 0..255 as well, so that
+superpixels are comparable between scanners; resampling is low-passed; label classes compete instead of
+overwriting each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fedcowpro.config import PrepareConfig
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.volume import Volume
+
+CROP_ONLY = 1.1  # up to this many times `size`, a slice is cropped rather than resampled
+BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256)
+_SAME = 1e-3  # relative difference of spacings that is rounding in the header
+
+
+@dataclass(frozen=True, eq=False)
+class _Taps:
+    """Output pixel i of a line is the sum over k of weight[k, i] * input[source[k, i]], if inside[i]."""
+
+    source: np.ndarray
+    weight: np.ndarray
+    inside: np.ndarray
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the prepared slices lie in a volume: one scale and one centred crop or pad, in plane only.
+
+    Args:
+        shape: (depth, height, width) of the volume in the internal frame.
+        spacing: mm, same order.
+        size: height and width of a prepared slice.
+        pixel: mm per pixel of a prepared slice.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    size: int
+    pixel: float
+
+    @classmethod
+    def choose(cls, volume: Volume, config: PrepareConfig) -> Placement:
+        """Place slices by `config.spacing`, or by the volume's own (finer) in-plane spacing.
+
+        Without a spacing asked for, a slice larger than 1.1 x `size` is resampled so that it fits after a
+        border of 1/16 is dropped on each side.
+        """
+        shape = (volume.voxels.shape[0], volume.voxels.shape[1], volume.voxels.shape[2])
+        pixel = config.spacing
+        if pixel is None:
+            pixel = min(volume.spacing[1:])
+            extent = max(shape[1] * volume.spacing[1], shape[2] * volume.spacing[2]) / pixel
+            if extent > CROP_ONLY * config.size:
+                pixel *= extent * (1 - 2 * BORDER) / config.size
+        return cls(shape, volume.spacing, config.size, float(pixel))
+
+    @property
+    def spacing_prepared(self) -> tuple[float, float, float]:
+        """mm of a prepared voxel, (depth, height, width)."""
+        return self.spacing[0], self.pixel, self.pixel
+
+    def to_prepared_image(self, image: np.ndarray, fill: float) -> np.ndarray:
+        """Resample (D, H, W) to float32 (D, size, size), low-passed when shrinking; `fill` lies outside."""
+        return _resample(image, self._forward, fill)
+
+    def to_prepared_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Resample labels (D, H, W) to uint8 (D, size, size): a pixel takes the class that covers most of it.
+
+        Background counts as a class; on a tie the smaller value wins. Outside the volume is background.
+        """
+        out = np.zeros((len(labels), self.size, self.size), np.uint8)
+        best = 1 - _resample(labels > 0, self._forward, 0)
+        for value in np.unique(labels[labels > 0]):
+            mask = labels == value
+            present = mask.any(axis=(1, 2))
+            coverage = _resample(mask[present], self._forward, 0)
+            wins = coverage > best[present]
+            out[present] = np.where(wins, value, out[present])
+            best[present] = np.where(wins, coverage, best[present])
+        return out
+
+    def to_native_scores(self, scores: np.ndarray, outside: float = 0.0) -> np.ndarray:
+        """Resample scores (K, D, size, size) linearly to float32 (K, D, H, W); D may be any number of slices.
+
+        Args:
+            scores: per class and slice.
+            outside: value of native pixels that no prepared pixel reaches.
+        """
+        return _resample(scores, self._backward, outside)
+
+    def lost_fraction(self, labels: np.ndarray) -> float:
+        """Share of the labelled voxels of (D, H, W) that the crop cuts off, 0..1."""
+        rows, columns = self._backward
+        total = np.count_nonzero(labels)
+        kept = np.count_nonzero(labels[:, rows.inside][:, :, columns.inside])
+        return 1 - kept / total if total else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers; `from_json` restores an equal placement."""
+        return {
+            "shape": list(self.shape),
+            "spacing": list(self.spacing),
+            "size": self.size,
+            "pixel": self.pixel,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Placement:
+        """Inverse of `to_json`. Raises KeyError, TypeError or ValueError on other data."""
+        depth, height, width = (int(n) for n in data["shape"])
+        along_depth, along_height, along_width = (float(mm) for mm in data["spacing"])
+        return cls(
+            (depth, height, width),
+            (along_depth, along_height, along_width),
+            int(data["size"]),
+            float(data["pixel"]),
+        )
+
+    @cached_property
+    def _forward(self) -> tuple[_Taps, _Taps]:
+        """Height and width: how prepared pixels are made from native ones."""
+        rows, columns = (
+            _taps(scale * np.arange(self.size) + start, scale, n)
+            for n, (scale, start) in zip(self.shape[1:], self._axes, strict=True)
+        )
+        return rows, columns
+
+    @cached_property
+    def _backward(self) -> tuple[_Taps, _Taps]:
+        """Height and width: how native pixels are made from prepared ones."""
+        rows, columns = (
+            _taps((np.arange(n) - start) / scale, 1 / scale, self.size)
+            for n, (scale, start) in zip(self.shape[1:], self._axes, strict=True)
+        )
+        return rows, columns
+
+    @property
+    def _axes(self) -> list[tuple[float, float]]:
+        """(scale, start) of height and width: prepared pixel i lies at native scale * i + start."""
+        axes = []
+        for n, spacing in zip(self.shape[1:], self.spacing[1:], strict=True):
+            scale = self.pixel / spacing
+            if abs(scale - 1) < _SAME:
+                scale = 1.0
+            resampled = round(n / scale)
+            cut = (resampled - self.size) // 2
+            axes.append((scale, scale * (cut - (resampled - 1) / 2) + (n - 1) / 2))
+        return axes
+
+
+def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Placement]:
+    """Prepared slices in grey levels 0..255, from which superpixels are made.
+
+    CT: clipped to `config.window` (HU), which becomes 0..255. MR: clipped above at `config.percentile` of the
+    whole volume; the volume's minimum becomes 0 and the clip 255. Padding takes the volume's minimum.
+
+    Returns:
+        float32 (depth, size, size) and its placement.
+
+    Raises:
+        FedCoWProError: no contrast is left after clipping.
+    """
+    voxels = volume.voxels
+    if config.modality == "ct":
+        low, high = config.window
+        expected, remedy = f"a CT in Hounsfield units within {low:g}..{high:g}", "check modality and window"
+    else:
+        low, high = float(voxels.min()), float(np.percentile(voxels, config.percentile))
+        expected, remedy = "an MR volume with contrast", "check the file, or raise the percentile"
+    clipped = np.clip(voxels, low, high)
+    least, most = float(clipped.min()), float(clipped.max())
+    if least == most:
+        raise FedCoWProError(f"{volume.name}: constant after clipping to {low:g}..{high:g}", expected, remedy)
+    clipped = (clipped - np.float32(low)) / (np.float32(high) - np.float32(low)) * 255
+    placement = Placement.choose(volume, config)
+    grey = placement.to_prepared_image(clipped, fill=float(clipped.min()))
+    if grey.min() == grey.max():
+        raise FedCoWProError(
+            f"{volume.name}: the central {config.size} x {config.size} pixels are constant",
+            expected,
+            "ask for a coarser spacing or a larger size",
+        )
+    return grey, placement
+
+
+def normalise(grey: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over all voxels of a prepared volume, padding included; float32."""
+    mean, deviation = grey.mean(dtype=np.float64), grey.std(dtype=np.float64)
+    return ((grey - mean) / deviation).astype(np.float32)
+
+
+def preprocess(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Placement]:
+    """The network's input: `grey_levels`, then `normalise`.
+
+    Returns:
+        float32 (depth, size, size) with zero mean and unit variance, and its placement.
+
+    Raises:
+        FedCoWProError: no contrast is left after clipping.
+    """
+    grey, placement = grey_levels(volume, config)
+    return normalise(grey), placement
+
+
+def _taps(centres: np.ndarray, step: float, n: int) -> _Taps:
+    """Linear interpolation of a line of `n` pixels at `centres`, which lie `step` apart.
+
+    Where the output is coarser, the triangle is widened to `step`, which keeps fine structure from aliasing.
+    """
+    reach = max(1.0, step)
+    index = np.floor(centres - reach).astype(int) + 1 + np.arange(math.ceil(2 * reach))[:, None]
+    weight = np.clip(1 - np.abs(centres - index) / reach, 0, None) * ((index >= 0) & (index < n))
+    inside = (centres > -0.5 - 1e-6) & (centres < n - 0.5 + 1e-6)
+    weight = np.divide(weight, weight.sum(axis=0), out=np.zeros_like(weight), where=inside)
+    used = weight.any(axis=1)
+    return _Taps(np.clip(index[used], 0, n - 1), weight[used].astype(np.float32), inside)
+
+
+def _resample(array: np.ndarray, taps: tuple[_Taps, _Taps], outside: float) -> np.ndarray:
+    """Apply `taps` to the last two axes; float32, `outside` where either axis is outside."""
+    rows, columns = taps
+    array = array.astype(np.float32, copy=False)
+    pairs = zip(rows.source, rows.weight, strict=True)
+    array = sum(np.take(array, index, axis=-2) * weight[:, None] for index, weight in pairs)
+    pairs = zip(columns.source, columns.weight, strict=True)
+    array = sum(np.take(array, index, axis=-1) * weight for index, weight in pairs)
+    array[..., ~rows.inside, :] = outside
+    array[..., ~columns.inside] = outside
+    return array

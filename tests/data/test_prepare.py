@@ -1,0 +1,316 @@
+"""A folder of NIfTI files becomes a site folder: whole, resumable, and only from what was asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import fedcowpro.data.case as case_module
+from fedcowpro.config import PrepareConfig, SuperpixelConfig
+from fedcowpro.data.prepare import prepare
+from fedcowpro.data.site import Site
+from fedcowpro.data.superpixels import segment_areas
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.nifti import read_image
+from fedcowpro.volume.preprocess import preprocess
+
+CONFIG = PrepareConfig(modality="ct", size=64, superpixels=SuperpixelConfig(min_size=40, min_area=20))
+AFFINE = np.diag([-1.5, -1.5, 4.0, 1.0])  # stored as left, posterior, superior
+ORGANS = {1: "liver", 3: "spleen"}
+
+
+def write_case(
+    folder: Path, case: str, seed: int, labels: bool = True, shape: tuple[int, int, int] = (60, 64, 4)
+) -> None:
+    """A soft-tissue body with two organs, values 1 and 3, and a label value 2 that is not asked for."""
+    rng = np.random.default_rng(seed)
+    x, y = (np.arange(n)[:, None] / n - 0.5 for n in shape[:2])
+    image = np.where((x / 0.4) ** 2 + (y.T / 0.4) ** 2 < 1, 40.0, -1000.0)[..., None].repeat(shape[2], 2)
+    drawn = np.zeros(shape, np.uint8)
+    for value, centre in ((1, -0.15), (2, 0.0), (3, 0.15)):
+        drawn[((x - centre) ** 2 + y.T**2 < 0.005)] = value
+    image += 30.0 * drawn + rng.normal(0, 5, shape)
+    nib.save(nib.Nifti1Image(image.astype(np.int16), AFFINE), folder / f"image_{case}.nii.gz")
+    if labels:
+        nib.save(nib.Nifti1Image(drawn, AFFINE), folder / f"label_{case}.nii.gz")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for seed, case in enumerate(("1", "2", "10")):
+        write_case(folder, case, seed)
+    return folder
+
+
+def run(raw: Path, name: str = "site", **options: object) -> Site:
+    settings = {"organs": ORGANS, "workers": 1, "progress": False} | options
+    return prepare(raw, raw.parent / name, CONFIG, **settings)  # type: ignore[arg-type]
+
+
+def contents(site: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(site)): file.read_bytes() for file in site.rglob("*") if file.is_file()}
+
+
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The images that are read from now on."""
+    seen: list[str] = []
+    monkeypatch.setattr(case_module, "read_image", lambda path: seen.append(path.name) or read_image(path))
+    return seen
+
+
+def test_site_holds_what_was_asked_for(raw: Path) -> None:
+    site = run(raw, support="2", query=["10"])
+    assert [(case.id, case.role) for case in site.cases] == [
+        ("1", "train"),
+        ("2", "support"),
+        ("10", "query"),
+    ]
+    assert site.organs == ORGANS
+    assert site.spacing("1") == (4.0, 1.5, 1.5)
+    image, place = preprocess(read_image(raw / "image_1.nii.gz"), CONFIG)
+    np.testing.assert_allclose(site.image("1"), image, rtol=1e-3, atol=1e-3)  # float16 on disk
+    assert site.place("1") == place
+    labels = np.asanyarray(nib.load(raw / "label_10.nii.gz").dataobj).transpose(2, 1, 0)
+    np.testing.assert_array_equal(site.labels("10")[:, :, 2:62], np.where(labels == 2, 0, labels))
+    for case in site.cases:
+        for z, areas in enumerate(case.areas):
+            np.testing.assert_array_equal(areas, segment_areas(site.superpixel_slice(case.id, z)))
+    assert {case for case, _, _ in site.train_slices()} == {"1"}
+    assert site.n_train_slices == 4
+    assert not [name for name in contents(site.path) if "tmp" in name]
+
+
+def test_workers_give_the_same_bytes(raw: Path) -> None:
+    one, two = run(raw, "one"), run(raw, "two", workers=2)
+    assert contents(one.path) == contents(two.path)
+
+
+def test_errors_come_back_from_workers(raw: Path) -> None:
+    (raw / "image_10.nii.gz").write_bytes(b"broken")
+    with pytest.raises(FedCoWProError, match=r"image_10\.nii\.gz: not a whole gzip file") as caught:
+        run(raw, workers=2)
+    assert caught.value.remedy == "copy or export the file again"
+
+
+def test_cropped_labels_are_said_and_recorded(raw: Path) -> None:
+    write_case(raw, "2", 1, labels=False, shape=(90, 64, 4))
+    drawn = np.zeros((90, 64, 4), np.uint8)
+    drawn[:, 30] = 1
+    nib.save(nib.Nifti1Image(drawn, AFFINE), raw / "label_2.nii.gz")
+    config = CONFIG.model_copy(update={"spacing": 1.5})
+    with pytest.warns(UserWarning, match=r"label_2\.nii\.gz: 28\.89% of the labelled voxels"):
+        prepare(raw, raw.parent / "site", config, organs=ORGANS, workers=2, progress=False)
+    case = json.loads((raw.parent / "site" / "cases" / "2" / "case.json").read_text())
+    assert case["cropped_labels"] == pytest.approx(26 / 90)
+
+
+def test_second_run_does_nothing(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = run(raw)
+    before = {file: file.stat().st_mtime_ns for file in site.path.rglob("*.npy")}
+    seen = made(monkeypatch)
+    assert run(raw).digest == site.digest
+    assert seen == []
+    assert {file: file.stat().st_mtime_ns for file in site.path.rglob("*.npy")} == before
+
+
+def test_only_what_changed_is_made_again(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(raw)
+    seen = made(monkeypatch)
+    write_case(raw, "2", seed=99)
+    run(raw)
+    assert seen == ["image_2.nii.gz"]
+    run(raw, support="1")  # a role is no reason to work
+    assert seen == ["image_2.nii.gz"]
+    (raw / "label_10.nii.gz").unlink()
+    assert run(raw).labelled_cases == ("1", "2")
+    assert seen == ["image_2.nii.gz", "image_10.nii.gz"]
+    nib.save(nib.Nifti1Image(np.ones((60, 64, 4), np.uint8), AFFINE), raw / "label_1.nii.gz")
+    run(raw)
+    assert seen[2:] == ["image_1.nii.gz"]
+    organs = {1: "liver"}
+    assert set(np.unique(run(raw, organs=organs).labels("1"))) == {0, 1}
+
+
+def test_run_resumes_after_a_failure(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (raw / "image_10.nii.gz").read_bytes()
+    (raw / "image_10.nii.gz").write_bytes(whole[:-40])
+    with pytest.raises(FedCoWProError, match=r"image_10\.nii\.gz"):
+        run(raw)
+    with pytest.raises(FedCoWProError, match="not finished"):
+        Site.open(raw.parent / "site")
+    (raw / "image_10.nii.gz").write_bytes(whole)
+    seen = made(monkeypatch)
+    resumed = run(raw)
+    assert seen == ["image_10.nii.gz"]
+    assert contents(resumed.path) == contents(run(raw, "afresh").path)
+
+
+def test_a_site_that_is_being_made_again_is_unfinished(raw: Path) -> None:
+    run(raw)
+    (raw / "image_2.nii.gz").write_bytes(b"broken")
+    with pytest.raises(FedCoWProError, match=r"image_2\.nii\.gz"):
+        run(raw)
+    with pytest.raises(FedCoWProError, match="not finished"):
+        Site.open(raw.parent / "site")
+
+
+def test_interrupt_keeps_finished_cases(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(path: Path) -> object:
+        if path.name == "image_2.nii.gz":
+            raise KeyboardInterrupt
+        return read_image(path)
+
+    monkeypatch.setattr(case_module, "read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(raw)
+    assert "run the same command again" in capsys.readouterr().err
+    assert [entry.name for entry in (raw.parent / "site" / "cases").iterdir()] == ["1"]
+
+
+def test_killed_run_leaves_no_half_case(raw: Path) -> None:
+    """Killed while it writes, at whatever moment: cases are whole, and the next run completes the site."""
+    for seed in range(20, 40):
+        write_case(raw, str(seed), seed)
+    out = raw.parent / "killed"
+    code = (
+        "import sys; from pathlib import Path; from fedcowpro.config import PrepareConfig, SuperpixelConfig;"
+        "from fedcowpro.data.prepare import prepare;"
+        "config = PrepareConfig.model_validate_json(sys.argv[3]);"
+        "prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, organs={1: 'liver', 3: 'spleen'}, workers=1)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(raw), str(out), CONFIG.model_dump_json()], stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list(out.glob("cases/[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    for case in out.glob("cases/[0-9]*"):
+        assert sorted(file.name for file in case.iterdir()) == ["case.json", "image.npy", "superpixels.npy"]
+        assert np.load(case / "image.npy").shape == (4, 64, 64)
+    assert len(run(raw, "killed").cases) == 23
+
+
+def test_other_settings_need_another_folder(raw: Path) -> None:
+    site = run(raw)
+    before = contents(site.path)
+    other = CONFIG.model_copy(update={"spacing": 2.0})
+    with pytest.raises(FedCoWProError, match=r"other settings \(spacing\)"):
+        prepare(raw, site.path, other, workers=1, progress=False)
+    assert contents(site.path) == before
+
+
+def test_foreign_folders_are_left_alone(raw: Path) -> None:
+    with pytest.raises(FedCoWProError, match="not empty and is not a site folder"):
+        prepare(raw, raw, CONFIG, progress=False)
+    with pytest.raises(FedCoWProError, match="is a file"):
+        prepare(raw, raw / "image_1.nii.gz", CONFIG, progress=False)
+
+
+def test_cases_keep_the_order_given(raw: Path) -> None:
+    assert [case.id for case in run(raw, cases=["10", "1"]).cases] == ["10", "1"]
+
+
+def test_volumes_without_labels_are_training_cases(raw: Path) -> None:
+    (raw / "label_2.nii.gz").unlink()
+    site = run(raw, support="1")
+    assert site.labelled_cases == ("1", "10")
+    assert site.with_role("train") == ("2", "10")
+    for file in raw.glob("label_*"):
+        file.unlink()
+    with pytest.warns(UserWarning, match="no case has labels"):
+        bare = run(raw, "bare")
+    assert bare.organs == {}
+    assert not (bare.path / "labels").exists()
+
+
+def test_labels_do_not_touch_what_training_reads(raw: Path) -> None:
+    with_labels, without = run(raw, "with"), run(raw, "without", labels=None, organs=None)
+    assert with_labels.digest == without.digest
+    for case in with_labels.cases:
+        np.testing.assert_array_equal(with_labels.image(case.id), without.image(case.id))
+
+
+def test_labels_without_names_are_numbered(raw: Path) -> None:
+    with pytest.warns(UserWarning, match="label-1, label-2, label-3"):
+        site = run(raw, organs=None)
+    assert site.organs == {1: "label-1", 2: "label-2", 3: "label-3"}
+
+
+def test_an_empty_support_mask_is_refused(raw: Path) -> None:
+    with pytest.raises(FedCoWProError, match=r"label_1\.nii\.gz: the mask is empty"):
+        run(raw, organs={7: "heart"}, support="1")
+    assert run(raw, organs={7: "heart"}).organs == {7: "heart"}
+
+
+def test_cases_may_lie_in_folders_of_their_own(raw: Path) -> None:
+    for case in ("1", "2"):
+        (raw / f"p{case}").mkdir()
+        for kind in ("image", "label"):
+            shutil.move(raw / f"{kind}_{case}.nii.gz", raw / f"p{case}" / f"{kind}.nii.gz")
+    site = run(raw, images="*/image.nii.gz", labels="*/label.nii.gz", support="p2")
+    assert [case.id for case in site.cases] == ["p1", "p2"]
+
+
+def test_labels_and_hidden_files_are_not_taken_for_images(raw: Path) -> None:
+    (raw / "._image_1.nii.gz").write_bytes(b"resource fork")
+    (raw / "label_1.nii.gz").rename(raw / "image_1_seg.nii.gz")
+    site = run(raw, images="*.nii.gz", labels="*_seg.nii.gz", cases=["image_1", "image_2"])
+    assert site.labelled_cases == ("image_1",)
+    with pytest.raises(FedCoWProError, match="no image for image_1_seg"):
+        run(raw, images="*.nii.gz", labels="*_seg.nii.gz", cases=["image_1_seg"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"images": "scan_*.nii.gz"},
+            r"matches 'scan_\*\.nii\.gz' \(seen: image_1\.nii\.gz, image_10\.nii\.gz, ",
+        ),
+        ({"images": "image_1.nii.gz"}, r"exactly one '\*'"),
+        ({"images": "../*.nii.gz"}, r"exactly one '\*'"),
+        ({"cases": ["1", "5"]}, "cases: no image for 5"),
+        ({"cases": ["1", "1"]}, "1 named more than once"),
+        ({"support": "5"}, "support and query: no image for 5"),
+        ({"cases": ["1"], "query": ["2"]}, "support and query: no image for 2"),
+        ({"support": "1", "query": ["2", "1"]}, "1 named more than once"),
+        ({"support": "1", "labels": None}, "case '1' is a support or query case without labels"),
+        ({"query": ["2"], "labels": "seg_*.nii.gz"}, "case '2' is a support or query case without labels"),
+        ({"organs": {0: "background"}}, "label values in 1..255"),
+        ({"workers": 0}, "workers: 0"),
+    ],
+)
+def test_mistakes_are_said(raw: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(FedCoWProError, match=message):
+        run(raw, **options)
+    assert not (raw.parent / "site").exists()
+
+
+def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FedCoWProError, match="no folder"):
+        prepare(tmp_path / "nowhere", tmp_path / "site", CONFIG)
+
+
+def test_progress_names_volumes(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(raw, progress=True)
+    captured = capsys.readouterr()
+    assert "3/3 volumes" in captured.err
+    assert captured.out == ""
