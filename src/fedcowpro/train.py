@@ -1,0 +1,122 @@
+"""Local training of a segmenter on self-supervised episodes. Knows nothing of federation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedcowpro.config import LossConfig, TrainConfig
+from fedcowpro.data.episodes import EpisodeBatch
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.losses import episode_losses
+from fedcowpro.nn.segmenter import Segmenter
+
+
+class EpisodeSource(Protocol):
+    """Anything that draws batches of episodes from a generator."""
+
+    def sample(self, batch: int, generator: torch.Generator) -> EpisodeBatch: ...
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training did: counts, mean losses over its steps, mean Dice on pseudo-labels (0..1), seconds."""
+
+    steps: int
+    episodes: int
+    losses: dict[str, float]
+    pseudo_dice: float
+    seconds: float
+
+
+def fit(
+    model: Segmenter,
+    source: EpisodeSource,
+    train: TrainConfig,
+    loss: LossConfig,
+    *,
+    steps: int,
+    first_step: int = 0,
+    total_steps: int | None = None,
+    generator: torch.Generator,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> FitReport:
+    """Train `model` in place for `steps` steps with a fresh optimiser.
+
+    Args:
+        first_step: position of the first step on the schedule of `total_steps` (for rounds of a federation).
+        total_steps: length of the schedule; default first_step + steps.
+        generator: source of all random draws.
+        on_step: called after each step with its number and losses.
+
+    Raises:
+        FedCoWProError: the loss became NaN or infinite; the model is left as it was before that step.
+    """
+    total = total_steps if total_steps is not None else first_step + steps
+    optimizer = _make_optimizer(model, train)
+    sums: dict[str, float] = defaultdict(float)
+    started = time.perf_counter()
+    model.train()
+    for step in range(first_step, first_step + steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, total, train)
+        batch = source.sample(train.batch, generator)
+        terms, logits = episode_losses(model, batch.support, batch.support_mask, batch.query, batch.query_mask, loss)
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(values["total"]):
+            raise FedCoWProError(
+                f"the loss became {values['total']} at step {step}: {values}",
+                "finite losses",
+                "lower train.lr, or switch on train.clip_norm; check the site with other data",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        if train.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        values["pseudo_dice"] = _mean_dice(logits.detach().argmax(1), batch.query_mask)
+        for name, value in values.items():
+            sums[name] += value
+        if on_step is not None:
+            on_step(step, values)
+    means = {name: value / steps for name, value in sums.items()} if steps else {}
+    pseudo_dice = means.pop("pseudo_dice", float("nan"))
+    return FitReport(steps, steps * train.batch, means, pseudo_dice, time.perf_counter() - started)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Rate at `step` of `total`.
+
+    `step`: lr * decay^(step // decay_every), the paper's. `one-cycle`: linear rise over the first tenth, then a
+    cosine to a hundredth. `constant`: lr.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "step":
+        return config.lr * config.decay ** (step // config.decay_every)
+    rise = max(1, total // 10)
+    if step < rise:
+        return config.lr * (step + 1) / rise
+    progress = (step - rise) / max(1, total - rise)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def _make_optimizer(model: Segmenter, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _mean_dice(prediction: Tensor, target: Tensor) -> float:
+    overlap = (prediction * target).sum((1, 2))
+    size = prediction.sum((1, 2)) + target.sum((1, 2))
+    return float((2 * overlap / size.clamp_min(1)).mean())
