@@ -1,0 +1,84 @@
+"""The Flower ClientApp of a site; the same in one process, in simulation and in a deployment.
+
+It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
+with the message. The site's normalisation layers, where they are local, live in the context's state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedcowpro.config import ExperimentConfig, parse
+from fedcowpro.data.site import Site
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated import records
+from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
+
+app = ClientApp()
+
+
+@app.query()
+def describe(message: Message, context: Context) -> Message:
+    """Reply with the site's facts: name, modality, counts, slice size, digest."""
+    name, path = _site_of(context)
+    facts = asdict(describe_site(name, path))
+    return Message(RecordDict({records.FACTS: ConfigRecord(facts)}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One round: weights and settings in, weights and metrics out."""
+    name, path = _site_of(context)
+    arrays = records.array_record(message.content, records.ARRAYS)
+    settings = records.config_record(message.content, records.CONFIG)
+    if arrays is None or records.EXPERIMENT not in settings or records.ROUND not in settings:
+        raise FedCoWProError(
+            f"site '{name}': the message lacks weights or settings", "a training message of this program",
+            "use the same version of fedcowpro at the server and at all sites",
+        )  # fmt: skip
+    config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
+    local = records.array_record(context.state, records.LOCAL)
+    threads = context.node_config.get("threads")
+    with reproducible(int(threads) if threads is not None else None):
+        update = local_update(
+            config,
+            name,
+            Site.open(path),
+            records.to_tensors(arrays),
+            records.to_tensors(local) if local is not None else {},
+            int(str(settings[records.ROUND])),
+        )
+    if update.local:
+        context.state[records.LOCAL] = records.to_record(update.local)
+    content = RecordDict({records.ARRAYS: records.to_record(update.shared), records.METRICS: _metrics(update)})
+    return Message(content, reply_to=message)
+
+
+def _metrics(update: LocalUpdate) -> MetricRecord:
+    report = update.report
+    losses = {f"{records.LOSS_PREFIX}{name}": value for name, value in report.losses.items()}
+    return MetricRecord(
+        {
+            records.WEIGHT: update.train_slices,
+            "steps": report.steps,
+            "seconds": report.seconds,
+            "pseudo-dice": report.pseudo_dice,
+            **losses,
+        }
+    )
+
+
+def _site_of(context: Context) -> tuple[str, Path]:
+    node = context.node_config
+    if "site-name" not in node or "site-path" not in node:
+        raise FedCoWProError(
+            f"the node's configuration has {sorted(node)}",
+            "'site-name' and 'site-path'",
+            'start the node with --node-config \'site-name="A" site-path="/data/a"\'',
+        )
+    return str(node["site-name"]), Path(str(node["site-path"]))

@@ -1,0 +1,161 @@
+"""The folder of a run, always in a state from which the run can go on.
+
+RUN/config.yaml                     settings, with the sites' folders
+RUN/run.json                        digests of settings and sites, versions, counts
+RUN/metrics.jsonl                   a line for each round and site
+RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
+RUN/rounds/round_0003/sites/        and what sites keep to themselves (normalisation: local)
+RUN/model.safetensors, model.json   the result
+RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from fedcowpro.checkpoint import (
+    FILE_NAME,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+    versions,
+    write_atomic,
+)
+from fedcowpro.config import ExperimentConfig
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.monitor import truncate_rounds
+from fedcowpro.federated.task import SiteFacts
+
+FORMAT = "fedcowpro-run/1"
+SiteStates = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class CompleteRound:
+    """A round from which to go on: global tensors, and each site's own where there are any."""
+
+    number: int
+    state: dict[str, Tensor]
+    sites: dict[str, dict[str, Tensor]]
+
+
+class RunFolder:
+    """Reads and writes a run's folder; every write is whole or not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.model_file = path / FILE_NAME
+        self._record_file = path / "run.json"
+        self._rounds = path / "rounds"
+
+    def start(self, config: ExperimentConfig, facts: Sequence[SiteFacts], resume: bool) -> None:
+        """Begin a run, or check that the run in this folder is the same and tidy up after an interruption.
+
+        Raises:
+            FedCoWProError: the folder holds a run of other settings or data, or any run if `resume` is False.
+        """
+        sites = {site.name: asdict(site) for site in facts}
+        digest = config.model_copy(update={"sites": ()}).digest()
+        if not self._record_file.exists():
+            self._rounds.mkdir(parents=True, exist_ok=True)
+            settings = config.model_dump(mode="json")
+            write_atomic(self.config_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"format": FORMAT, "config_digest": digest, "seed": config.seed, "started": started}
+            record |= {"versions": versions(), "sites": sites}
+            write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
+        elif not resume:
+            raise FedCoWProError(
+                f"{self.path} holds a run already", "an empty folder", "choose another, or resume the run"
+            )
+        else:
+            self._check_same(digest, sites)
+        truncate_rounds(self.metrics_file, self.completed())
+
+    def completed(self) -> int:
+        """Number of complete rounds."""
+        return max((int(folder.name.removeprefix("round_")) for folder in self._rounds.glob("round_*")), default=0)
+
+    def last_round(self) -> CompleteRound | None:
+        """The last complete round, None before the first.
+
+        Raises:
+            FedCoWProError: its files are damaged.
+        """
+        number = self.completed()
+        if number == 0:
+            return None
+        folder = self._round_folder(number)
+        state, _ = load_checkpoint(folder)
+        sites = {file.stem: load_tensors(file) for file in sorted((folder / "sites").glob("*.safetensors"))}
+        return CompleteRound(number, state, sites)
+
+    def commit(self, number: int, state: Mapping[str, Tensor], card: Mapping[str, Any], sites: SiteStates) -> None:
+        """Keep a complete round in place of the one before it: one rename makes it count."""
+        folder = self._round_folder(number)
+        temporary = folder.with_name(f".{folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / "sites").mkdir(parents=True)
+        save_checkpoint(temporary / FILE_NAME, state, card)
+        for site, own in sites.items():
+            save_tensors(temporary / "sites" / f"{site}.safetensors", own)
+        older = list(self._rounds.glob("round_*"))
+        os.replace(temporary, folder)
+        for other in older:
+            shutil.rmtree(other)
+
+    def finish(self, last: CompleteRound, card: Mapping[str, Any]) -> None:
+        """Write the result of the run; may be repeated."""
+        for site, own in last.sites.items():
+            save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
+        save_checkpoint(self.model_file, last.state, card)
+
+    def is_finished(self, rounds: int) -> bool:
+        """Whether the result is there and whole."""
+        try:
+            return load_checkpoint(self.model_file)[1].get("round") == rounds
+        except FedCoWProError:
+            return False
+
+    def _round_folder(self, number: int) -> Path:
+        return self._rounds / f"round_{number:04d}"
+
+    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
+        try:
+            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+            before, then = (
+                record["config_digest"],
+                {name: site["digest"] for name, site in record["sites"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FedCoWProError(
+                f"{self._record_file} cannot be read: {error!r}",
+                "the record of a run",
+                "choose another folder",
+            ) from error
+        if before != digest:
+            raise FedCoWProError(
+                f"settings of digest {digest}; the run in {self.path} has {before}",
+                "the settings that the run was started with",
+                f"resume with {self.config_file}, or choose another folder",
+            )
+        now = {name: site["digest"] for name, site in sites.items()}
+        if odd := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
+            raise FedCoWProError(
+                f"sites {odd} are not as they were when the run in {self.path} started",
+                "the same sites with the same prepared data",
+                "bring the folders back, or choose another folder for a new run",
+            )

@@ -1,0 +1,114 @@
+"""What happened in each round and at each site, as numbers and as lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedcowpro.checkpoint import write_atomic
+
+Arrays = Mapping[str, np.ndarray]
+# Running statistics follow the data rather than the gradient and would drown the learnt part of an update.
+_STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """One site in one round.
+
+    `weight` is the site's share of the average; `update_norm` the L2 norm of its update of the learnt
+    tensors, `update_cosine` its cosine to the mean update (None where one of them is zero); `seconds` the
+    local training; bytes are those of the records, down to the site and up to the server.
+    """
+
+    site: str
+    weight: float
+    train_slices: int
+    steps: int
+    losses: dict[str, float]
+    pseudo_dice: float
+    update_norm: float
+    update_cosine: float | None
+    seconds: float
+    bytes_down: int
+    bytes_up: int
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round: its sites, and the reason for each that was left out."""
+
+    round: int
+    sites: tuple[SiteRecord, ...]
+    left_out: dict[str, str]
+
+
+def update_geometry(before: Arrays, after: Arrays, mean: Arrays) -> tuple[float, float | None]:
+    """L2 norm of the update `after - before` and its cosine to `mean - before`, over the learnt tensors.
+
+    Args:
+        before: global tensors at the start of the round, by name.
+        after: the site's; its names are those compared.
+        mean: the new global ones.
+
+    Returns:
+        Norm, and cosine in -1..1 (None where one update is zero).
+    """
+    squared = across = mean_squared = 0.0
+    for name in after:
+        if name.endswith(_STATISTICS):
+            continue
+        start = before[name].astype(np.float64)
+        own, common = (after[name] - start).ravel(), (mean[name] - start).ravel()
+        # Not `own @ own`: BLAS starts a team of threads for each of some hundred small tensors.
+        squared += float(np.square(own).sum())
+        across += float((own * common).sum())
+        mean_squared += float(np.square(common).sum())
+    lengths = math.sqrt(squared) * math.sqrt(mean_squared)
+    return math.sqrt(squared), max(-1.0, min(1.0, across / lengths)) if lengths > 0 else None
+
+
+def append_round(path: Path, record: RoundRecord) -> None:
+    """Append a line for each site and one for the round to a file of JSON lines."""
+    lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
+    weights = [site.weight for site in record.sites]
+    lines.append(
+        {
+            "kind": "round",
+            "round": record.round,
+            "sites": len(record.sites),
+            "left_out": record.left_out,
+            "loss": float(np.dot(weights, [site.losses.get("total", math.nan) for site in record.sites])),
+            "pseudo_dice": float(np.dot(weights, [site.pseudo_dice for site in record.sites])),
+            "bytes_down": sum(site.bytes_down for site in record.sites),
+            "bytes_up": sum(site.bytes_up for site in record.sites),
+        }
+    )
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
+
+
+def truncate_rounds(path: Path, completed: int) -> None:
+    """Drop the lines of rounds after `completed`, and a line that an interruption cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["round"] <= completed:
+                kept.append(line + "\n")
+        except ValueError:
+            break
+    write_atomic(path, "".join(kept).encode())
+
+
+def _without_nan(value: object) -> object:
+    """NaN is no JSON: null instead."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

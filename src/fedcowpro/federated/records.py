@@ -1,0 +1,61 @@
+"""Names inside the messages, and tensors to and from Flower's records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
+
+# Records of a message.
+ARRAYS = "arrays"
+METRICS = "metrics"
+CONFIG = "config"
+FACTS = "facts"
+# Record of a site's own state, which stays there.
+LOCAL = "local"
+# Keys of CONFIG (server to site).
+EXPERIMENT = "experiment"
+ROUND = "server-round"
+# Keys of METRICS (site to server).
+WEIGHT = "num-examples"
+LOSS_PREFIX = "loss-"
+
+_REASON_LENGTH = 600  # characters
+
+
+def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors as a record of serialised arrays, sorted by name."""
+    return ArrayRecord({name: state[name].detach() for name in sorted(state)})
+
+
+def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """A record as tensors of the types that were sent.
+
+    Raises:
+        ValueError: an array's bytes are no NumPy array.
+    """
+    return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def array_record(content: RecordDict, name: str) -> ArrayRecord | None:
+    """The arrays called `name`, or None where there are none."""
+    record = content.get(name)
+    return record if isinstance(record, ArrayRecord) else None
+
+
+def config_record(content: RecordDict, name: str) -> ConfigRecord:
+    """The settings called `name`, empty where there are none."""
+    record = content.get(name)
+    return record if isinstance(record, ConfigRecord) else ConfigRecord()
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Size of a message's records in bytes, without the engine's own framing."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def failure(message: Message) -> str:
+    """Why an error reply is one, on one line."""
+    return " ".join((message.error.reason or "no reason given").split())[:_REASON_LENGTH]

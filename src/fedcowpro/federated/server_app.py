@@ -1,0 +1,170 @@
+"""The Flower ServerApp: asks the sites what they have, runs the rounds, keeps the run folder.
+
+Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fedcowpro.config import ExperimentConfig, load
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated import records
+from fedcowpro.federated.folder import CompleteRound, RunFolder
+from fedcowpro.federated.grid import InProcessGrid
+from fedcowpro.federated.monitor import append_round
+from fedcowpro.federated.strategy import CheckedFedAvg
+from fedcowpro.federated.task import SiteFacts, exchanged_names, normalisation_names
+from fedcowpro.nn.segmenter import build_model
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of every engine."""
+    run = context.run_config
+    if "experiment" not in run or "out" not in run:
+        raise FedCoWProError(
+            f"the run configuration has {sorted(run)}",
+            "'experiment' and 'out'",
+            'add --run-config \'experiment="federation.yaml" out="run"\'',
+        )
+    config = load(ExperimentConfig, Path(str(run["experiment"])))
+    serve(grid, config, RunFolder(Path(str(run["out"]))), bool(run.get("resume", True)))
+
+
+def serve(grid: Grid, config: ExperimentConfig, folder: RunFolder, resume: bool) -> None:
+    """All rounds that are not done yet, then the result.
+
+    Raises:
+        FedCoWProError: a site cannot take part, too few good replies, or a folder that holds another run.
+    """
+    nodes = ask_sites(grid)
+    facts = list(nodes.values())
+    check_sites(facts)
+    folder.start(config, facts, resume)
+    model = build_model(config.model, config.seed)
+    exchanged = exchanged_names(model)
+    kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
+    last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
+    # Elsewhere than in one process, sites keep their state themselves and nobody else sees it.
+    states = grid.site_states() if isinstance(grid, InProcessGrid) else {}
+    if kept and last.number and not states:
+        raise FedCoWProError(
+            "a run with local normalisation was interrupted",
+            "an engine in one process, or averaged normalisation",
+            "start a new run: the sites' own layers are lost with the nodes' state",
+        )
+    for site, own in last.sites.items():
+        states[site][records.LOCAL] = records.to_record(own)
+    strategy = CheckedFedAvg(
+        {node: site.name for node, site in nodes.items()},
+        exchanged - kept,
+        config.federation.weighting,
+        config.federation.min_sites,
+        lambda record: append_round(folder.metrics_file, record),
+    )
+    settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
+    for number in range(last.number + 1, config.federation.rounds + 1):
+        arrays = records.to_record({name: last.state[name] for name in exchanged})
+        replies = grid.send_and_receive(strategy.configure_train(number, arrays, settings, grid))
+        averaged, _ = strategy.aggregate_train(number, replies)
+        local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
+        own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
+        last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors)
+        folder.commit(number, last.state, model_card(config, facts, number), last.sites)
+    folder.finish(last, model_card(config, facts, last.number))
+
+
+def ask_sites(grid: Grid) -> dict[int, SiteFacts]:
+    """Facts of every connected node.
+
+    Raises:
+        FedCoWProError: no node, or one that does not answer as a site of this program.
+    """
+    queries = [Message(RecordDict(), node, MessageType.QUERY) for node in sorted(grid.get_node_ids())]
+    facts: dict[int, SiteFacts] = {}
+    for reply in grid.send_and_receive(queries):
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            raise FedCoWProError(f"node {node}: {records.failure(reply)}", "a site that is ready", "see to that site")
+        record = dict(records.config_record(reply.content, records.FACTS))
+        if set(record) != {field.name for field in fields(SiteFacts)}:
+            raise FedCoWProError(
+                f"node {node} describes its site by {sorted(record)}",
+                "a site of this program",
+                "use the same version of fedcowpro at the server and at all sites",
+            )
+        facts[node] = SiteFacts(**record)  # type: ignore[arg-type]
+    if len(facts) < len(queries) or not facts:
+        raise FedCoWProError(
+            f"{len(facts)} of {len(queries)} nodes answered", "all of at least one", "see to the nodes"
+        )
+    return facts
+
+
+def check_sites(facts: Sequence[SiteFacts]) -> None:
+    """Whether these sites can learn one model together.
+
+    Raises:
+        FedCoWProError: no site, unfit or repeated names, or slices of different sizes.
+    """
+    names = [site.name for site in facts]
+    unfit = [name for name, count in Counter(names).items() if count > 1 or not re.fullmatch(r"[A-Za-z0-9._-]+", name)]
+    if not names or unfit:
+        raise FedCoWProError(
+            f"{len(names)} sites, unfit names: {unfit}",
+            "at least one site; names that differ, of letters, digits, '.', '_' and '-'",
+            "name the sites anew",
+        )
+    if len({site.size for site in facts}) > 1:
+        raise FedCoWProError(
+            "slices differ in size: " + ", ".join(f"{site.name} {site.size}" for site in facts),
+            "the same size at all sites",
+            "prepare the sites with the same 'size'",
+        )
+
+
+def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
+    """The card of the global model after a round; counts and modalities, no names of sites or cases."""
+    return {
+        "model": {**config.model.model_dump(mode="json"), "weights": None},
+        "seed": config.seed,
+        "config_digest": config.model_copy(update={"sites": ()}).digest(),
+        "round": number,
+        "rounds": config.federation.rounds,
+        "normalisation": config.federation.normalisation,
+        "inference": config.inference.model_dump(mode="json"),
+        "prepare": _common_settings(facts),
+        "data": {
+            "sites": len(facts),
+            "modalities": dict(sorted(Counter(site.modality for site in facts).items())),
+            "cases": sum(site.cases for site in facts),
+            "train_slices": sum(site.train_slices for site in facts),
+            "size": facts[0].size,
+        },
+    }
+
+
+def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
+    """Per modality how volumes were prepared, where its sites agree."""
+    found: dict[str, set[str]] = {}
+    for site in facts:
+        found.setdefault(site.modality, set()).add(site.settings)
+    return {modality: json.loads(min(settings)) for modality, settings in sorted(found.items()) if len(settings) == 1}
+
+
+def _settings_for_sites(config: ExperimentConfig) -> str:
+    """The experiment as JSON, without what no site needs to know: the other sites, paths at the server."""
+    model = config.model.model_copy(update={"weights": None})
+    return json.dumps(config.model_copy(update={"sites": (), "model": model}).model_dump(mode="json"))

@@ -1,0 +1,78 @@
+"""Tiny site folders and settings for runs of a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedcowpro import __version__
+from fedcowpro.config import (
+    ExperimentConfig,
+    FederationConfig,
+    ModelConfig,
+    PrepareConfig,
+    SuperpixelConfig,
+    TrainConfig,
+)
+from fedcowpro.data.manifest import CaseRecord, Manifest
+
+SITE_SLICES = {"alpha": 4, "beta": 6, "gamma": 5}
+
+
+def write_site(path: Path, slices: int, seed: int, size: int = 64, role: str = "train") -> Path:
+    """A site folder with one case: two bright squares per slice, each a superpixel of 24 x 24 pixels."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0, 0.3, (slices, size, size)).astype(np.float16)
+    segments = np.zeros((slices, size, size), np.uint16)
+    for z in range(slices):
+        for number, left in enumerate((4, 36), start=1):
+            top = int(rng.integers(2, size - 26))
+            segments[z, top : top + 24, left : left + 24] = number
+            image[z, top : top + 24, left : left + 24] += 2.0 * number
+    folder = path / "cases" / "case-1"
+    folder.mkdir(parents=True)
+    np.save(folder / "image.npy", image)
+    np.save(folder / "superpixels.npy", segments)
+    settings = PrepareConfig(modality="ct", size=size, superpixels=SuperpixelConfig(min_area=50))
+    case = CaseRecord(
+        id="case-1", depth=slices, spacing=(5.0, 1.0, 1.0), role=role, source=f"seed {seed}",
+        areas=((576, 576),) * slices,
+    )  # fmt: skip
+    manifest = Manifest(
+        version=1, fedcowpro=__version__, modality="ct", size=size, settings=settings,
+        settings_digest=settings.digest(), cases=(case,),
+    )  # fmt: skip
+    (path / "manifest.json").write_text(manifest.model_dump_json())
+    return path
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Callable[..., Path]:
+    return lambda name, slices=4, seed=0, **rest: write_site(tmp_path / "data" / name, slices, seed, **rest)
+
+
+@pytest.fixture(scope="session")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("sites")
+    return {
+        name: write_site(root / name, slices, seed) for seed, (name, slices) in enumerate(SITE_SLICES.items(), start=1)
+    }
+
+
+@pytest.fixture
+def experiment() -> Callable[..., ExperimentConfig]:
+    """Settings of a small federation; arguments go to its `federation` part."""
+
+    def make(seed: int = 0, **federation: object) -> ExperimentConfig:
+        return ExperimentConfig(
+            seed=seed,
+            threads=1,
+            model=ModelConfig(encoder="tiny", channels=8),
+            train=TrainConfig(batch=2),
+            federation=FederationConfig.model_validate({"rounds": 3, "local_steps": 2, **federation}),
+        )
+
+    return make

@@ -1,0 +1,171 @@
+"""Averages against hand-computed ones, and every kind of bad reply."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.grid import InProcessGrid
+from fedcowpro.federated.monitor import RoundRecord
+from fedcowpro.federated.strategy import CheckedFedAvg
+
+BEFORE = {"bias": np.zeros(2, np.float32), "weight": np.ones((2, 3), np.float32)}
+VALUES = {"a": (1.0, 10), "b": (2.0, 20), "c": (4.0, 70)}  # site -> (what it adds, its slices)
+Spoil = Callable[[RecordDict], None]
+
+
+def client(spoilt: str = "", spoil: Spoil | None = None) -> ClientApp:
+    """Adds its site's value to every array; the site `spoilt` does `spoil` to its reply."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        site = str(context.node_config["site-name"])
+        value, slices = VALUES[site]
+        arrays = {name: Array(array.numpy() + np.float32(value)) for name, array in message.content["arrays"].items()}
+        metrics = MetricRecord({"num-examples": slices, "loss-total": value, "pseudo-dice": 0.5, "seconds": 0.1})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        if site == spoilt and spoil is not None:
+            spoil(content)
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def one_round(
+    app: ClientApp, weighting: str = "slices", min_sites: int | None = None
+) -> tuple[dict[str, np.ndarray], RoundRecord]:
+    grid = InProcessGrid(app, {site: {"site-name": site} for site in ("c", "a", "b")})
+    seen: list[RoundRecord] = []
+    names = dict(zip(grid.get_node_ids(), "abc", strict=True))
+    strategy = CheckedFedAvg(names, BEFORE, weighting, min_sites, seen.append)
+    arrays = ArrayRecord({name: Array(value) for name, value in BEFORE.items()})
+    replies = grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid))
+    averaged, _ = strategy.aggregate_train(1, reversed(list(replies)))
+    return {name: array.numpy() for name, array in averaged.items()}, seen[0]
+
+
+@pytest.mark.parametrize(("weighting", "mean"), [("slices", 0.1 * 1 + 0.2 * 2 + 0.7 * 4), ("uniform", 7 / 3)])
+def test_average_is_the_weighted_mean(weighting: str, mean: float) -> None:
+    averaged, record = one_round(client(), weighting)
+    for name, before in BEFORE.items():
+        assert averaged[name].dtype == np.float32
+        np.testing.assert_allclose(averaged[name], before + mean, rtol=1e-6)
+    assert [site.site for site in record.sites] == ["a", "b", "c"]
+    assert sum(site.weight for site in record.sites) == pytest.approx(1)
+    assert record.left_out == {}
+
+
+def test_record_has_the_geometry_and_the_bytes_of_each_update() -> None:
+    _, record = one_round(client())
+    for site in record.sites:
+        value, slices = VALUES[site.site]
+        assert site.update_norm == pytest.approx(value * math.sqrt(8))
+        assert site.update_cosine == pytest.approx(1)
+        assert site.losses == {"total": value}
+        assert site.train_slices == slices
+        assert site.bytes_down > 8 * 4
+        assert site.bytes_up > 8 * 4
+
+
+def set_array(name: str, value: np.ndarray) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content["arrays"][name] = Array(value)
+
+    return spoil
+
+
+def set_weight(value: float) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content["metrics"]["num-examples"] = value
+
+    return spoil
+
+
+def remove_array(content: RecordDict) -> None:
+    del content["arrays"]["bias"]
+
+
+def remove_metrics(content: RecordDict) -> None:
+    del content["metrics"]
+
+
+def damage_array(content: RecordDict) -> None:
+    content["arrays"]["bias"] = Array("float32", (2,), "numpy.ndarray", b"no array")
+
+
+def fail(content: RecordDict) -> None:
+    raise FedCoWProError("disk is full", "room", "delete something")
+
+
+BAD = {
+    "nan": (set_array("bias", np.array([0, np.nan], np.float32)), "'bias' has NaN or infinite"),
+    "inf": (set_array("bias", np.array([0, np.inf], np.float32)), "'bias' has NaN or infinite"),
+    "shape": (
+        set_array("bias", np.zeros(1, np.float32)),
+        r"'bias' is float32 \(1,\), expected float32 \(2,\)",
+    ),
+    "type": (set_array("bias", np.zeros(2)), "'bias' is float64"),
+    "extra": (set_array("more", np.zeros(2, np.float32)), "not asked for, 'more'"),
+    "missing": (remove_array, "1 arrays are missing, 'bias'"),
+    "damaged": (damage_array, "'bias' cannot be read"),
+    "no metrics": (remove_metrics, "instead of arrays and metrics"),
+    "zero weight": (set_weight(0), "weight 'num-examples' is 0"),
+    "negative weight": (set_weight(-1.0), "weight 'num-examples' is -1.0"),
+    "nan weight": (set_weight(math.nan), "weight 'num-examples' is nan"),
+    "exception": (fail, "disk is full"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_reply_stops_the_run_and_names_the_site(kind: str) -> None:
+    spoil, reason = BAD[kind]
+    with pytest.raises(FedCoWProError, match=f"round 1: .*site 'b': .*{reason}"):
+        one_round(client("b", spoil))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_reply_is_left_out_where_fewer_sites_suffice(kind: str) -> None:
+    spoil, _ = BAD[kind]
+    averaged, record = one_round(client("b", spoil), min_sites=2)
+    np.testing.assert_allclose(averaged["bias"], (10 * 1 + 70 * 4) / 80, rtol=1e-6)
+    assert list(record.left_out) == ["b"]
+    assert [site.site for site in record.sites] == ["a", "c"]
+
+
+def test_silent_site_is_named() -> None:
+    grid = InProcessGrid(client(), {site: {"site-name": site} for site in "abc"})
+    strategy = CheckedFedAvg(dict(zip(grid.get_node_ids(), "abc", strict=True)), BEFORE, "slices")
+    arrays = ArrayRecord({name: Array(value) for name, value in BEFORE.items()})
+    replies = list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
+    with pytest.raises(FedCoWProError, match="site 'a': no reply"):
+        strategy.aggregate_train(1, replies[1:])
+    with pytest.raises(FedCoWProError, match="0 of 3 sites"):
+        strategy.aggregate_train(1, [])
+
+
+def test_min_sites_beyond_the_sites_is_refused() -> None:
+    with pytest.raises(FedCoWProError, match="min_sites is 3 with 2 sites"):
+        CheckedFedAvg({2: "a", 3: "b"}, BEFORE, "slices", 3)
+
+
+def test_clients_cannot_change_each_others_records() -> None:
+    seen: list[list[str]] = []
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        seen.append([*message.content["arrays"], *message.content["config"]])
+        message.content["arrays"].clear()
+        message.content["config"]["mine"] = 1
+        return Message(RecordDict(), reply_to=message)
+
+    with pytest.raises(FedCoWProError):
+        one_round(app)
+    assert seen == [["bias", "weight", "server-round"]] * 3
