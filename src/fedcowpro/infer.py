@@ -1,0 +1,217 @@
+"""One-shot inference: one annotated example (the support) segments other slices or volumes (the queries).
+
+`OneShotPredictor` works on prepared slices; `segment_volume` takes and returns volumes on their own grids. Each
+slice is encoded once, whatever the number of organs, supports and protocols that use it; nothing here ever sees
+a query's truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
+from torch import Tensor
+
+from fedcowpro.config import InferConfig
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.protocol import support_slices
+from fedcowpro.nn.head import masked_mean, masks_to_features, score_classes
+from fedcowpro.nn.segmenter import Segmenter, upsample
+
+_BATCH = 8  # slices per pass; larger batches are not faster on a CPU
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of n slices, one tensor (n, C, h, w) per view (scale and mirror image)."""
+
+    views: tuple[Tensor, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def select(self, index: Sequence[int] | np.ndarray) -> Encoded:
+        """The slices with these positions."""
+        positions = torch.as_tensor(np.asarray(index, dtype=np.int64))
+        return Encoded(tuple(view[positions] for view in self.views), self.size)
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Encoded slices of several volumes as one."""
+    return Encoded(tuple(torch.cat(views) for views in zip(*(p.views for p in parts), strict=True)), parts[0].size)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Prototypes of G groups for each view: vectors (P, C) and membership (P, 2G), background before foreground.
+
+    A group is an organ with the support slices that it may use.
+    """
+
+    vectors: tuple[Tensor, ...]
+    member: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """An organ's label value and the positions of its support slices among the encoded support."""
+
+    organ: int
+    slices: tuple[int, ...]
+
+
+class OneShotPredictor:
+    """Segments prepared slices by comparing them with an annotated support.
+
+    Args:
+        model: a segmenter; it is put into evaluation mode.
+        config: support slices, views and post-processing.
+
+    Attributes:
+        encoded_slices: number of slices that went through the encoder so far (times views).
+    """
+
+    def __init__(self, model: Segmenter, config: InferConfig | None = None) -> None:
+        self.model = model.eval()
+        self.config = config or InferConfig()
+        self.encoded_slices = 0
+
+    @torch.inference_mode()
+    def encode(self, slices: Float[np.ndarray, "n s s"]) -> Encoded:
+        """Features of normalised slices (zero mean, unit variance per volume)."""
+        views: list[list[Tensor]] = [[] for _ in self._views]
+        for start in range(0, len(slices), _BATCH):
+            images = torch.from_numpy(np.asarray(slices[start : start + _BATCH], dtype=np.float32))[:, None]
+            for (scale, mirror), parts in zip(self._views, views, strict=True):
+                parts.append(self._encode_view(images, scale, mirror))
+                self.encoded_slices += len(images)
+        return Encoded(tuple(torch.cat(parts) for parts in views), slices.shape[-1])
+
+    @property
+    def _views(self) -> list[tuple[float, bool]]:
+        mirrors = (False, True) if self.config.flip else (False,)
+        return [(scale, mirror) for scale in self.config.scales for mirror in mirrors]
+
+    def _encode_view(self, images: Tensor, scale: float, mirror: bool) -> Tensor:
+        if scale != 1:
+            side = max(32, round(images.shape[-1] * scale / 32) * 32)
+            images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+        features = self.model.encode(images.flip(-1) if mirror else images)
+        return features.flip(-1) if mirror else features
+
+    @torch.inference_mode()
+    def bank(self, support: Encoded, labels: UInt8[np.ndarray, "n s s"], groups: Sequence[Group]) -> Bank:
+        """Prototypes of `groups` from n annotated slices.
+
+        Args:
+            support: features of the n slices.
+            labels: label map of each slice.
+            groups: which organ uses which of the n slices.
+        """
+        head = self.model.config.head
+        vectors, members = [], []
+        for features in support.views:
+            cells = F.avg_pool2d(features, head.test_window).flatten(2).transpose(1, 2).flatten(0, 1)
+            means, columns, owners = [], [], []
+            for index, group in enumerate(groups):
+                mask = torch.from_numpy((labels == group.organ).astype(np.float32))
+                mask = masks_to_features(mask, (features.shape[-2], features.shape[-1]))
+                used = torch.zeros(len(mask), 1, dtype=torch.bool)
+                used[list(group.slices)] = True
+                for coverage in (1 - mask, mask):
+                    pooled = F.avg_pool2d(coverage[:, None], head.test_window).flatten(1)
+                    columns.append(((pooled > head.threshold) & used).flatten())
+                means.append(masked_mean(features, mask)[list(group.slices)])
+                owners += [2 * index + 1] * len(group.slices)
+            ends = F.one_hot(torch.tensor(owners), 2 * len(groups)).bool()
+            vectors.append(torch.cat((cells, *means)))
+            members.append(torch.cat((torch.stack(columns, dim=1), ends)))
+        return Bank(tuple(vectors), tuple(members))
+
+    @torch.inference_mode()
+    def probabilities(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Float[np.ndarray, "k n s s"]:
+        """Foreground probability (0..1) of K organs on n slices, averaged over the views.
+
+        Args:
+            query: features of n slices.
+            bank: prototypes of G groups.
+            choice: group of organ k on slice i.
+        """
+        organs, count = choice.shape
+        out = np.empty((organs, count, query.size, query.size), np.float32)
+        for part in _parts(count):
+            pick = torch.from_numpy(np.ascontiguousarray(choice[:, part].T))
+            total = torch.zeros(len(pick), organs, query.size, query.size)
+            for features, vectors, member in zip(query.views, bank.vectors, bank.member, strict=True):
+                scores = score_classes(features[part], vectors, member, self.model.config.head)
+                pairs = scores.unflatten(1, (-1, 2))
+                chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)
+                logits = upsample(chosen, (query.size, query.size))
+                total += (logits[:, 1] - logits[:, 0]).sigmoid().unflatten(0, (len(pick), organs))
+            out[:, part] = (total / len(query.views)).transpose(0, 1).numpy()
+        return out
+
+    def masks(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Bool[np.ndarray, "k n s s"]:
+        """Where `probabilities` exceeds one half; organs may overlap."""
+        parts = [
+            self.probabilities(query.select(range(*part.indices(len(query)))), bank, choice[:, part]) > 0.5
+            for part in _parts(len(query))
+        ]
+        return np.concatenate(parts, axis=1)
+
+
+def _parts(count: int) -> Iterator[slice]:
+    for start in range(0, count, _BATCH):
+        yield slice(start, min(start + _BATCH, count))
+
+
+def slices_of(labels: UInt8[np.ndarray, "d h w"], organ: int) -> list[int]:
+    """Ascending numbers of the slices that show an organ.
+
+    Raises:
+        FedCoWProError: none does.
+    """
+    found = np.flatnonzero((labels == organ).any(axis=(1, 2)))
+    if len(found) == 0:
+        raise FedCoWProError(
+            f"the support mask has no voxel of label {organ}",
+            "at least one",
+            "give a mask that shows the organ",
+        )
+    return [int(z) for z in found]
+
+
+def pick_slices(slices: Sequence[int], wanted: int | str) -> list[int]:
+    """Support slices of an organ: all, or those at the middles of n equal parts of its list of slices."""
+    return list(slices) if wanted == "all" else support_slices(slices, int(wanted))
+
+
+def keep_components(
+    mask: Bool[np.ndarray, "d h w"], support: Bool[np.ndarray, "n h w"], least: float = 0.2
+) -> Bool[np.ndarray, "d h w"]:
+    """The largest connected parts of a mask, as many as the support's organ has (1 for a liver, 2 for lungs).
+
+    Args:
+        mask: prediction.
+        support: the organ in the support; for single slices its parts are counted per slice.
+        least: parts of the support smaller than this share of the largest do not count.
+    """
+    parts, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    wanted = _count_parts(support, least)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest = np.argsort(sizes, kind="stable")[::-1][:wanted]
+    return np.isin(parts, largest)
+
+
+def _count_parts(support: np.ndarray, least: float) -> int:
+    sizes = np.bincount(ndimage.label(support)[0].ravel())[1:]
+    return max(1, int((sizes >= least * sizes.max()).sum())) if len(sizes) else 1

@@ -1,0 +1,55 @@
+"""A ready predictor from a checkpoint: weights, the inference settings of its card, and how to prepare volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcowpro.checkpoint import load_model
+from fedcowpro.config import InferConfig, Modality, PrepareConfig, parse
+from fedcowpro.infer import OneShotPredictor
+from fedcowpro.nn.segmenter import build_model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A predictor with what its checkpoint's card says.
+
+    Attributes:
+        predictor: ready to encode and compare.
+        seed: of the training.
+        prepare: settings per modality, those of the training sites where the card has them.
+    """
+
+    predictor: OneShotPredictor
+    seed: int
+    prepare: Mapping[Modality, PrepareConfig]
+
+    def untrained(self) -> Loaded:
+        """The same encoder before any training of ours, without projection, with the same inference settings."""
+        config = self.predictor.model.config
+        model = build_model(config, self.seed, project=False)
+        return Loaded(OneShotPredictor(model, self.predictor.config), self.seed, self.prepare)
+
+
+def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None) -> Loaded:
+    """Load a checkpoint (its `.safetensors` file, or a run folder).
+
+    Args:
+        path: file or folder.
+        overrides: fields of `InferConfig` to use instead of the card's.
+
+    Raises:
+        FedCoWProError: unreadable or altered files, or invalid settings.
+    """
+    model, card = load_model(path)
+    settings = {**card.get("inference", {}), **(overrides or {})}
+    config = parse(InferConfig, settings, "inference settings")
+    prepare: dict[Modality, PrepareConfig] = {}
+    modalities: tuple[Modality, ...] = ("ct", "mr")
+    for modality in modalities:
+        stored = card.get("prepare", {}).get(modality, {"modality": modality})
+        prepare[modality] = parse(PrepareConfig, stored, f"card of {path}, 'prepare'")
+    return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare)

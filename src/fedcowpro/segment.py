@@ -1,0 +1,212 @@
+"""From files to files: one or more annotated volumes segment other volumes, each on its own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedcowpro.config import Modality, PrepareConfig
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.infer import Bank, Group, OneShotPredictor, join, keep_components, pick_slices, slices_of
+from fedcowpro.volume.nifti import (
+    read_image,
+    read_labels,
+    require_nonempty,
+    write_labels,
+    write_probabilities,
+)
+from fedcowpro.volume.parse import grid_of, open_nifti
+from fedcowpro.volume.preprocess import BORDER, preprocess
+from fedcowpro.volume.volume import Volume
+
+_CT_BELOW = -20.0  # an MR magnitude image has no negative values; air in a CT is far below this
+_SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What was written for one query: the mask's file, voxels and millilitres per label value."""
+
+    query: Path
+    mask: Path
+    modality: Modality
+    voxels: Mapping[int, int]
+    millilitres: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Support:
+    """Annotated volumes, ready to segment others.
+
+    Attributes:
+        organs: label values that the masks show.
+        masks: per organ its mask in the used slices (n, size, size).
+        pixel: mm per pixel of the first support's slices, which queries follow.
+    """
+
+    organs: tuple[int, ...]
+    bank: Bank
+    masks: Mapping[int, np.ndarray]
+    pixel: float
+    size: int
+
+
+def guess_modality(volume: Volume) -> Modality:
+    """'ct' for volumes with clearly negative values (Hounsfield units), else 'mr'."""
+    return "ct" if float(volume.voxels.min()) < _CT_BELOW else "mr"
+
+
+def load_support(
+    predictor: OneShotPredictor,
+    pairs: Sequence[tuple[Path, Path]],
+    prepare: Mapping[Modality, PrepareConfig],
+    modality: Modality | None = None,
+) -> Support:
+    """Encode the annotated slices of (image, mask) files and build their prototypes.
+
+    Args:
+        pairs: image and label map on the same grid; every whole number 1..255 in a mask is an organ, the same in
+            all masks.
+        prepare: settings per modality.
+        modality: of the supports; None guesses from the values.
+
+    Raises:
+        FedCoWProError: no pair, unusable files, an image and mask that do not match, an empty mask.
+    """
+    if not pairs:
+        raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
+    encoded, labels, found, start = [], [], [], 0
+    slices: dict[int, list[int]] = {}
+    pixel = 0.0
+    for image_path, mask_path in pairs:
+        volume = read_image(image_path)
+        native = read_labels(mask_path, volume).voxels
+        require_nonempty(native, mask_path)
+        config = prepare[modality or guess_modality(volume)]
+        prepared, placement = preprocess(volume, config)
+        mask = placement.to_prepared_labels(native)
+        require_nonempty(mask, mask_path)
+        pixel = pixel or placement.pixel
+        picked = {
+            int(organ): pick_slices(slices_of(mask, int(organ)), predictor.config.support_slices)
+            for organ in np.unique(mask[mask > 0])
+        }
+        used = sorted({z for zs in picked.values() for z in zs})
+        for organ, zs in picked.items():
+            slices.setdefault(organ, []).extend(start + used.index(z) for z in zs)
+        encoded.append(predictor.encode(prepared[used]))
+        labels.append(mask[used])
+        found.append(config.size)
+        start += len(used)
+    joined = np.concatenate(labels)
+    groups = [Group(organ, tuple(zs)) for organ, zs in sorted(slices.items())]
+    masks = {group.organ: joined[sorted(set(group.slices))] == group.organ for group in groups}
+    bank = predictor.bank(join(encoded), joined, groups)
+    return Support(tuple(group.organ for group in groups), bank, masks, pixel, found[0])
+
+
+def segment_files(
+    predictor: OneShotPredictor,
+    support: Support,
+    queries: Sequence[Path],
+    out: Path,
+    prepare: Mapping[Modality, PrepareConfig],
+    *,
+    modality: Modality | None = None,
+    probabilities: bool = False,
+    on_query: Callable[[Segmented], None] | None = None,
+) -> list[Segmented]:
+    """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
+
+    Args:
+        queries: image files.
+        out: folder, made where missing.
+        prepare: settings per modality.
+        modality: of the queries; None guesses each from its values.
+        probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
+        on_query: called after each query.
+
+    Raises:
+        FedCoWProError: before anything is written: missing files, files that are no volumes, two queries whose
+            results would have one name; at its turn: a query with unusable voxels. Finished results stay.
+    """
+    targets: dict[str, Path] = {}
+    for query in queries:
+        grid_of(open_nifti(query), query)
+        stem = _stem(query)
+        if stem in targets:
+            raise FedCoWProError(
+                f"{targets[stem]} and {query} would both be written to {out / stem}_mask.nii.gz",
+                "queries with different file names",
+                "rename one of them, or use two output folders",
+            )
+        targets[stem] = query
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for stem, query in targets.items():
+        volume = read_image(query)
+        kind = modality or guess_modality(volume)
+        label_map, scores = segment_volume(predictor, support, volume, prepare[kind], probabilities)
+        mask_path = out / f"{stem}_mask.nii.gz"
+        if scores is not None:
+            write_probabilities(out / f"{stem}_probabilities.nii.gz", scores, volume.grid)
+        write_labels(mask_path, label_map, volume.grid)
+        counts = {organ: int((label_map == organ).sum()) for organ in support.organs}
+        millilitres = {organ: count * float(np.prod(volume.spacing)) / 1000 for organ, count in counts.items()}
+        results.append(Segmented(query, mask_path, kind, counts, millilitres))
+        if on_query is not None:
+            on_query(results[-1])
+    return results
+
+
+def segment_volume(
+    predictor: OneShotPredictor,
+    support: Support,
+    volume: Volume,
+    config: PrepareConfig,
+    probabilities: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Label map uint8 (depth, height, width) of a volume and, on request, float32 (organ, depth, height, width).
+
+    Where organs compete, the likelier wins; below one half is background.
+    """
+    config = config.model_copy(update={"spacing": _pixel(volume, config, support), "size": support.size})
+    prepared, placement = preprocess(volume, config)
+    encoded = predictor.encode(prepared)
+    shape = volume.voxels.shape
+    label_map = np.zeros(shape, np.uint8)
+    scores = np.zeros((len(support.organs), *shape), np.float32) if probabilities else None
+    for start in range(0, len(prepared), _SLICES_AT_ONCE):
+        part = slice(start, min(start + _SLICES_AT_ONCE, len(prepared)))
+        choice = np.repeat(np.arange(len(support.organs))[:, None], part.stop - start, axis=1)
+        soft = predictor.probabilities(encoded.select(range(start, part.stop)), support.bank, choice)
+        native = placement.to_native_scores(soft)
+        best = native.argmax(0)
+        label_map[part] = np.where(native.max(0) > 0.5, np.array(support.organs, np.uint8)[best], 0)
+        if scores is not None:
+            scores[:, part] = native
+    if predictor.config.keep_components:
+        for organ in support.organs:
+            mask = label_map == organ
+            label_map[mask & ~keep_components(mask, support.masks[organ])] = 0
+    return label_map, scores
+
+
+def _pixel(volume: Volume, config: PrepareConfig, support: Support) -> float:
+    """mm per pixel: the support's, so that organs keep their size, unless that would cut off more than a border."""
+    if config.spacing is not None:
+        return config.spacing
+    _, height, width = volume.voxels.shape
+    extent = max(height * volume.spacing[1], width * volume.spacing[2])
+    return max(support.pixel, extent * (1 - 2 * BORDER) / support.size)
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for ending in (".nii.gz", ".nii"):
+        if name.endswith(ending):
+            return name.removesuffix(ending)
+    return path.stem
