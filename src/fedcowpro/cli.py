@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -29,25 +29,39 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sites learn together without labels; then one annotated example segments an organ in any volume.",
 )
-_out = Console()
-_err = Console(stderr=True)
+# Paths are printed as they are: brackets are no markup, long lines are not broken.
+_out = Console(soft_wrap=True, markup=False, highlight=False)
+_err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with a message on standard error and exit code 2."""
-    warnings.showwarning = lambda message, *_: _err.print(f"note: {message}", highlight=False, markup=False)
+    warnings.showwarning = lambda message, *_: _err.print(f"note: {message}")
     try:
         app(args=list(arguments) if arguments is not None else None)
     except FedCoWProError as error:
-        _err.print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        _fail(
+            FedCoWProError(
+                f"{where}{error.strerror or error}",
+                "files and folders that can be read and written",
+                "check the path, its rights and the space on the disk",
+            )
+        )
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _fail(error: FedCoWProError) -> NoReturn:
+    _err.print(f"error: {error}")
+    sys.exit(2)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
-        _out.print(f"fedcowpro {__version__}", highlight=False)
+        _out.print(f"fedcowpro {__version__}")
         raise typer.Exit
 
 
@@ -65,10 +79,11 @@ def prepare(
     source: Annotated[Path, typer.Argument(help="Folder with NIfTI volumes.")],
     modality: Annotated[str, typer.Option(help="ct or mr.")],
     out: Annotated[Path, typer.Option(help="Site folder to make or complete.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More ids for --cases.", metavar="[CASE]...")] = None,
     images: Annotated[str, typer.Option(help="File pattern; its * is the case id.")] = "image_*.nii.gz",
     labels: Annotated[str, typer.Option(help="File pattern of label maps.")] = "label_*.nii.gz",
     organs: Annotated[str | None, typer.Option(help="Names of label values, as 1=liver,2=spleen.")] = None,
-    cases: Annotated[str | None, typer.Option(help="Case ids, comma-separated; default all.")] = None,
+    cases: Annotated[list[str] | None, typer.Option(help="Case ids, as 1,2,3 or 1 2 3; default all.")] = None,
     support: Annotated[str | None, typer.Option(help="Annotated case, held out of training.")] = None,
     query: Annotated[str | None, typer.Option(help="Case ids to evaluate on, held out of training.")] = None,
     window: Annotated[str | None, typer.Option(help="CT window in HU, as -125,275.")] = None,
@@ -96,15 +111,14 @@ def prepare(
         images=images,
         labels=labels,
         organs=_organs(organs),
-        cases=_list(cases),
+        cases=_cases(cases, more),
         support=support,
         query=_list(query) or (),
         workers=workers,
     )
     _out.print(
         f"{out}: {len(site.cases)} cases, {site.n_train_slices} slices to train on, "
-        f"{len(site.labelled_cases)} cases with labels (kept apart)",
-        highlight=False,
+        f"{len(site.labelled_cases)} cases with labels (kept apart)"
     )
 
 
@@ -114,8 +128,9 @@ def federate(
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
     site: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER or FOLDER, once per site; replaces the file's paths."),
+        typer.Option(help="NAME=FOLDER or FOLDER, once per site; replaces the file's sites."),
     ] = None,
+    more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces the file's seed.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Replaces the file's number of rounds.")] = None,
 ) -> None:
@@ -129,11 +144,11 @@ def federate(
     if rounds is not None:
         changes["federation"]["rounds"] = rounds
     experiment = parse(ExperimentConfig, changes, "options of federate")
-    sites = _sites(site or [], {entry.name: entry.path for entry in experiment.sites})
+    sites = _sites([*(site or []), *(more or [])], {entry.name: entry.path for entry in experiment.sites})
     from fedcowpro.federated.run import federate as run
 
     checkpoint = run(experiment, sites, out)
-    _out.print(f"model: {checkpoint}", highlight=False)
+    _out.print(f"model: {checkpoint}")
 
 
 @app.command()
@@ -151,6 +166,8 @@ def segment(
     keep_components: Annotated[
         bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
     ] = None,
+    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
 ) -> None:
     """Segment volumes like one annotated example; masks lie on each query's own grid."""
     from fedcowpro.load import load_predictor
@@ -163,7 +180,7 @@ def segment(
             "give both options once per annotated volume",
         )
     kind = _modality(modality)
-    loaded = load_predictor(model, _overrides(support_slices, None, keep_components))
+    loaded = load_predictor(model, _overrides(support_slices, None, keep_components, refine, threshold))
     predictor, prepares = loaded.predictor, dict(loaded.prepare)
     if spacing is not None:
         prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
@@ -171,7 +188,7 @@ def segment(
 
     def report(result: Segmented) -> None:
         volumes = ", ".join(f"{organ}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-        _out.print(f"{result.mask}  ({result.modality}; {volumes})", highlight=False, soft_wrap=True)
+        _out.print(f"{result.mask}  ({result.modality}; {volumes})")
 
     segment_files(
         predictor,
@@ -190,6 +207,7 @@ def evaluate(
     model: Annotated[Path, typer.Option(help="Checkpoint file or run folder.")],
     site: Annotated[list[str], typer.Option(help="Site folder with labels, NAME=FOLDER or FOLDER; repeat.")],
     out: Annotated[Path, typer.Option(help="CSV to write.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
     support: Annotated[str | None, typer.Option(help="Annotated case; default by role, else the first.")] = None,
     queries: Annotated[str | None, typer.Option(help="Case ids; default by role, else the others.")] = None,
     organs: Annotated[str | None, typer.Option(help="Organ names, comma-separated; default all.")] = None,
@@ -199,6 +217,8 @@ def evaluate(
     keep_components: Annotated[
         bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
     ] = None,
+    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
     method: Annotated[str, typer.Option(help="Name in the column 'method'.")] = "fedcowpro",
     untrained: Annotated[
         bool, typer.Option(help="Score the encoder before training too, with the same settings.")
@@ -213,11 +233,11 @@ def evaluate(
     wanted = tuple(protocol or PROTOCOLS)
     if unknown := set(wanted) - set(PROTOCOLS):
         raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
-    opened = {name: Site.open(path) for name, path in _sites(site, {}).items()}
+    opened = {name: Site.open(path) for name, path in _sites([*site, *(more or [])], {}).items()}
     tasks = {
         name: choose_task(folder, support, _list(queries) or (), _list(organs) or ()) for name, folder in opened.items()
     }
-    loaded = load_predictor(model, _overrides(support_slices, pairing, keep_components))
+    loaded = load_predictor(model, _overrides(support_slices, pairing, keep_components, refine, threshold))
     methods = {"untrained": loaded.untrained()} if untrained else {}
     methods[method] = loaded
     rows = []
@@ -235,7 +255,7 @@ def evaluate(
             )
     write_results(out, rows)
     _out.print(_summary(rows))
-    _out.print(f"{out}: {len(rows)} rows", highlight=False)
+    _out.print(f"{out}: {len(rows)} rows")
 
 
 @app.command()
@@ -247,15 +267,22 @@ def demo(
     from fedcowpro.demo import run_demo
 
     report = run_demo(out, seed)
-    _out.print(f"report: {report}", highlight=False)
+    _out.print(f"report: {report}")
 
 
 def _tell(where: str, case: str) -> None:
-    _err.print(f"{where}: case {case}", highlight=False)
+    _err.print(f"{where}: case {case}")
 
 
 def _list(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def _cases(option: list[str] | None, more: list[str] | None) -> list[str] | None:
+    if more and not option:
+        raise FedCoWProError(f"'{' '.join(more)}' after the source", "one source folder", "name cases with --cases")
+    given = [case for text in [*(option or []), *(more or [])] for case in _list(text) or []]
+    return given or None
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
@@ -279,29 +306,26 @@ def _organs(text: str | None) -> dict[int, str] | None:
 
 
 def _sites(given: Sequence[str], configured: Mapping[str, Path | None]) -> dict[str, Path]:
-    """Site folders by name: NAME=FOLDER or FOLDER (named after the folder), over those of the configuration."""
-    named = [(name, folder) if sep else ("", name) for name, sep, folder in (text.partition("=") for text in given)]
-    plain = [Path(folder) for name, folder in named if not name]
-    sites = {name: Path(folder) for name, folder in named if name}
-    open_names = [name for name in configured if name not in sites]
-    if plain and configured and not sites and len(plain) == len(configured):
-        sites = dict(zip(configured, plain, strict=True))
-    else:
-        sites |= {folder.name: folder for folder in plain}
-        if len(sites) != len(given):
+    """Site folders by name: those given (NAME=FOLDER, or FOLDER named by its last part), else the configuration's."""
+    if not given:
+        missing = [name for name, path in configured.items() if path is None]
+        if missing or not configured:
             raise FedCoWProError(
-                f"--site {' '.join(given)}: a name twice", "different names", "give NAME=FOLDER for each site"
+                f"no folder for site(s) {', '.join(missing)}" if missing else "no site",
+                "a prepared folder for each site",
+                f"give --site {(missing or ['NAME'])[0]}=FOLDER for every site, or write the paths into the file",
             )
-        if not given or sites.keys() & configured.keys():
-            sites |= {name: path for name in open_names if (path := configured[name]) is not None}
-            if missing := [name for name in configured if name not in sites]:
-                raise FedCoWProError(
-                    f"no folder for site(s) {', '.join(missing)}",
-                    "a path for each site of the configuration",
-                    f"add --site {missing[0]}=FOLDER, or write the path into the file",
-                )
-    if not sites:
-        raise FedCoWProError("no site", "at least one site folder", "add --site NAME=FOLDER")
+        return {name: path for name, path in configured.items() if path is not None}
+    sites: dict[str, Path] = {}
+    for text in given:
+        name, separator, folder = text.partition("=")
+        path = Path(folder if separator else text)
+        name = name if separator else path.resolve().name
+        if name in sites or not name:
+            raise FedCoWProError(
+                f"--site {text}: the name '{name}' twice or empty", "different names", "give NAME=FOLDER for each site"
+            )
+        sites[name] = path
     return sites
 
 
@@ -311,9 +335,21 @@ def _modality(text: str | None) -> Modality | None:
     return cast("Modality | None", text)
 
 
-def _overrides(support_slices: str | None, pairing: str | None, keep_components: bool | None) -> dict[str, Any]:
-    slices = int(support_slices) if support_slices and support_slices.isdigit() else support_slices
-    given = {"support_slices": slices, "pairing": pairing, "keep_components": keep_components}
+def _overrides(
+    support_slices: str | None,
+    pairing: str | None,
+    keep_components: bool | None,
+    refine: int | None,
+    threshold: float | None,
+) -> dict[str, Any]:
+    """The inference settings that were given; they replace those of the model's card."""
+    given = {
+        "support_slices": int(support_slices) if support_slices and support_slices.isdigit() else support_slices,
+        "pairing": pairing,
+        "keep_components": keep_components,
+        "refine": refine,
+        "threshold": threshold,
+    }
     return {name: value for name, value in given.items() if value is not None}
 
 

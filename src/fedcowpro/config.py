@@ -77,9 +77,19 @@ class ModelConfig(Config):
 
     encoder: Literal["lite0", "resnet18", "resnet101", "tiny"] = "lite0"
     weights: Path | None = Field(None, description="local weight file for resnet18 and resnet101")
-    channels: int = Field(128, ge=8)
+    channels: int | None = Field(
+        None,
+        ge=8,
+        description="outputs of a randomly initialised 1x1 projection; None compares the encoder's own features",
+    )
     frozen_norm: bool = Field(False, description="keep normalisation statistics as they came")
     head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _weights_have_a_reader(self) -> ModelConfig:
+        if self.weights is not None and not self.encoder.startswith("resnet"):
+            raise ValueError("weights: only for resnet18 and resnet101; lite0 brings its own")
+        return self
 
 
 class AugmentConfig(Config):
@@ -99,6 +109,13 @@ class AugmentConfig(Config):
         description="probability per view of random shallow convolutions (GIN), drawn separately for support and query",
     )
 
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> AugmentConfig:
+        for name, (low, high) in {"zoom": self.zoom, "gamma": self.gamma}.items():
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: two positive numbers, the smaller first")
+        return self
+
 
 class LossConfig(Config):
     """Weights of the loss terms; 0 switches a term off."""
@@ -110,6 +127,12 @@ class LossConfig(Config):
     edge_operator: Literal["sobel", "morphological", "laplacian"] = "sobel"
     background_weight: float = Field(0.05, gt=0)
     dice_on_alignment: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> LossConfig:
+        if not (self.cross_entropy or self.alignment or self.spatial_dice or self.edge_dice):
+            raise ValueError("at least one term needs a positive weight")
+        return self
 
 
 class TrainConfig(Config):
@@ -153,7 +176,15 @@ class InferConfig(Config):
     )
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")
     flip: bool = Field(False, description="average with the mirrored slice")
-    keep_components: bool = Field(False, description="keep as many connected parts of an organ as the support has")
+    refine: int = Field(
+        12,
+        ge=0,
+        le=64,
+        description="radius of the guided filter that moves soft borders to the image's edges, in pixels of a "
+        "256-pixel slice (scaled with the slice); 0 = off",
+    )
+    threshold: float = Field(0.4, gt=0, lt=1, description="probability above which a pixel is foreground")
+    keep_components: bool = Field(True, description="keep as many connected parts of an organ as the support has")
 
     @model_validator(mode="after")
     def _in_range(self) -> InferConfig:

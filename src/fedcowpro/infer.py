@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
 from torch import Tensor
 
 from fedcowpro.config import InferConfig
@@ -22,16 +21,27 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import support_slices
 from fedcowpro.nn.head import masked_mean, masks_to_features, score_classes
 from fedcowpro.nn.segmenter import Segmenter, upsample
+from fedcowpro.postprocess import guided_filter
 
 _BATCH = 8  # slices per pass; larger batches are not faster on a CPU
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of n slices, one tensor (n, C, h, w) per view (scale and mirror image)."""
+    """Features of n slices, one tensor (n, C, h, w) per view (scale and mirror image).
+
+    Attributes:
+        views: features.
+        guide: the slices themselves in 0..1 (n, size, size), for the refinement of boundaries.
+    """
 
     views: tuple[Tensor, ...]
-    size: int
+    guide: Tensor
+
+    @property
+    def size(self) -> int:
+        """Height and width of a slice."""
+        return self.guide.shape[-1]
 
     def __len__(self) -> int:
         return len(self.views[0])
@@ -39,12 +49,13 @@ class Encoded:
     def select(self, index: Sequence[int] | np.ndarray) -> Encoded:
         """The slices with these positions."""
         positions = torch.as_tensor(np.asarray(index, dtype=np.int64))
-        return Encoded(tuple(view[positions] for view in self.views), self.size)
+        return Encoded(tuple(view[positions] for view in self.views), self.guide[positions])
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Encoded slices of several volumes as one."""
-    return Encoded(tuple(torch.cat(views) for views in zip(*(p.views for p in parts), strict=True)), parts[0].size)
+    views = tuple(torch.cat(views) for views in zip(*(part.views for part in parts), strict=True))
+    return Encoded(views, torch.cat([part.guide for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,9 @@ class OneShotPredictor:
             for (scale, mirror), parts in zip(self._views, views, strict=True):
                 parts.append(self._encode_view(images, scale, mirror))
                 self.encoded_slices += len(images)
-        return Encoded(tuple(torch.cat(parts) for parts in views), slices.shape[-1])
+        guide = torch.from_numpy(np.asarray(slices, dtype=np.float32))
+        low, high = guide.amin((1, 2), keepdim=True), guide.amax((1, 2), keepdim=True)
+        return Encoded(tuple(torch.cat(parts) for parts in views), (guide - low) / (high - low).clamp_min(1e-6))
 
     @property
     def _views(self) -> list[tuple[float, bool]]:
@@ -136,7 +149,7 @@ class OneShotPredictor:
 
     @torch.inference_mode()
     def probabilities(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Float[np.ndarray, "k n s s"]:
-        """Foreground probability (0..1) of K organs on n slices, averaged over the views.
+        """Foreground probability (0..1) of K organs on n slices: mean of the views, borders moved to image edges.
 
         Args:
             query: features of n slices.
@@ -154,15 +167,19 @@ class OneShotPredictor:
                 chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)
                 logits = upsample(chosen, (query.size, query.size))
                 total += (logits[:, 1] - logits[:, 0]).sigmoid().unflatten(0, (len(pick), organs))
-            out[:, part] = (total / len(query.views)).transpose(0, 1).numpy()
+            total /= len(query.views)
+            if self.config.refine:
+                radius = max(1, round(self.config.refine * query.size / 256))
+                total = guided_filter(total, query.guide[part], radius).clamp(0, 1)
+            out[:, part] = total.transpose(0, 1).numpy()
         return out
 
     def masks(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Bool[np.ndarray, "k n s s"]:
-        """Where `probabilities` exceeds one half; organs may overlap."""
-        parts = [
-            self.probabilities(query.select(range(*part.indices(len(query)))), bank, choice[:, part]) > 0.5
-            for part in _parts(len(query))
-        ]
+        """Where `probabilities` exceeds the threshold; organs may overlap."""
+        parts = []
+        for part in _parts(len(query)):
+            some = query.select(range(part.start, part.stop))
+            parts.append(self.probabilities(some, bank, choice[:, part]) > self.config.threshold)
         return np.concatenate(parts, axis=1)
 
 
@@ -190,28 +207,3 @@ def slices_of(labels: UInt8[np.ndarray, "d h w"], organ: int) -> list[int]:
 def pick_slices(slices: Sequence[int], wanted: int | str) -> list[int]:
     """Support slices of an organ: all, or those at the middles of n equal parts of its list of slices."""
     return list(slices) if wanted == "all" else support_slices(slices, int(wanted))
-
-
-def keep_components(
-    mask: Bool[np.ndarray, "d h w"], support: Bool[np.ndarray, "n h w"], least: float = 0.2
-) -> Bool[np.ndarray, "d h w"]:
-    """The largest connected parts of a mask, as many as the support's organ has (1 for a liver, 2 for lungs).
-
-    Args:
-        mask: prediction.
-        support: the organ in the support; for single slices its parts are counted per slice.
-        least: parts of the support smaller than this share of the largest do not count.
-    """
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    wanted = _count_parts(support, least)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    largest = np.argsort(sizes, kind="stable")[::-1][:wanted]
-    return np.isin(parts, largest)
-
-
-def _count_parts(support: np.ndarray, least: float) -> int:
-    sizes = np.bincount(ndimage.label(support)[0].ravel())[1:]
-    return max(1, int((sizes >= least * sizes.max()).sum())) if len(sizes) else 1

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedcowpro.checkpoint import load_model
 from fedcowpro.config import InferConfig, Modality, PrepareConfig, parse
+from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.nn.segmenter import build_model
 
@@ -28,8 +29,17 @@ class Loaded:
     prepare: Mapping[Modality, PrepareConfig]
 
     def untrained(self) -> Loaded:
-        """The same encoder before any training of ours, without projection, with the same inference settings."""
+        """The same encoder before any training of ours, without projection, with the same inference settings.
+
+        Raises:
+            FedCoWProError: a ResNet, whose weight file the card does not name.
+        """
         config = self.predictor.model.config
+        if config.encoder.startswith("resnet"):
+            raise FedCoWProError(
+                f"the untrained features of '{config.encoder}'", "an encoder that brings its own weights (lite0)",
+                "leave out --untrained: the file that the training started from is not part of the model",
+            )  # fmt: skip
         model = build_model(config, self.seed, project=False)
         return Loaded(OneShotPredictor(model, self.predictor.config), self.seed, self.prepare)
 
@@ -50,6 +60,8 @@ def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None) -> Lo
     prepare: dict[Modality, PrepareConfig] = {}
     modalities: tuple[Modality, ...] = ("ct", "mr")
     for modality in modalities:
-        stored = card.get("prepare", {}).get(modality, {"modality": modality})
+        # A modality that no training site had takes the defaults, with slices of the size that all sites had.
+        size = {"size": card["data"]["size"]} if "size" in card.get("data", {}) else {}
+        stored = card.get("prepare", {}).get(modality, {"modality": modality, **size})
         prepare[modality] = parse(PrepareConfig, stored, f"card of {path}, 'prepare'")
     return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare)

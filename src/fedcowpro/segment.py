@@ -10,7 +10,8 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.infer import Bank, Group, OneShotPredictor, join, keep_components, pick_slices, slices_of
+from fedcowpro.infer import Bank, Group, OneShotPredictor, join, pick_slices, slices_of
+from fedcowpro.postprocess import count_parts, keep_components, location_map
 from fedcowpro.volume.nifti import (
     read_image,
     read_labels,
@@ -22,7 +23,8 @@ from fedcowpro.volume.parse import grid_of, open_nifti
 from fedcowpro.volume.preprocess import BORDER, preprocess
 from fedcowpro.volume.volume import Volume
 
-_CT_BELOW = -20.0  # an MR magnitude image has no negative values; air in a CT is far below this
+# Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
+_CT_BELOW, _CT_SHARE = -20.0, 0.01
 _SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
 
 
@@ -55,8 +57,8 @@ class Support:
 
 
 def guess_modality(volume: Volume) -> Modality:
-    """'ct' for volumes with clearly negative values (Hounsfield units), else 'mr'."""
-    return "ct" if float(volume.voxels.min()) < _CT_BELOW else "mr"
+    """'ct' where at least one voxel in a hundred is clearly negative (Hounsfield units), else 'mr'."""
+    return "ct" if float((volume.voxels < _CT_BELOW).mean()) >= _CT_SHARE else "mr"
 
 
 def load_support(
@@ -171,7 +173,7 @@ def segment_volume(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Label map uint8 (depth, height, width) of a volume and, on request, float32 (organ, depth, height, width).
 
-    Where organs compete, the likelier wins; below one half is background.
+    Where organs compete, the likelier wins; below the threshold is background.
     """
     config = config.model_copy(update={"spacing": _pixel(volume, config, support), "size": support.size})
     prepared, placement = preprocess(volume, config)
@@ -185,13 +187,16 @@ def segment_volume(
         soft = predictor.probabilities(encoded.select(range(start, part.stop)), support.bank, choice)
         native = placement.to_native_scores(soft)
         best = native.argmax(0)
-        label_map[part] = np.where(native.max(0) > 0.5, np.array(support.organs, np.uint8)[best], 0)
+        label_map[part] = np.where(
+            native.max(0) > predictor.config.threshold, np.array(support.organs, np.uint8)[best], 0
+        )
         if scores is not None:
             scores[:, part] = native
     if predictor.config.keep_components:
         for organ in support.organs:
-            mask = label_map == organ
-            label_map[mask & ~keep_components(mask, support.masks[organ])] = 0
+            mask, example = label_map == organ, support.masks[organ]
+            location = placement.to_native_scores(location_map(example)[None, None])[0, 0]
+            label_map[mask & ~keep_components(mask, location, count_parts(example))] = 0
     return label_map, scores
 
 

@@ -2,7 +2,7 @@
 
 `sample_views` draws the parameters, `apply_views` applies them: a view can be replayed and tested. Ranges and
 composition follow SSL-ALPNet's 'sabs_aug' (arXiv 2007.09886); random convolutions follow GIN (Ouyang et al.,
-"Causality-inspired single-source domain generalization", arXiv 2111.12525).
+"Causality-inspired single-source domain generalization", arXiv 2111.12525), without its random offsets.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Views:
     elastic: Float[Tensor, "n s s 2"]
     gamma: Float[Tensor, " n"]
     blend: Float[Tensor, " n"]
-    kernels: tuple[Float[Tensor, "n o i 3 3"], ...]
+    kernels: tuple[Float[Tensor, "n _ _ 3 3"], ...]
 
 
 def sample_views(count: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Views:

@@ -16,7 +16,8 @@ from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, keep_components, pick_slices, slices_of
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, pick_slices, slices_of
+from fedcowpro.postprocess import count_parts, keep_components, location_map
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ def choose_task(
     labelled = site.labelled_cases
     held_out = [case for case in site.with_role("support") if case in labelled]
     chosen = support or next(iter(held_out or labelled), None)
-    rest = tuple(queries) or tuple(case for case in site.with_role("query") if case in labelled)
+    scored = tuple(case for case in site.with_role("query") if case in labelled and case != chosen)
+    rest = tuple(queries) or scored
     rest = rest or tuple(case for case in labelled if case != chosen)
     unknown = [case for case in (chosen, *rest) if case not in labelled]
     if unknown or not rest or chosen in rest:
@@ -105,7 +107,7 @@ def evaluate_site(
                     continue
                 prediction = mask[query.position[scored]]
                 if config.keep_components:
-                    prediction = keep_components(prediction, support.mask(organ))
+                    prediction = keep_components(prediction, *support.parts(organ))
                 if protocol == "whole-volume" and on_prediction is not None:
                     on_prediction(case, organ, prediction)
                 rows.append(
@@ -125,6 +127,8 @@ def _options(predictor: OneShotPredictor) -> dict[str, str]:
     return {
         "scales": "+".join(f"{scale:g}" for scale in config.scales),
         "flip": str(config.flip).lower(),
+        "refine": str(config.refine),
+        "threshold": f"{config.threshold:g}",
         "keep_components": str(config.keep_components).lower(),
     }
 
@@ -151,9 +155,10 @@ class _Support:
         self.encoded = predictor.encode(np.stack([site.image_slice(task.support, z) for z in used]))
         self._banks: dict[str, Bank] = {}
 
-    def mask(self, organ: int) -> np.ndarray:
-        """The organ in its support slices, (n, size, size)."""
-        return self.labels[sorted(set(self.picked[organ]))] == organ
+    def parts(self, organ: int) -> tuple[np.ndarray, int]:
+        """Where the organ lies in its support slices, and in how many parts (for `keep_components`)."""
+        mask = self.labels[sorted(set(self.picked[organ]))] == organ
+        return location_map(mask), count_parts(mask)
 
     def pairing(self, protocol: str) -> str:
         """Thirds of the organ need the query's truth, so they exist in `gt-range` only."""

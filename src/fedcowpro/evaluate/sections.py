@@ -23,7 +23,7 @@ from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.overlays import ORGAN_COLOURS, PANELS, Overlay, panels
 from fedcowpro.evaluate.summary import LOSS_TERMS, by_group, by_organ, per_case
 
-PICTURE_BYTES = 2_200_000
+PICTURE_BYTES = 4_000_000
 MAIN, SECOND = "whole-volume", "gt-range"
 
 

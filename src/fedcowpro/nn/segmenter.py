@@ -42,9 +42,9 @@ class Segmenter(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = _make_encoder(config)
-        self.project = (
-            nn.Conv2d(self.encoder.out_channels, config.channels, 1, bias=False) if project else nn.Identity()
-        )
+        self.project: nn.Module = nn.Identity()
+        if project and config.channels is not None:
+            self.project = nn.Conv2d(self.encoder.out_channels, config.channels, 1, bias=False)
 
     def train(self, mode: bool = True) -> Segmenter:
         super().train(mode)

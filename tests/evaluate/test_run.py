@@ -1,0 +1,218 @@
+"""Evaluation encodes each slice once, and with whole volumes learns nothing from a query's truth."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common import ORGANS, PLAIN, TINY
+from fedcowpro.data.site import Site
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.overlap import dice
+from fedcowpro.evaluate.protocol import PROTOCOLS, Row, gt_range
+from fedcowpro.evaluate.run import Task, choose_task, evaluate_site
+from fedcowpro.infer import OneShotPredictor, pick_slices, slices_of
+from fedcowpro.nn.segmenter import build_model
+
+TASK = Task("1", ("2", "3"), ORGANS)
+Predictions = dict[tuple[str, int], np.ndarray]
+
+
+def predictor(**settings: Any) -> OneShotPredictor:
+    return OneShotPredictor(build_model(TINY, 0), PLAIN.model_copy(update=settings))
+
+
+def run(site: Site, ours: OneShotPredictor, task: Task = TASK, **options: Any) -> tuple[list[Row], Predictions]:
+    predictions: Predictions = {}
+
+    def keep(case: str, organ: int, mask: np.ndarray) -> None:
+        predictions[case, organ] = mask
+
+    rows = evaluate_site(
+        ours, site, task, name="here", method="mine", seed=4, on_prediction=keep, **options
+    )  # fmt: skip
+    return rows, predictions
+
+
+def relabelled(site: Site, target: Path, **labels: np.ndarray) -> Site:
+    """A copy of a site with other labels for some cases (named `case_<id>`)."""
+    shutil.copytree(site.path, target)
+    for name, array in labels.items():
+        np.save(target / "labels" / f"{name.removeprefix('case_')}.npy", array)
+    return Site.open(target)
+
+
+def count_encoded(ours: OneShotPredictor) -> list[int]:
+    """Slices that go through the encoder from now on, per call."""
+    seen: list[int] = []
+    encode = ours.model.encode
+    ours.model.encode = lambda images: seen.append(len(images)) or encode(images)  # type: ignore[method-assign]
+    return seen
+
+
+def support_slices_used(site: Site, wanted: int | str) -> set[int]:
+    labels = site.labels("1")
+    return {z for organ in ORGANS for z in pick_slices(slices_of(labels, organ), wanted)}
+
+
+@pytest.mark.parametrize("wanted", [3, 1, "all"])
+def test_encoder_calls_equal_distinct_slices(ct_site: Site, wanted: int | str) -> None:
+    ours = predictor(support_slices=wanted)
+    seen = count_encoded(ours)
+    run(ct_site, ours)
+    depth = len(ct_site.labels("2")) + len(ct_site.labels("3"))
+    assert sum(seen) == ours.encoded_slices == len(support_slices_used(ct_site, wanted)) + depth
+
+
+@pytest.mark.parametrize("pairing", ["bag", "chunk"])
+def test_gt_range_alone_encodes_only_the_slices_it_scores(ct_site: Site, pairing: str) -> None:
+    ours = predictor(pairing=pairing)
+    seen = count_encoded(ours)
+    run(ct_site, ours, protocols=("gt-range",))
+    needed = 0
+    for case in TASK.queries:
+        truth, scored = ct_site.labels(case), set()
+        for organ in ORGANS:
+            low, high = gt_range(truth == organ)
+            scored |= set(range(low, high + 1))
+        needed += len(scored)
+    assert needed < 20  # the organs do not fill both volumes of 10 slices, or this test is empty
+    assert sum(seen) == len(support_slices_used(ct_site, 3)) + needed
+
+
+def test_views_multiply_encoder_calls(ct_site: Site) -> None:
+    plain, views = predictor(), predictor(flip=True)
+    run(ct_site, plain)
+    run(ct_site, views)
+    assert views.encoded_slices == 2 * plain.encoded_slices
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"keep_components": True}, {"refine": 12}, {"pairing": "chunk"}, {"support_slices": "all"}]
+)
+def test_whole_volume_learns_nothing_from_the_querys_truth(
+    ct_site: Site, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    _, before = run(ct_site, predictor(**settings))
+    rng = np.random.default_rng(0)
+    truth = {case: ct_site.labels(case) for case in TASK.queries}
+    shuffled = {f"case_{case}": rng.permutation(labels.ravel()).reshape(labels.shape) for case, labels in truth.items()}
+    empty = {f"case_{case}": np.zeros_like(labels) for case, labels in truth.items()}
+    for number, labels in enumerate((shuffled, empty)):
+        _, after = run(relabelled(ct_site, tmp_path / str(number), **labels), predictor(**settings))
+        assert before.keys() == after.keys() == {(case, organ) for case in TASK.queries for organ in ORGANS}
+        for key, mask in before.items():
+            np.testing.assert_array_equal(mask, after[key])
+
+
+def test_rows_say_what_was_done(ct_site: Site) -> None:
+    ours, finished = predictor(pairing="chunk", support_slices=2, flip=True), []
+    rows, predictions = run(ct_site, ours, on_case=finished.append)
+    assert finished == ["2", "3"]
+    keys = [(row.case, row.organ, row.protocol) for row in rows]
+    assert sorted(keys) == sorted((c, o, p) for c in TASK.queries for o in ORGANS.values() for p in PROTOCOLS)
+    names = {name: organ for organ, name in ORGANS.items()}
+    for row in rows:
+        assert (row.method, row.seed, row.site, row.support_case, row.support_slices) == ("mine", 4, "here", "1", "2")
+        assert row.options["pairing"] == ("chunk" if row.protocol == "gt-range" else "bag")
+        assert row.options["flip"] == "true"
+        truth = ct_site.labels(row.case) == names[row.organ]
+        if row.protocol == "whole-volume":
+            mask = predictions[row.case, names[row.organ]]
+            assert mask.shape == truth.shape
+            assert row.dice == pytest.approx(dice(mask, truth), nan_ok=True)
+
+
+def test_gt_range_ignores_what_lies_outside_the_organ(ct_site: Site) -> None:
+    rows, predictions = run(ct_site, predictor())
+    for row in rows:
+        organ = next(value for value, name in ORGANS.items() if name == row.organ)
+        truth = ct_site.labels(row.case) == organ
+        low, high = gt_range(truth)
+        if row.protocol == "gt-range":
+            inside = dice(predictions[row.case, organ][low : high + 1], truth[low : high + 1])
+            assert row.dice == pytest.approx(inside)
+            whole = next(r.dice for r in rows if (r.case, r.organ, r.protocol) == (row.case, row.organ, PROTOCOLS[1]))
+            assert row.dice >= whole
+
+
+def test_chunks_use_the_slice_of_their_third(ct_site: Site) -> None:
+    """With one support slice the two ways of pairing are one; with three they are not."""
+    one = [run(ct_site, predictor(pairing=way, support_slices=1))[0] for way in ("bag", "chunk")]
+    assert [row.dice for row in one[0]] == pytest.approx([row.dice for row in one[1]])
+    three = [run(ct_site, predictor(pairing=way), protocols=("gt-range",))[0] for way in ("bag", "chunk")]
+    assert [row.dice for row in three[0]] != pytest.approx([row.dice for row in three[1]])
+
+
+def test_the_support_segments_itself_best(ct_site: Site, tmp_path: Path) -> None:
+    """A query with the support's own pixels and truth, and all slices as support, in either protocol."""
+    twin = relabelled(ct_site, tmp_path / "twin", case_3=ct_site.labels("1"))
+    shutil.copy(twin.path / "cases" / "1" / "image.npy", twin.path / "cases" / "3" / "image.npy")
+    rows, _ = run(twin, predictor(support_slices="all"))
+    means = {case: np.mean([row.dice for row in rows if row.case == case]) for case in TASK.queries}
+    assert means["3"] > means["2"] + 0.05
+
+
+def test_absent_organs(ct_site: Site, tmp_path: Path) -> None:
+    liver_free = np.where(ct_site.labels("2") == 1, 0, ct_site.labels("2")).astype(np.uint8)
+    no_spleen = np.where(ct_site.labels("1") == 4, 0, ct_site.labels("1")).astype(np.uint8)
+    site = relabelled(ct_site, tmp_path / "site", case_2=liver_free, case_1=no_spleen)
+    rows, predictions = run(site, predictor())
+    assert "spleen" not in {row.organ for row in rows}  # the support lacks it
+    of_2 = {row.protocol: row.dice for row in rows if row.case == "2" and row.organ == "liver"}
+    assert set(of_2) == {"whole-volume"}
+    expected = 0.0 if predictions["2", 1].any() else math.nan
+    assert of_2["whole-volume"] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_support_without_any_organ_is_refused(ct_site: Site, tmp_path: Path) -> None:
+    site = relabelled(ct_site, tmp_path / "site", case_1=np.zeros_like(ct_site.labels("1")))
+    with pytest.raises(FedCoWProError, match=r"support case '1' .* shows none of"):
+        run(site, predictor())
+
+
+def test_roles_choose_the_task(ct_site: Site) -> None:
+    assert choose_task(ct_site) == Task("1", ("3",), ORGANS)
+    assert choose_task(ct_site, support="2") == Task("2", ("3",), ORGANS)
+    assert choose_task(ct_site, queries=("2",)) == Task("1", ("2",), ORGANS)
+    assert choose_task(ct_site, organs=("spleen", "liver")).organs == {1: "liver", 4: "spleen"}
+
+
+def without_roles(site: Site, target: Path) -> Site:
+    shutil.copytree(site.path, target)
+    manifest = json.loads((target / "manifest.json").read_text())
+    for case in manifest["cases"]:
+        case["role"] = "train"
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    return Site.open(target)
+
+
+def test_without_roles_the_first_labelled_case_supports(ct_site: Site, tmp_path: Path) -> None:
+    site = without_roles(ct_site, tmp_path / "site")
+    assert choose_task(site) == Task("1", ("2", "3"), ORGANS)
+    (site.path / "labels" / "1.npy").unlink()
+    assert choose_task(site) == Task("2", ("3",), ORGANS)
+    (site.path / "labels" / "2.npy").unlink()
+    with pytest.raises(FedCoWProError, match="labelled cases"):
+        choose_task(site)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"support": "9"}, "support 9"),
+        ({"queries": ("9",)}, r"queries \['9'\]"),
+        ({"support": "3"}, "support 3, queries"),
+        ({"queries": ("1", "2")}, "support 1, queries"),
+        ({"organs": ("liver", "heart")}, r"no organ \['heart'\]"),
+    ],
+)
+def test_impossible_tasks_are_refused(ct_site: Site, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(FedCoWProError, match=message):
+        choose_task(ct_site, **options)

@@ -1,0 +1,61 @@
+"""The documents name commands, options and files that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from fedcowpro import __version__
+from fedcowpro.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def commands(path: Path) -> list[list[str]]:
+    """Command lines of the program in fenced blocks."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip().startswith("fedcowpro ")]
+
+
+def test_the_readme_walks_the_whole_way() -> None:
+    assert {words[1] for words in commands(ROOT / "README.md")} >= {"prepare", "federate", "evaluate", "segment"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_exist(path: Path) -> None:
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for words in commands(path):
+        parameters = known[words[1]].params
+        options = {option for parameter in parameters for option in parameter.opts}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert given <= options, words
+        required = {parameter.opts[0] for parameter in parameters if parameter.required and parameter.opts[0][0] == "-"}
+        assert required <= given, words
+        for word in words:
+            if word.startswith("configs/"):
+                assert (ROOT / word).is_file()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (path.parent / link).exists(), link
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    rules = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {"demo", "test"} <= set(targets) <= set(rules)
+
+
+def test_versions_agree() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
