@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,8 @@ def commands(
     for hospital in HOSPITALS:
         raw, site = by_hand / "raw" / hospital.name, by_hand / "sites" / hospital.name
         sites += ["--site", f"{hospital.name}={site}"]
-        code = f"write_site({str(raw)!r}, {hospital.kind!r}, {everyone}, {size}, {depth})"
+        # Double quotes inside, because the shell's are single.
+        code = f'write_site({json.dumps(str(raw))}, "{hospital.kind}", {everyone}, {size}, {depth})'
         lines["phantoms"].append(_line("python", "-c", f"from fedcowpro.data.phantom import write_site; {code}"))
         names = ",".join(f"{value}={organ}" for value, organ in hospital.organs.items())
         roles = ["--support", example, "--query", ",".join(map(str, queries))]
@@ -156,7 +158,11 @@ def story(experiment: ExperimentConfig, train: int, queries: int) -> list[str]:
 def summary(results: pd.DataFrame) -> Table:
     """Mean Dice per site before and after training, for both protocols."""
     grouped = with_groups(results)
-    table = Table("site", *(f"{protocol} {method}" for protocol in reversed(PROTOCOLS) for method in (BEFORE, AFTER)))
+    table = Table()
+    table.add_column("site", no_wrap=True)
+    for protocol in reversed(PROTOCOLS):
+        for method in (BEFORE, AFTER):
+            table.add_column(f"{protocol}\n{method}", justify="right")
     whole, ranged = (by_group(grouped, protocol).set_index("group") for protocol in reversed(PROTOCOLS))
     for site in whole.index:
         means = [part.loc[site, when] for part in (whole, ranged) for when in ("before", "after")]

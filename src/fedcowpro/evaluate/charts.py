@@ -132,9 +132,10 @@ def curves(
     known = table.dropna(subset=[value])
     if known.empty:
         return None
+    sites = sorted(table["site"].unique())
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(3.0)
-        for site, (colour, marker) in site_styles(sorted(table["site"].unique())).items():
+        for site, (colour, marker) in site_styles(sites).items():
             rows = known[known["site"] == site]
             axes.plot(
                 rows["round"],
@@ -155,5 +156,7 @@ def curves(
             top if high is None else max(high, known[value].max()),
         )
         axes.grid(axis="y")
-        figure.legend(loc="outside lower right", ncols=4, frameon=False)
+        # Long names in one line would run over the chart's edge.
+        columns = 4 if sum(map(len, sites[:4])) <= 24 else 2
+        figure.legend(loc="outside lower right", ncols=columns, frameon=False)
         return _svg(figure)

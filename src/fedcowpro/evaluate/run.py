@@ -43,9 +43,8 @@ def choose_task(
     labelled = site.labelled_cases
     held_out = [case for case in site.with_role("support") if case in labelled]
     chosen = support or next(iter(held_out or labelled), None)
-    scored = tuple(case for case in site.with_role("query") if case in labelled and case != chosen)
-    rest = tuple(queries) or scored
-    rest = rest or tuple(case for case in labelled if case != chosen)
+    roles = site.with_role("query") or labelled
+    rest = tuple(queries) or tuple(case for case in roles if case in labelled and case != chosen)
     unknown = [case for case in (chosen, *rest) if case not in labelled]
     if unknown or not rest or chosen in rest:
         raise FedCoWProError(
