@@ -92,7 +92,7 @@ def _interrupt_after(function: Callable[..., Any], calls: int) -> Callable[..., 
     return limited
 
 
-@pytest.mark.parametrize(("stage", "calls"), [("prepare", 1), ("federate", 0), ("evaluate_site", 2)])
+@pytest.mark.parametrize(("stage", "calls"), [("prepare", 1), ("federate", 0), ("evaluate_episode", 2)])
 def test_interrupted_run_goes_on(
     stage: str, calls: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,16 +9,28 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from common import PLAIN
+from dicom_files import write_series
 from fedcowpro.checkpoint import save_checkpoint
 from fedcowpro.config import ModelConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.load import Loaded, load_predictor
 from fedcowpro.nn.segmenter import build_model
-from fedcowpro.segment import Segmented, Support, guess_modality, load_support, segment_files
+from fedcowpro.segment import Segmented, Support, load_support, segment_files
+from fedcowpro.volume.dicom import find_series
+from fedcowpro.volume.dicom_seg import organs_of, write_segmentation
 from fedcowpro.volume.nifti import read_image
+from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.read import read_labels, read_volume
+
+# All 48 ways in which a file's axes can lie in the patient.
+AXES = st.tuples(st.permutations(("RL", "AP", "SI")), st.tuples(*[st.integers(0, 1)] * 3)).map(
+    lambda drawn: "".join(ends[way] for ends, way in zip(*drawn, strict=True))
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +70,12 @@ def in_ras(path: Path) -> np.ndarray:
     return np.asanyarray(nib.as_closest_canonical(nib.load(path)).dataobj)
 
 
-@pytest.mark.parametrize("axes", ["RAS", "LPS", "LAS", "SPL", "PIR", "ASL"])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(axes=AXES)
 def test_masks_lie_on_the_querys_own_grid(
     loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path, axes: str
 ) -> None:
+    """Any permutation and flip of the file's axes."""
     original = phantoms / "ct" / "image_3.nii.gz"
     query = reorient(original, axes, tmp_path / "turned.nii.gz")
     plain, turned = segment(loaded, support, [original, query], tmp_path / "out")
@@ -237,8 +251,9 @@ def test_supports_that_cannot_be_used(loaded: Loaded, phantoms: Path, tmp_path: 
         load_support(loaded.predictor, [], loaded.prepare)
     with pytest.raises(FedCoWProError, match=r"empty\.nii\.gz: the mask is empty"):
         load_support(loaded.predictor, [(image, tmp_path / "empty.nii.gz")], loaded.prepare)
+    nib.save(stored.slicer[:, :, 1:], tmp_path / "short.nii.gz")
     with pytest.raises(FedCoWProError, match="shape"):
-        load_support(loaded.predictor, [(image, reorient(mask, "SPL", tmp_path / "m.nii.gz"))], loaded.prepare)
+        load_support(loaded.predictor, [(image, tmp_path / "short.nii.gz")], loaded.prepare)
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +291,49 @@ def test_real_volumes_segment_themselves(
     assert set(np.unique(found)) == {0, *organs}
     liver, truth = found == 5, labels == 5
     assert 2 * (liver & truth).sum() / (liver.sum() + truth.sum()) > 0.6
+
+
+# ---------------------------------------------------------------- DICOM
+
+
+def dicom_of(image: Path, folder: Path) -> Path:
+    volume = read_image(image)
+    write_series(folder, np.round(volume.voxels), volume.spacing)
+    return folder
+
+
+def test_a_dicom_series_is_segmented_like_its_nifti_file(
+    loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path
+) -> None:
+    """Masks as NIfTI and as DICOM-SEG lie on the series, and show what the NIfTI file's mask shows."""
+    image, _ = pair(phantoms, "3")
+    series = dicom_of(image, tmp_path / "scan 3")
+    (plain,) = segment(loaded, support, [image], tmp_path / "plain")
+    (nifti,) = segment(loaded, support, [series], tmp_path / "nifti")
+    assert nifti.mask == tmp_path / "nifti" / "scan 3_mask.nii.gz"
+    assert (in_ras(nifti.mask) != in_ras(plain.mask)).mean() < 1e-3
+    names = {1: "liver", 2: "right kidney", 3: "left kidney", 4: "spleen"}
+    (seg,) = segment(loaded, support, [series], tmp_path / "seg", file_format="dicom-seg", organs=names)
+    assert seg.mask == tmp_path / "seg" / "scan 3_mask.dcm"
+    like = read_volume(series)
+    np.testing.assert_array_equal(read_labels(seg.mask, like).voxels, read_labels(nifti.mask, like).voxels)
+    assert names.items() <= organs_of(seg.mask).items()
+
+
+def test_a_dicom_series_and_segmentation_may_be_the_example(loaded: Loaded, phantoms: Path, tmp_path: Path) -> None:
+    image, mask = pair(phantoms, "1")
+    series = dicom_of(image, tmp_path / "scan")
+    (one,) = find_series(series)
+    labels = read_labels(mask, read_image(image)).voxels
+    write_segmentation(tmp_path / "seg.dcm", labels, one, {v: f"organ {v}" for v in range(1, 10)})
+    plain = load_support(loaded.predictor, [(image, mask)], loaded.prepare)
+    dicom = load_support(loaded.predictor, [(series, tmp_path / "seg.dcm")], loaded.prepare)
+    assert dicom.organs == plain.organs
+    for organ in plain.organs:
+        assert (dicom.masks[organ] != plain.masks[organ]).mean() < 1e-3
+
+
+def test_dicom_seg_needs_a_dicom_series(loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path) -> None:
+    with pytest.raises(FedCoWProError, match="DICOM-SEG of"):
+        segment(loaded, support, [pair(phantoms, "3")[0]], tmp_path / "out", file_format="dicom-seg")
+    assert not (tmp_path / "out").exists()

@@ -26,6 +26,7 @@ from fedcowpro.nn.segmenter import Segmenter, build_model
 
 FORMAT = "fedcowpro-model/1"
 FILE_NAME = "model.safetensors"
+Setting = str | int | float | bool
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -42,6 +43,24 @@ def versions() -> dict[str, str]:
     """Versions of what computes: fedcowpro, python, torch, numpy, flwr."""
     libraries = {name: metadata.version(name) for name in ("torch", "numpy", "flwr")}
     return {"fedcowpro": __version__, "python": platform.python_version(), **libraries}
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Setting]:
+    """Nested settings under dotted names, for tables and trackers; without the sites and the path of a weight file.
+
+    Args:
+        settings: as from YAML or JSON. Lists become text, None becomes "none".
+    """
+    flat: dict[str, Setting] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": item for inner, item in flat_settings(value).items()}
+        elif name == "weights":
+            flat[name] = "none" if value is None else "a local file"
+        elif name != "sites":
+            parts = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            flat[name] = "none" if parts is None else parts
+    return flat
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> dict[str, Any]:

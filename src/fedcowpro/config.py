@@ -5,48 +5,74 @@ Unknown keys, wrong types and values out of range are refused with a message tha
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.config_base import Config, load, parse
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "ExperimentConfig",
+    "FederationConfig",
+    "HeadConfig",
+    "InferConfig",
+    "LossConfig",
+    "Modality",
+    "ModelConfig",
+    "PrepareConfig",
+    "SiteConfig",
+    "SuperpixelConfig",
+    "TrainConfig",
+    "load",
+    "parse",
+]
 
 Modality = Literal["ct", "mr"]
-ModelT = TypeVar("ModelT", bound="Config")
-
-
-class Config(BaseModel):
-    """Base of all settings: immutable, no unknown keys, with a digest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def digest(self) -> str:
-        """SHA-256 of the settings as canonical JSON (sorted keys), first 16 hex digits."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class SuperpixelConfig(Config):
-    """Felzenszwalb pseudo-labels (method: Ouyang et al. 2020, SSL-ALPNet; intensities in 0..255)."""
+    """Pseudo-labels of a slice in grey values 0..255.
 
-    scale: float = Field(1.0, gt=0)
-    sigma: float = Field(1.0, ge=0)
-    min_size: int = Field(400, gt=0, description="pixels; Felzenszwalb's own lower bound")
+    `merging` is region merging by a price of border (`data.merging`), `felzenszwalb` the published method (Ouyang et
+    al. 2020, SSL-ALPNet). Where `felzenszwalb` is asked for, what is left out of `scale`, `sigma` and `min_size`
+    becomes the published 1, 1 and 400.
+    """
+
+    method: Literal["merging", "felzenszwalb"] = "merging"
+    scale: float = Field(
+        1500.0,
+        gt=0,
+        description="more means larger segments; for merging, squared grey values per pixel side of border",
+    )
+    sigma: float = Field(1.5, ge=0, description="pixels; smoothing before")
+    min_size: int = Field(200, gt=0, description="pixels; smaller segments are merged into a neighbour")
     min_area: int = Field(100, ge=1, description="pixels; smaller segments are never drawn")
     foreground: float | None = Field(
         None,
         description="grey value in 0..255 above which a pixel is body; default 1e-4 for CT and 10 for MR",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _published_constants(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("method") == "felzenszwalb":
+            return {"scale": 1.0, "sigma": 1.0, "min_size": 400} | data
+        return data
+
+    @model_validator(mode="after")
+    def _gradient_is_smoothed(self) -> SuperpixelConfig:
+        if self.method == "merging" and not self.sigma:
+            raise ValueError("sigma: above 0 for merging")
+        return self
+
 
 class PrepareConfig(Config):
     """How a raw volume becomes 2-D axial slices."""
 
-    modality: Modality
+    modality: Modality | None = Field(None, description="default: as the dataset says, else by each volume's values")
     window: tuple[float, float] = Field((-125.0, 275.0), description="HU, CT only")
     percentile: float = Field(99.5, gt=50, le=100, description="upper clip, MR only")
     spacing: float | None = Field(
@@ -221,34 +247,3 @@ class ExperimentConfig(Config):
         if len(set(names)) != len(names):
             raise ValueError(f"sites: names must differ, got {names}")
         return self
-
-
-def parse(cls: type[ModelT], data: object, where: str) -> ModelT:
-    """Validate `data` as `cls`; `where` names the origin in the error."""
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-        raise FedCoWProError(
-            f"{where}: field '{field}': {first['msg']} (value {first.get('input')!r:.80})",
-            f"a valid {cls.__name__}",
-            "correct the field; docs/configuration.md lists all of them with their ranges",
-        ) from error
-
-
-def load(cls: type[ModelT], path: Path) -> ModelT:
-    """Read a YAML file as `cls`.
-
-    Raises:
-        FedCoWProError: missing file, broken YAML, unknown or invalid fields.
-    """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FedCoWProError(f"no file {path}", "a YAML configuration", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FedCoWProError(
-            f"{path} is not YAML: {error}", "a YAML configuration", "correct the line named above"
-        ) from error
-    return parse(cls, data if data is not None else {}, str(path))

@@ -28,14 +28,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedcowpro import __version__
 from fedcowpro.checkpoint import load_checkpoint, write_atomic
 from fedcowpro.config import ExperimentConfig, PrepareConfig, parse
+from fedcowpro.data.phantom.patients import Patient, make_patients
 from fedcowpro.data.prepare import prepare
 from fedcowpro.data.site import Site
-from fedcowpro.demo_data import HOSPITALS, Patient, make_patients
+from fedcowpro.demo_data import HOSPITALS
 from fedcowpro.demo_page import Prediction, commands, facts, overlays, story, summary
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.episodes import plan_episodes
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, read_results, write_results
 from fedcowpro.evaluate.report import write_report
-from fedcowpro.evaluate.run import choose_task, evaluate_site
+from fedcowpro.evaluate.run import evaluate_episode
 from fedcowpro.evaluate.summary import AFTER, BEFORE
 from fedcowpro.federated.run import federate
 from fedcowpro.load import Loaded, load_predictor
@@ -218,18 +220,17 @@ class _Demo:
         """Write the scores; returns the predictions for the first held-out patient of each site."""
         rows: list[Row] = []
         predictions: list[Prediction] = []
+        sites = {name: Site.open(folder) for name, folder in self.sites.items()}
+        plan = plan_episodes(sites, slices=loaded.predictor.config.support_slices)
         with self._bar() as bar:
             task = bar.add_task("scoring", total=2 * len(HOSPITALS) * len(self.queries))
             for method, candidate in ((BEFORE, loaded.untrained()), (AFTER, loaded)):
-                for name, folder in self.sites.items():
-                    site = Site.open(folder)
-                    roles = choose_task(site)
-                    shown = Prediction(method, name, roles)
-                    rows += evaluate_site(
+                for episode in plan.episodes:
+                    shown = Prediction(method, episode.site, episode)
+                    rows += evaluate_episode(
                         candidate.predictor,
-                        site,
-                        roles,
-                        name=name,
+                        sites,
+                        episode,
                         method=method,
                         seed=self.seed,
                         protocols=PROTOCOLS,

@@ -17,9 +17,9 @@ from rich.table import Table
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.data.site import Site
 from fedcowpro.demo_data import HOSPITALS
+from fedcowpro.evaluate.episodes import Episode
 from fedcowpro.evaluate.overlays import Overlay
 from fedcowpro.evaluate.protocol import PROTOCOLS
-from fedcowpro.evaluate.run import Task
 from fedcowpro.evaluate.summary import AFTER, BEFORE, by_group, with_groups
 
 
@@ -30,18 +30,18 @@ class Prediction:
     Attributes:
         method: as in the results.
         site: its name.
-        task: the example, the held-out cases and the organs.
+        episode: the example, the held-out cases and the organs.
         masks: per label value bool (depth, size, size).
     """
 
     method: str
     site: str
-    task: Task
+    episode: Episode
     masks: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, case: str, organ: int, mask: np.ndarray) -> None:
         """Keep the mask of an organ, if the case is the one shown."""
-        if case == self.task.queries[0]:
+        if case == self.episode.queries[0]:
             self.masks[organ] = mask
 
     def label_map(self, z: int) -> np.ndarray:
@@ -62,7 +62,7 @@ def overlays(predictions: Sequence[Prediction], sites: Mapping[str, Path]) -> li
     for name, folder in sites.items():
         site = Site.open(folder)
         for prediction in (entry for entry in predictions if entry.site == name):
-            case, example, names = prediction.task.queries[0], prediction.task.support, prediction.task.organs
+            case, example, names = prediction.episode.queries[0], prediction.episode.support_case, site.organs
             truth, annotated = site.labels(case), site.labels(example)
             z, z_example = _fullest(truth, names), _fullest(annotated, names)
             when = "After training" if prediction.method == AFTER else "Before training"

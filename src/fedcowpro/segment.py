@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,19 +13,14 @@ from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import Bank, Group, OneShotPredictor, join, pick_slices, slices_of
 from fedcowpro.postprocess import count_parts, keep_components, location_map
-from fedcowpro.volume.nifti import (
-    read_image,
-    read_labels,
-    require_nonempty,
-    write_labels,
-    write_probabilities,
-)
-from fedcowpro.volume.parse import grid_of, open_nifti
-from fedcowpro.volume.preprocess import BORDER, preprocess
+from fedcowpro.volume.checks import require_nonempty
+from fedcowpro.volume.nifti import write_labels, write_probabilities
+from fedcowpro.volume.preprocess import BORDER, guess_modality, preprocess
+from fedcowpro.volume.read import ENDINGS, is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
-# Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
-_CT_BELOW, _CT_SHARE = -20.0, 0.01
+MaskFormat = Literal["nifti", "dicom-seg"]
+_ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
 _SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
 
 
@@ -56,11 +52,6 @@ class Support:
     size: int
 
 
-def guess_modality(volume: Volume) -> Modality:
-    """'ct' where at least one voxel in a hundred is clearly negative (Hounsfield units), else 'mr'."""
-    return "ct" if float((volume.voxels < _CT_BELOW).mean()) >= _CT_SHARE else "mr"
-
-
 def load_support(
     predictor: OneShotPredictor,
     pairs: Sequence[tuple[Path, Path]],
@@ -84,7 +75,7 @@ def load_support(
     slices: dict[int, list[int]] = {}
     pixel = 0.0
     for image_path, mask_path in pairs:
-        volume = read_image(image_path)
+        volume = read_volume(image_path)
         native = read_labels(mask_path, volume).voxels
         require_nonempty(native, mask_path)
         config = prepare[modality or guess_modality(volume)]
@@ -119,49 +110,70 @@ def segment_files(
     *,
     modality: Modality | None = None,
     probabilities: bool = False,
+    file_format: MaskFormat = "nifti",
+    organs: Mapping[int, str] | None = None,
     on_query: Callable[[Segmented], None] | None = None,
 ) -> list[Segmented]:
     """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
 
     Args:
-        queries: image files.
+        queries: image files, or folders with one DICOM series each.
         out: folder, made where missing.
         prepare: settings per modality.
         modality: of the queries; None guesses each from its values.
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
+        file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
+        organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
         on_query: called after each query.
 
     Raises:
         FedCoWProError: before anything is written: missing files, files that are no volumes, two queries whose
-            results would have one name; at its turn: a query with unusable voxels. Finished results stay.
+            results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a query with
+            unusable voxels. Finished results stay.
     """
     targets: dict[str, Path] = {}
     for query in queries:
-        grid_of(open_nifti(query), query)
+        require_volume(query)
         stem = _stem(query)
         if stem in targets:
             raise FedCoWProError(
-                f"{targets[stem]} and {query} would both be written to {out / stem}_mask.nii.gz",
+                f"{targets[stem]} and {query} would both be written to {out / stem}_mask{_ENDING[file_format]}",
                 "queries with different file names",
                 "rename one of them, or use two output folders",
             )
+        if file_format == "dicom-seg" and not is_series(query):
+            raise FedCoWProError(
+                f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
+            )
         targets[stem] = query
+    names = {value: f"label {value}" for value in support.organs} | dict(organs or {})
     out.mkdir(parents=True, exist_ok=True)
     results = []
     for stem, query in targets.items():
-        volume = read_image(query)
+        volume = read_volume(query)
         kind = modality or guess_modality(volume)
         label_map, scores = segment_volume(predictor, support, volume, prepare[kind], probabilities)
-        mask_path = out / f"{stem}_mask.nii.gz"
+        mask_path = out / f"{stem}_mask{_ENDING[file_format]}"
         if scores is not None:
             write_probabilities(out / f"{stem}_probabilities.nii.gz", scores, volume.grid)
-        write_labels(mask_path, label_map, volume.grid)
+        if file_format == "nifti":
+            write_labels(mask_path, label_map, volume.grid)
+        else:
+            _write_dicom_seg(mask_path, label_map, query, {value: names[value] for value in support.organs})
         counts = {organ: int((label_map == organ).sum()) for organ in support.organs}
         millilitres = {organ: count * float(np.prod(volume.spacing)) / 1000 for organ, count in counts.items()}
         results.append(Segmented(query, mask_path, kind, counts, millilitres))
         if on_query is not None:
             on_query(results[-1])
     return results
+
+
+def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:
+    from fedcowpro.volume.dicom import find_series
+    from fedcowpro.volume.dicom_seg import write_segmentation
+
+    (series,) = find_series(query)  # `read_volume` has refused a folder with another number
+    write_segmentation(path, labels, series, organs)
 
 
 def segment_volume(
@@ -211,7 +223,7 @@ def _pixel(volume: Volume, config: PrepareConfig, support: Support) -> float:
 
 def _stem(path: Path) -> str:
     name = path.name
-    for ending in (".nii.gz", ".nii"):
+    for ending in sorted(ENDINGS, key=len, reverse=True):
         if name.endswith(ending):
             return name.removesuffix(ending)
-    return path.stem
+    return path.resolve().name if path.is_dir() else path.stem

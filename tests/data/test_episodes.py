@@ -42,11 +42,19 @@ def site(tmp_path: Path) -> Path:
         np.save(folder / "image.npy", image)
         np.save(folder / "superpixels.npy", segments)
         areas = [[int((plane == i).sum()) for i in range(1, plane.max() + 1)] for plane in segments]
-        record = {"id": case, "depth": SLICES, "spacing": (5.0, 1.0, 1.0), "source": "0" * 64, "areas": areas}
+        record = {
+            "id": case,
+            "modality": "mr",
+            "guessed": "mr",
+            "depth": SLICES,
+            "spacing": (5.0, 1.0, 1.0),
+            "source": "0" * 64,
+            "areas": areas,
+        }
         records.append({**record, "role": role})
     settings = {"modality": "mr", "size": 32}
-    manifest = {"version": 1, "fedcowpro": "0", "modality": "mr", "size": 32, "settings": settings}
-    (root / "manifest.json").write_text(json.dumps({**manifest, "settings_digest": "0", "cases": records}))
+    manifest = {"version": 2, "fedcowpro": "0", "dataset": "folder", "settings": settings, "cases": records}
+    (root / "manifest.json").write_text(json.dumps(manifest))
     (root / "labels").write_text("a file: opening this folder fails")
     return root
 

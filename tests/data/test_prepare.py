@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -14,9 +15,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import fedcowpro.data.case as case_module
+import fedcowpro.data.prepare as prepare_module
+import fedcowpro.data.scan as scan_module
 from fedcowpro.config import PrepareConfig, SuperpixelConfig
+from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.prepare import prepare
 from fedcowpro.data.site import Site
 from fedcowpro.data.superpixels import segment_areas
@@ -56,6 +62,9 @@ def raw(tmp_path: Path) -> Path:
 
 def run(raw: Path, name: str = "site", **options: object) -> Site:
     settings = {"organs": ORGANS, "workers": 1, "progress": False} | options
+    patterns = {key: settings.pop(key) for key in ("images", "labels") if key in settings}
+    if patterns:
+        settings |= {"dataset": "folder", "options": Options(**patterns)}
     return prepare(raw, raw.parent / name, CONFIG, **settings)  # type: ignore[arg-type]
 
 
@@ -66,7 +75,7 @@ def contents(site: Path) -> dict[str, bytes]:
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The images that are read from now on."""
     seen: list[str] = []
-    monkeypatch.setattr(case_module, "read_image", lambda path: seen.append(path.name) or read_image(path))
+    monkeypatch.setattr(scan_module, "read_volume", lambda path: seen.append(path.name) or read_image(path))
     return seen
 
 
@@ -174,7 +183,7 @@ def test_interrupt_keeps_finished_cases(
             raise KeyboardInterrupt
         return read_image(path)
 
-    monkeypatch.setattr(case_module, "read_image", interrupted)
+    monkeypatch.setattr(scan_module, "read_volume", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(raw)
     assert "run the same command again" in capsys.readouterr().err
@@ -240,7 +249,7 @@ def test_volumes_without_labels_are_training_cases(raw: Path) -> None:
 
 
 def test_labels_do_not_touch_what_training_reads(raw: Path) -> None:
-    with_labels, without = run(raw, "with"), run(raw, "without", labels=None, organs=None)
+    with_labels, without = run(raw, "with"), run(raw, "without", options=Options(labels=""), organs=None)
     assert with_labels.digest == without.digest
     for case in with_labels.cases:
         np.testing.assert_array_equal(with_labels.image(case.id), without.image(case.id))
@@ -290,7 +299,7 @@ def test_labels_and_hidden_files_are_not_taken_for_images(raw: Path) -> None:
         ({"support": "5"}, "support and query: no image for 5"),
         ({"cases": ["1"], "query": ["2"]}, "support and query: no image for 2"),
         ({"support": "1", "query": ["2", "1"]}, "1 named more than once"),
-        ({"support": "1", "labels": None}, "case '1' is a support or query case without labels"),
+        ({"support": "1", "labels": ""}, "case '1' is a support or query case without labels"),
         ({"query": ["2"], "labels": "seg_*.nii.gz"}, "case '2' is a support or query case without labels"),
         ({"organs": {0: "background"}}, "label values in 1..255"),
         ({"workers": 0}, "workers: 0"),
@@ -300,6 +309,99 @@ def test_mistakes_are_said(raw: Path, options: dict[str, object], message: str) 
     with pytest.raises(FedCoWProError, match=message):
         run(raw, **options)
     assert not (raw.parent / "site").exists()
+
+
+def test_setting_2_leaves_out_the_slices_that_show_a_test_organ(raw: Path) -> None:
+    drawn = np.zeros((60, 64, 4), np.uint8)
+    drawn[20:30, 20:30, 2:] = 3
+    nib.save(nib.Nifti1Image(drawn, AFFINE), raw / "label_10.nii.gz")
+    plain = run(raw, support="1")
+    site = run(raw, support="1", unseen=["spleen"])
+    assert [case.left_out for case in site.cases] == [(), (0, 1, 2, 3), (2, 3)]
+    assert {(case, z) for case, z, _ in site.train_slices()} == {("10", 0), ("10", 1)}
+    assert site.digest != plain.digest
+    assert run(raw, support="1").digest == plain.digest
+    with pytest.raises(FedCoWProError, match="test organs: heart"):
+        run(raw, unseen=["heart"])
+    (raw / "label_2.nii.gz").unlink()
+    with pytest.raises(FedCoWProError, match="training case '2' has no labels"):
+        run(raw, support="1", unseen=["spleen"])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations("xyz"), st.tuples(*[st.booleans()] * 3))
+def test_the_order_and_direction_of_a_files_axes_do_not_matter(order: list[str], flipped: tuple[bool, ...]) -> None:
+    """Any permutation and flip of axes gives the same prepared image, superpixels and labels."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, turned = Path(folder, "plain"), Path(folder, "turned")
+        plain.mkdir()
+        turned.mkdir()
+        write_case(plain, "1", 0)
+        change = np.array([["xyz".index(axis), -1 if flip else 1] for axis, flip in zip(order, flipped, strict=True)])
+        for name in ("image_1.nii.gz", "label_1.nii.gz"):
+            nib.save(nib.load(plain / name).as_reoriented(change), turned / name)
+        one, two = (run(raw, f"site of {raw.name}") for raw in (plain, turned))
+        np.testing.assert_array_equal(one.image("1"), two.image("1"))
+        np.testing.assert_array_equal(one.superpixel_slice("1", 2), two.superpixel_slice("1", 2))
+        np.testing.assert_array_equal(one.labels("1"), two.labels("1"))
+
+
+def test_a_folder_may_hold_both_modalities(raw: Path) -> None:
+    image = nib.load(raw / "image_2.nii.gz")
+    voxels = np.asanyarray(image.dataobj)
+    nib.save(nib.Nifti1Image((voxels + 1000).astype(np.int16), image.affine), raw / "image_2.nii.gz")
+    open_config = CONFIG.model_copy(update={"modality": None})
+    site = prepare(raw, raw.parent / "site", open_config, organs=ORGANS, workers=1, progress=False)
+    assert [case.modality for case in site.cases] == ["ct", "mr", "ct"]
+    assert site.modalities == ("ct", "mr")
+    forced = run(raw, "forced")
+    assert forced.modalities == ("ct",)
+    np.testing.assert_array_equal(site.image("1"), forced.image("1"))
+    mr = prepare(raw, raw.parent / "mr", CONFIG.model_copy(update={"modality": "mr"}), cases=["2"], progress=False)
+    np.testing.assert_array_equal(site.image("2"), mr.image("2"))
+
+
+def test_an_unchanged_source_is_not_even_read(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = run(raw)
+    with monkeypatch.context() as patch:
+        patch.setattr(case_module, "_digest", lambda files: pytest.fail("a file was read"))
+        assert run(raw).digest == site.digest
+        (raw / "image_1.nii.gz").touch()
+        with pytest.raises(pytest.fail.Exception):
+            run(raw)
+    assert run(raw).digest == site.digest
+
+
+def test_a_stamp_vouches_for_its_own_manifest_only(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ended between manifest and stamp, the next run does not take the new roles for the old."""
+    run(raw)
+    write = prepare_module.write_text
+
+    def fails_at_the_stamp(file: Path, text: str) -> None:
+        if file.name == "stamp.txt":
+            raise KeyboardInterrupt
+        write(file, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_text", fails_at_the_stamp)
+        with pytest.raises(KeyboardInterrupt):
+            run(raw, support="1")
+    assert run(raw).with_role("support") == ()
+
+
+def test_superpixels_of_the_dataset_may_be_reused(raw: Path) -> None:
+    for case in ("1", "2", "10"):
+        given = np.zeros((60, 64, 4), np.int16)
+        given[10:30, 20:40], given[35:50, 20:40] = 7, 300
+        nib.save(nib.Nifti1Image(given, AFFINE), raw / f"superpix-MIDDLE_{case}.nii.gz")
+    site = run(raw, dataset="alpnet", options=Options(reuse_superpixels=True))
+    expected = np.zeros((64, 64), int)
+    expected[20:40, 12:32], expected[20:40, 37:52] = 1, 2
+    np.testing.assert_array_equal(site.superpixel_slice("1", 0), expected)
+    assert site.record("1").areas[0] == (400, 300)
+    coarse = CONFIG.model_copy(update={"spacing": 2.0})
+    with pytest.raises(FedCoWProError, match="superpixels of slices that are resampled"):
+        prepare(raw, raw.parent / "coarse", coarse, options=Options(reuse_superpixels=True), progress=False)
 
 
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:

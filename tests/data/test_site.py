@@ -35,7 +35,15 @@ def site(tmp_path: Path) -> Path:
         folder.mkdir(parents=True)
         np.save(folder / "image.npy", IMAGE)
         np.save(folder / "superpixels.npy", SEGMENTS)
-        case = {"id": name, "depth": 3, "spacing": (5.0, 1.0, 1.0), "source": "0" * 64, "areas": AREAS}
+        case = {
+            "id": name,
+            "modality": "mr",
+            "guessed": "mr",
+            "depth": 3,
+            "spacing": (5.0, 1.0, 1.0),
+            "source": "0" * 64,
+            "areas": AREAS,
+        }
         extra = {
             "placement": PLACE.to_json(),
             "inputs": "1" * 64,
@@ -49,12 +57,10 @@ def site(tmp_path: Path) -> Path:
         np.save(root / "labels" / f"{name}.npy", LABELS)
     (root / "labels" / "organs.json").write_text('{"1": "liver", "2": "spleen"}')
     manifest = Manifest(
-        version=1,
+        version=2,
         fedcowpro=__version__,
-        modality="mr",
-        size=32,
+        dataset="folder",
         settings=CONFIG,
-        settings_digest=CONFIG.digest(),
         cases=tuple(records),
     )
     (root / "manifest.json").write_text(manifest.model_dump_json())
@@ -83,7 +89,7 @@ def test_what_a_read_gives_does_not_hold_the_file(site: Path) -> None:
 
 def test_facts_of_the_site(site: Path) -> None:
     opened = Site.open(site)
-    assert (opened.modality, opened.size) == ("mr", 32)
+    assert (opened.modalities, opened.size) == (("mr",), 32)
     assert [case.id for case in opened.cases] == ["b", "a", "c"]
     assert opened.with_role("train") == ("b",)
     assert opened.with_role("support") == ("a",)
@@ -171,7 +177,7 @@ def test_broken_folders_are_refused(site: Path, kind: str) -> None:
 
 def test_a_manifest_of_another_version_is_refused(site: Path) -> None:
     manifest = site / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 2}))
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 1}))
     with pytest.raises(FedCoWProError, match=r"another version .*version"):
         Site.open(site)
 

@@ -10,13 +10,15 @@ import pytest
 import skimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 
 from fedcowpro.config import Modality, SuperpixelConfig
 from fedcowpro.data.superpixels import FOREGROUND, body_mask, segment_areas, superpixels
 
-SMALL = SuperpixelConfig(min_size=30)
+SMALL = SuperpixelConfig(method="felzenszwalb", min_size=30)
+MERGING = SuperpixelConfig(method="merging", min_size=30)
 
 
 def phantom(seed: int, size: int = 64) -> np.ndarray:
@@ -49,7 +51,7 @@ def test_segments_are_the_references_within_the_body() -> None:
         pytest.skip(f"golden segments were made by scikit-image 0.26, this is {skimage.__version__}")
     data = golden()
     body = data["fg_mask"].astype(bool)
-    ours = superpixels(data["image"], SuperpixelConfig(), "ct")
+    ours = superpixels(data["image"], SuperpixelConfig(method="felzenszwalb"), "ct")
     np.testing.assert_array_equal(ours > 0, body)
     # The same partition: ids correspond one to one.
     pairs = np.unique(np.stack([data["felzenszwalb_raw"][body], ours[body]]), axis=1)
@@ -60,12 +62,13 @@ def test_segments_are_the_references_within_the_body() -> None:
     assert pairs.shape[1] == len(np.unique(pairs[0])) == len(np.unique(pairs[1]))
 
 
+@pytest.mark.parametrize("config", [SMALL, MERGING], ids=["felzenszwalb", "merging"])
 @pytest.mark.parametrize("modality", ["ct", "mr"])
 @given(st.integers(0, 10_000))
 @settings(max_examples=15, deadline=None)
-def test_ids_are_contiguous_and_partition_the_body(modality: Modality, seed: int) -> None:
+def test_ids_are_contiguous_and_partition_the_body(modality: Modality, config: SuperpixelConfig, seed: int) -> None:
     grey = phantom(seed)
-    segments = superpixels(grey, SMALL, modality)
+    segments = superpixels(grey, config, modality)
     assert segments.dtype == np.uint16
     np.testing.assert_array_equal(np.unique(segments), np.arange(segments.max() + 1))
     np.testing.assert_array_equal(segments > 0, body_mask(grey, FOREGROUND[modality]))
@@ -96,8 +99,9 @@ def test_body_is_the_largest_component_with_holes_filled() -> None:
     np.testing.assert_array_equal(superpixels(grey, SMALL, "ct") > 0, expected)
 
 
-def test_empty_slices_have_no_segment() -> None:
-    segments = superpixels(np.zeros((64, 64), np.float32), SMALL, "mr")
+@pytest.mark.parametrize("config", [SMALL, MERGING], ids=["felzenszwalb", "merging"])
+def test_empty_slices_have_no_segment(config: SuperpixelConfig) -> None:
+    segments = superpixels(np.zeros((64, 64), np.float32), config, "mr")
     assert segments.max() == 0
     assert len(segment_areas(segments)) == 0
 
@@ -108,15 +112,37 @@ def test_threshold_follows_modality_unless_it_is_set() -> None:
     assert superpixels(grey, SMALL, "ct").min() > 0
     outside = superpixels(grey, SMALL, "mr") == 0
     assert outside.mean() > 0.3
-    chosen = superpixels(grey, SuperpixelConfig(min_size=30, foreground=80.0), "ct") > 0
+    chosen = superpixels(grey, SuperpixelConfig(method="felzenszwalb", min_size=30, foreground=80.0), "ct") > 0
     assert not chosen[outside].any()
 
 
-def test_distinct_organs_are_not_merged() -> None:
+@pytest.mark.parametrize("config", [SMALL, MERGING], ids=["felzenszwalb", "merging"])
+def test_distinct_organs_are_not_merged(config: SuperpixelConfig) -> None:
     """Segments follow strong edges: at least nine tenths of each lie on one side of one."""
     grey = np.full((64, 64), 50, np.float32)
     grey[16:48, 16:48] = 180
-    segments = superpixels(grey, SMALL, "ct")
+    segments = superpixels(grey, config, "ct")
     inner = grey == 180
     share = ndimage.mean(inner, segments, np.arange(1, segments.max() + 1))
     assert (np.minimum(share, 1 - share) < 0.1).all()
+
+
+def test_the_published_method_has_its_own_constants_which_are_written_down() -> None:
+    chosen = SuperpixelConfig(method="felzenszwalb")
+    assert (chosen.scale, chosen.sigma, chosen.min_size) == (1.0, 1.0, 400)
+    assert SuperpixelConfig(method="felzenszwalb", scale=7.0).scale == 7.0
+    assert SuperpixelConfig.model_validate(chosen.model_dump()) == chosen
+    with pytest.raises(ValidationError, match="sigma: above 0"):
+        SuperpixelConfig(method="merging", sigma=0.0)
+    assert SuperpixelConfig() == SuperpixelConfig(method="merging", scale=1500.0, sigma=1.5, min_size=200)
+
+
+def test_merging_sees_dark_organs_of_mr_as_it_sees_bright_ones() -> None:
+    """Two discs a third brighter than what surrounds them, one in bright and one in dark tissue."""
+    y, x = np.mgrid[:64, :128]
+    grey = np.where(x < 64, 40.0, 180.0) * np.where(
+        np.minimum((x - 32) ** 2, (x - 96) ** 2) + (y - 32) ** 2 < 225, 4 / 3, 1
+    )
+    config = SuperpixelConfig(method="merging", scale=1050.0)
+    assert superpixels(grey.astype(np.float32), config, "ct").max() == 3  # the dark disc is lost
+    assert superpixels(grey.astype(np.float32), config, "mr").max() == 4

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.overlap import counts, dice, dice_from_counts
+from fedcowpro.evaluate.overlap import Overlap, counts, dice, dice_from_counts, overlap, overlap_from_counts
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "eval_protocol.json"
 
@@ -67,3 +69,36 @@ def test_shapes_and_label_maps_are_refused() -> None:
         dice(np.ones(2, bool), np.ones(3, bool))
     with pytest.raises(FedCoWProError, match="truth of type uint8"):
         dice(np.ones(3, bool), np.array([0, 1, 2], np.uint8))
+
+
+def test_all_overlaps_of_a_pair_worked_out_by_hand() -> None:
+    prediction, truth = np.array([1, 1, 1, 0, 0, 0], bool), np.array([0, 1, 1, 1, 1, 0], bool)
+    assert overlap(prediction, truth) == Overlap(
+        dice=4 / 7, iou=2 / 5, precision=2 / 3, recall=2 / 4, relative_volume_error=-1 / 4
+    )
+
+
+def test_overlaps_of_empty_masks() -> None:
+    some, none = np.ones(3, bool), np.zeros(3, bool)
+    assert all(math.isnan(value) for value in vars(overlap(none, none)).values())
+    assert overlap(none, some) == Overlap(0.0, 0.0, 0.0, 0.0, -1.0)
+    invented = overlap(some, none)
+    assert (invented.dice, invented.iou, invented.precision, invented.recall) == (0.0, 0.0, 0.0, 0.0)
+    assert math.isnan(invented.relative_volume_error)
+
+
+def test_volume_error_counts_voxels_not_their_places() -> None:
+    truth = np.array([1, 1, 0, 0, 0, 0], bool)
+    assert overlap(~truth, truth).relative_volume_error == 1.0
+    assert overlap(truth[::-1], truth).relative_volume_error == 0.0
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_overlaps_follow_from_each_other(tp: int, fp: int, fn: int) -> None:
+    found = overlap_from_counts(tp, fp, fn)
+    if tp:
+        assert found.dice == pytest.approx(2 * found.iou / (1 + found.iou))
+        assert found.dice == pytest.approx(2 / (1 / found.precision + 1 / found.recall))
+        assert found.relative_volume_error == pytest.approx(found.recall / found.precision - 1)
+    elif fp or fn:
+        assert (found.dice, found.iou, found.precision, found.recall) == (0.0, 0.0, 0.0, 0.0)

@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "eval_protocol.json"
 def row(**changes: object) -> Row:
     values: dict[str, object] = {
         "method": "fedcowpro", "seed": 3, "site": "ct", "case": "007", "organ": "liver",
-        "protocol": "gt-range", "dice": 0.1 + 0.2, "support_case": "001", "support_slices": "3",
+        "protocol": "gt-range", "dice": 0.1 + 0.2, "support_site": "a", "support_case": "001", "support_slices": "3",
     }  # fmt: skip
     return Row(**(values | changes))  # type: ignore[arg-type]
 
@@ -142,12 +142,13 @@ def test_an_option_cannot_take_the_name_of_a_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [("seed", "x"), ("seed", "-1"), ("seed", "1.5"), ("dice", "inf"), ("dice", "-0.1"), ("dice", ""),
+     ("nsd", "2"), ("hd95", "-1"),
      ("protocol", "gt"), ("support_slices", "0"), ("support_slices", "some"), ("organ", " "), ("method", "")],
 )  # fmt: skip
 def test_bad_values_are_refused_with_line_and_column(tmp_path: Path, column: str, value: str) -> None:
     path = tmp_path / "results.csv"
     write_results(path, [row(), row()])
-    table = pd.read_csv(path, dtype=str)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table.loc[1, column] = value
     table.to_csv(path, index=False)
     with pytest.raises(FedCoWProError, match=f"line 3: {column} is '{value}'"):

@@ -56,8 +56,8 @@ class Page(HTMLParser):
 def scores(rows: list[tuple[str, str, str, str, str, float]], **more: object) -> pd.DataFrame:
     """Rows (method, site, case, organ, protocol, dice)."""
     table = pd.DataFrame(rows, columns=["method", "site", "case", "organ", "protocol", "dice"])
-    table = table.assign(**({"seed": 0, "support_case": "c9", "support_slices": "3"} | more))
-    return table[[*COLUMNS, *(name for name in more if name not in COLUMNS)]]
+    table = table.assign(**({"seed": 0, "support_site": "ct", "support_case": "c9", "support_slices": "3"} | more))
+    return table.reindex(columns=[*COLUMNS, *(name for name in more if name not in COLUMNS)])
 
 
 def results() -> pd.DataFrame:

@@ -13,14 +13,14 @@ import pytest
 
 from common import ORGANS, PLAIN, TINY
 from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.episodes import Episode, plan_episodes
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, gt_range
-from fedcowpro.evaluate.run import Task, choose_task, evaluate_site
+from fedcowpro.evaluate.run import evaluate_episode
 from fedcowpro.infer import OneShotPredictor, pick_slices, slices_of
 from fedcowpro.nn.segmenter import build_model
 
-TASK = Task("1", ("2", "3"), ORGANS)
+QUERIES = ("2", "3")
 Predictions = dict[tuple[str, int], np.ndarray]
 
 
@@ -28,15 +28,22 @@ def predictor(**settings: Any) -> OneShotPredictor:
     return OneShotPredictor(build_model(TINY, 0), PLAIN.model_copy(update=settings))
 
 
-def run(site: Site, ours: OneShotPredictor, task: Task = TASK, **options: Any) -> tuple[list[Row], Predictions]:
+def episode_of(site: Site, ours: OneShotPredictor) -> Episode:
+    """Case 1 supports, 2 and 3 are the queries."""
+    wanted = ours.config.support_slices
+    (episode,) = plan_episodes({"here": site}, supports=["1"], queries=QUERIES, slices=wanted).episodes
+    return episode
+
+
+def run(site: Site, ours: OneShotPredictor, **options: Any) -> tuple[list[Row], Predictions]:
     predictions: Predictions = {}
 
     def keep(case: str, organ: int, mask: np.ndarray) -> None:
         predictions[case, organ] = mask
 
-    rows = evaluate_site(
-        ours, site, task, name="here", method="mine", seed=4, on_prediction=keep, **options
-    )  # fmt: skip
+    rows = evaluate_episode(
+        ours, {"here": site}, episode_of(site, ours), method="mine", seed=4, on_prediction=keep, **options
+    )
     return rows, predictions
 
 
@@ -76,7 +83,7 @@ def test_gt_range_alone_encodes_only_the_slices_it_scores(ct_site: Site, pairing
     seen = count_encoded(ours)
     run(ct_site, ours, protocols=("gt-range",))
     needed = 0
-    for case in TASK.queries:
+    for case in QUERIES:
         truth, scored = ct_site.labels(case), set()
         for organ in ORGANS:
             low, high = gt_range(truth == organ)
@@ -101,12 +108,12 @@ def test_whole_volume_learns_nothing_from_the_querys_truth(
 ) -> None:
     _, before = run(ct_site, predictor(**settings))
     rng = np.random.default_rng(0)
-    truth = {case: ct_site.labels(case) for case in TASK.queries}
+    truth = {case: ct_site.labels(case) for case in QUERIES}
     shuffled = {f"case_{case}": rng.permutation(labels.ravel()).reshape(labels.shape) for case, labels in truth.items()}
     empty = {f"case_{case}": np.zeros_like(labels) for case, labels in truth.items()}
     for number, labels in enumerate((shuffled, empty)):
         _, after = run(relabelled(ct_site, tmp_path / str(number), **labels), predictor(**settings))
-        assert before.keys() == after.keys() == {(case, organ) for case in TASK.queries for organ in ORGANS}
+        assert before.keys() == after.keys() == {(case, organ) for case in QUERIES for organ in ORGANS}
         for key, mask in before.items():
             np.testing.assert_array_equal(mask, after[key])
 
@@ -116,10 +123,11 @@ def test_rows_say_what_was_done(ct_site: Site) -> None:
     rows, predictions = run(ct_site, ours, on_case=finished.append)
     assert finished == ["2", "3"]
     keys = [(row.case, row.organ, row.protocol) for row in rows]
-    assert sorted(keys) == sorted((c, o, p) for c in TASK.queries for o in ORGANS.values() for p in PROTOCOLS)
+    assert sorted(keys) == sorted((c, o, p) for c in QUERIES for o in ORGANS.values() for p in PROTOCOLS)
     names = {name: organ for organ, name in ORGANS.items()}
     for row in rows:
-        assert (row.method, row.seed, row.site, row.support_case, row.support_slices) == ("mine", 4, "here", "1", "2")
+        assert (row.method, row.seed, row.site, row.support_site) == ("mine", 4, "here", "here")
+        assert (row.support_case, row.support_slices) == ("1", "2")
         assert row.options["pairing"] == ("chunk" if row.protocol == "gt-range" else "bag")
         assert row.options["flip"] == "true"
         truth = ct_site.labels(row.case) == names[row.organ]
@@ -155,7 +163,7 @@ def test_the_support_segments_itself_best(ct_site: Site, tmp_path: Path) -> None
     twin = relabelled(ct_site, tmp_path / "twin", case_3=ct_site.labels("1"))
     shutil.copy(twin.path / "cases" / "1" / "image.npy", twin.path / "cases" / "3" / "image.npy")
     rows, _ = run(twin, predictor(support_slices="all"))
-    means = {case: np.mean([row.dice for row in rows if row.case == case]) for case in TASK.queries}
+    means = {case: np.mean([row.dice for row in rows if row.case == case]) for case in QUERIES}
     assert means["3"] > means["2"] + 0.05
 
 
@@ -171,48 +179,39 @@ def test_absent_organs(ct_site: Site, tmp_path: Path) -> None:
     assert of_2["whole-volume"] == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_support_without_any_organ_is_refused(ct_site: Site, tmp_path: Path) -> None:
-    site = relabelled(ct_site, tmp_path / "site", case_1=np.zeros_like(ct_site.labels("1")))
-    with pytest.raises(FedCoWProError, match=r"support case '1' .* shows none of"):
-        run(site, predictor())
+def two_sites(ct_site: Site, folder: Path) -> dict[str, Site]:
+    """The site, and a copy whose organs have other label values and whose case 3 is the only query."""
+    other = relabelled(ct_site, folder / "other", **{f"case_{c}": (5 - ct_site.labels(c)) % 5 for c in "123"})
+    organs = other.path / "labels" / "organs.json"
+    organs.write_text(json.dumps({str(5 - value): name for value, name in ORGANS.items()}))
+    return {"here": ct_site, "there": Site.open(other.path)}
 
 
-def test_roles_choose_the_task(ct_site: Site) -> None:
-    assert choose_task(ct_site) == Task("1", ("3",), ORGANS)
-    assert choose_task(ct_site, support="2") == Task("2", ("3",), ORGANS)
-    assert choose_task(ct_site, queries=("2",)) == Task("1", ("2",), ORGANS)
-    assert choose_task(ct_site, organs=("spleen", "liver")).organs == {1: "liver", 4: "spleen"}
+def test_organs_are_joined_between_sites_by_name(ct_site: Site, tmp_path: Path) -> None:
+    """A support of another site gives what the same support of one's own site gives."""
+    sites, ours = two_sites(ct_site, tmp_path), predictor()
+    plan = plan_episodes(sites, supports=["1"], queries=["3"], cross=True)
+    scores = {}
+    for episode in plan.episodes:
+        rows = evaluate_episode(ours, sites, episode, method="m", seed=0)
+        scores[episode.support_site, episode.site] = {(row.organ, row.protocol): row.dice for row in rows}
+    assert set(scores) == {(a, b) for a in sites for b in sites}
+    assert len(scores["here", "here"]) == 8
+    for other in scores.values():
+        assert other == pytest.approx(scores["here", "here"])
 
 
-def without_roles(site: Site, target: Path) -> Site:
-    shutil.copytree(site.path, target)
-    manifest = json.loads((target / "manifest.json").read_text())
-    for case in manifest["cases"]:
-        case["role"] = "train"
-    (target / "manifest.json").write_text(json.dumps(manifest))
-    return Site.open(target)
-
-
-def test_without_roles_the_first_labelled_case_supports(ct_site: Site, tmp_path: Path) -> None:
-    site = without_roles(ct_site, tmp_path / "site")
-    assert choose_task(site) == Task("1", ("2", "3"), ORGANS)
-    (site.path / "labels" / "1.npy").unlink()
-    assert choose_task(site) == Task("2", ("3",), ORGANS)
-    (site.path / "labels" / "2.npy").unlink()
-    with pytest.raises(FedCoWProError, match="labelled cases"):
-        choose_task(site)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"support": "9"}, "support 9"),
-        ({"queries": ("9",)}, r"queries \['9'\]"),
-        ({"support": "3"}, "support 3, queries"),
-        ({"queries": ("1", "2")}, "support 1, queries"),
-        ({"organs": ("liver", "heart")}, r"no organ \['heart'\]"),
-    ],
-)
-def test_impossible_tasks_are_refused(ct_site: Site, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(FedCoWProError, match=message):
-        choose_task(ct_site, **options)
+def test_several_supports_are_one_example(ct_site: Site) -> None:
+    ours = predictor(pairing="chunk")
+    (episode,) = plan_episodes({"here": ct_site}, supports=["1", "2"], queries=["3"]).episodes
+    seen = count_encoded(ours)
+    rows = evaluate_episode(ours, {"here": ct_site}, episode, method="m", seed=0)
+    used = sum(len({z for zs in example.slices.values() for z in zs}) for example in episode.supports)
+    assert sum(seen) == used + 10
+    assert {(row.support_case, row.support_slices) for row in rows} == {("1+2", "3+3")}
+    (alone,) = plan_episodes({"here": ct_site}, supports=["1"], queries=["3"]).episodes
+    single = evaluate_episode(ours, {"here": ct_site}, alone, method="m", seed=0)
+    assert [row.dice for row in rows] != pytest.approx([row.dice for row in single])
+    twice = alone.model_copy(update={"supports": alone.supports * 2})
+    doubled = evaluate_episode(ours, {"here": ct_site}, twice, method="m", seed=0)
+    assert [row.dice for row in doubled] == pytest.approx([row.dice for row in single], abs=1e-6)

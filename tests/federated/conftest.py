@@ -38,13 +38,11 @@ def write_site(path: Path, slices: int, seed: int, size: int = 64, role: str = "
     np.save(folder / "superpixels.npy", segments)
     settings = PrepareConfig(modality="ct", size=size, superpixels=SuperpixelConfig(min_area=50))
     case = CaseRecord(
-        id="case-1", depth=slices, spacing=(5.0, 1.0, 1.0), role=role, source=f"seed {seed}",
+        id="case-1", modality="ct", guessed="ct", depth=slices, spacing=(5.0, 1.0, 1.0), role=role,
+        source=f"seed {seed}",
         areas=((576, 576),) * slices,
     )  # fmt: skip
-    manifest = Manifest(
-        version=1, fedcowpro=__version__, modality="ct", size=size, settings=settings,
-        settings_digest=settings.digest(), cases=(case,),
-    )  # fmt: skip
+    manifest = Manifest(version=2, fedcowpro=__version__, dataset="folder", settings=settings, cases=(case,))
     (path / "manifest.json").write_text(manifest.model_dump_json())
     return path
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.checks import require_nonempty
 from fedcowpro.volume.nifti import (
     read_image,
     read_labels,
-    require_nonempty,
     write_labels,
     write_probabilities,
 )
@@ -217,3 +217,23 @@ def test_an_empty_support_mask_is_refused() -> None:
     require_nonempty(np.array([0, 1]), Path("mask.nii.gz"))
     with pytest.raises(FedCoWProError, match=r"mask\.nii\.gz: the mask is empty"):
         require_nonempty(np.zeros((3, 4, 4), np.uint8), Path("mask.nii.gz"))
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "SPL", "AIR"])
+def test_labels_may_be_stored_along_other_axes(tmp_path: Path, axes: str) -> None:
+    """As where a tool turned the image's rows on the way from DICOM: the voxels are the same ones."""
+    volume = read_image(save(tmp_path / "image.nii.gz", VOXELS))
+    plain = save(tmp_path / "label.nii.gz", LABELS)
+    turn = nib.orientations.ornt_transform(nib.io_orientation(AFFINE), nib.orientations.axcodes2ornt(tuple(axes)))
+    nib.save(nib.load(plain).as_reoriented(turn), tmp_path / "turned.nii.gz")
+    turned = read_labels(tmp_path / "turned.nii.gz", volume)
+    np.testing.assert_array_equal(turned.voxels, read_labels(plain, volume).voxels)
+
+
+def test_turned_labels_in_another_place_are_refused(tmp_path: Path) -> None:
+    """Mirrored in space, not only in storage."""
+    volume = read_image(save(tmp_path / "image.nii.gz", VOXELS))
+    mirrored = AFFINE.copy()
+    mirrored[:, 0] *= -1
+    with pytest.raises(FedCoWProError, match="affine differs"):
+        read_labels(save(tmp_path / "label.nii.gz", LABELS, mirrored), volume)

@@ -7,19 +7,19 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fedcowpro.config import PrepareConfig
 from fedcowpro.data.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, CaseFile, read_json
-from fedcowpro.data.sources import Source
+from fedcowpro.data.scan import Scan
 from fedcowpro.data.superpixels import segment_areas, superpixels
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.volume.nifti import read_image, read_labels
-from fedcowpro.volume.preprocess import grey_levels, normalise
+from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, normalise
+from fedcowpro.volume.volume import Volume
 
 # Warnings on the way, or the three parts of the error that ended the case.
 Outcome = list[str] | tuple[str, str, str]
@@ -29,7 +29,7 @@ Outcome = list[str] | tuple[str, str, str]
 class Job:
     """All that a worker needs for one case; `values` are the label values to keep, None = all."""
 
-    source: Source
+    scan: Scan
     out: Path
     config: PrepareConfig
     values: frozenset[int] | None
@@ -39,28 +39,25 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the finished case lies."""
-        return self.out / CASES / self.source.id
+        return self.out / CASES / self.scan.id
 
     @property
     def labels(self) -> Path:
         """Where its labels lie, apart from the case."""
-        return self.out / LABELS / f"{self.source.id}.npy"
+        return self.out / LABELS / f"{self.scan.id}.npy"
 
 
-def job_for(source: Source, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None) -> Job:
+def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None) -> Job:
     """The job of one case; its files are read once to tell whether they changed."""
-    image = _file_digest(source.image)
+    config = config.model_copy(update={"modality": config.modality or scan.modality})
+    image = _digest(scan.image.files)
     values = None if organs is None else sorted(organs)
-    labels = _file_digest(source.labels) if source.labels is not None else None
-    inputs = json.dumps([config.digest(), image, labels, values])
-    return Job(
-        source,
-        out,
-        config,
-        None if values is None else frozenset(values),
-        image,
-        hashlib.sha256(inputs.encode()).hexdigest(),
-    )
+    labels = _digest(scan.labels.files) if scan.labels is not None else None
+    inputs = [config.digest(), image, labels, values]
+    if scan.superpixels is not None:
+        inputs.append(_digest(scan.superpixels.files))
+    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+    return Job(scan, out, config, None if values is None else frozenset(values), image, digest)
 
 
 def kept_case(job: Job) -> CaseFile | None:
@@ -71,7 +68,7 @@ def kept_case(job: Job) -> CaseFile | None:
         case = read_json(CaseFile, job.folder / CASE)
     except FedCoWProError:
         return None
-    labels_fit = job.labels.is_file() == (job.source.labels is not None)
+    labels_fit = job.labels.is_file() == (job.scan.labels is not None)
     return case if case.inputs == job.inputs and labels_fit else None
 
 
@@ -79,25 +76,26 @@ def make_case(job: Job) -> list[str]:
     """Prepare one case and put it in place; the result is the warnings on the way."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        volume = read_image(job.source.image)
-        grey, placement = grey_levels(volume, job.config)
+        volume = job.scan.image.read()
+        guessed = guess_modality(volume)
+        modality = job.config.modality or guessed
+        grey, placement = grey_levels(volume, job.config.model_copy(update={"modality": modality}))
         labels = values = cropped = None
-        if job.source.labels is not None:
-            native = read_labels(job.source.labels, volume).voxels
+        if job.scan.labels is not None:
+            native = job.scan.labels.read(volume)
             if job.values is not None:
-                native = np.where(np.isin(native, list(job.values)), native, np.uint8(0))
-            labels = placement.to_prepared_labels(native)
+                native = replace(native, voxels=np.where(np.isin(native.voxels, list(job.values)), native.voxels, 0))
+            labels = placement.to_prepared_labels(native.voxels)
             values = tuple(int(value) for value in np.unique(labels) if value)
-            cropped = placement.lost_fraction(native)
-            if cropped > 0:
-                warnings.warn(
-                    f"{job.source.labels}: {cropped:.2%} of the labelled voxels lie outside the central "
-                    f"{job.config.size} x {job.config.size} pixels and are cut off",
-                    stacklevel=1,
-                )
-        segments = np.stack([superpixels(plane, job.config.superpixels, job.config.modality) for plane in grey])
+            cropped = _cropped(native, placement)
+        if job.scan.superpixels is None:
+            segments = np.stack([superpixels(plane, job.config.superpixels, modality) for plane in grey])
+        else:
+            segments = _given_superpixels(job.scan.superpixels.read(volume), placement)
     case = CaseFile(
-        id=job.source.id,
+        id=job.scan.id,
+        modality=modality,
+        guessed=guessed,
         depth=len(grey),
         spacing=placement.spacing_prepared,
         placement=placement.to_json(),
@@ -111,8 +109,36 @@ def make_case(job: Job) -> list[str]:
     return [str(entry.message) for entry in caught]
 
 
+def _cropped(labels: Volume, placement: Placement) -> float:
+    """Share of the labelled voxels that the crop cuts off, with a warning where there are some."""
+    share = placement.lost_fraction(labels.voxels)
+    if share > 0:
+        warnings.warn(
+            f"{labels.name}: {share:.2%} of the labelled voxels lie outside the central "
+            f"{placement.size} x {placement.size} pixels and are cut off",
+            stacklevel=2,
+        )
+    return share
+
+
+def _given_superpixels(segments: Volume, placement: Placement) -> np.ndarray:
+    """The dataset's own superpixels on the prepared grid, every id used: uint16 (depth, size, size)."""
+    if not placement.keeps_pixels:
+        raise FedCoWProError(
+            f"{segments.name}: superpixels of slices that are resampled",
+            "slices that keep the file's pixels",
+            "leave --reuse-superpixels out, or ask for the file's own spacing and a size that holds the slices",
+        )
+    cropped = placement.to_prepared_image(segments.voxels, fill=0).astype(np.int32)
+    out = np.zeros(cropped.shape, np.uint16)
+    for plane, given in zip(out, cropped, strict=True):
+        ids = np.unique(given[given > 0])
+        plane[:] = np.where(given > 0, np.searchsorted(ids, given) + 1, 0)
+    return out
+
+
 def _put_in_place(job: Job, case: CaseFile, image: np.ndarray, segments: np.ndarray, labels: np.ndarray | None) -> None:
-    partial = job.out / CASES / f".{job.source.id}.tmp"
+    partial = job.out / CASES / f".{job.scan.id}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     np.save(partial / IMAGE, image)
@@ -123,7 +149,7 @@ def _put_in_place(job: Job, case: CaseFile, image: np.ndarray, segments: np.ndar
         job.labels.unlink(missing_ok=True)
     else:
         job.labels.parent.mkdir(exist_ok=True)
-        partial_labels = job.labels.with_name(f".{job.source.id}.tmp.npy")
+        partial_labels = job.labels.with_name(f".{job.scan.id}.tmp.npy")
         np.save(partial_labels, labels)
         os.replace(partial_labels, job.labels)
     os.replace(partial, job.folder)
@@ -137,6 +163,10 @@ def attempt(job: Job) -> Outcome:
         return error.got, error.expected, error.remedy
 
 
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the contents of files, in their order."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -16,18 +16,21 @@ MANIFEST = "manifest.json"
 CASES, LABELS = "cases", "labels"
 IMAGE, SUPERPIXELS, CASE = "image.npy", "superpixels.npy", "case.json"
 ORGANS = "organs.json"
+STAMP = "stamp.txt"
 FileT = TypeVar("FileT", bound=Config)
 
 
 class CaseFile(Config):
     """`case.json`: one prepared volume.
 
-    `inputs` is a digest of everything the folder was made from: settings, image, labels, organs.
-    `areas` are pixels, per slice, of segment 1, 2, ...
-    `cropped_labels` is the share of labelled voxels that the crop cuts.
+    `guessed` is the modality by the raw values, whatever was asked for. `inputs` is a digest of everything the folder
+    was made from: settings, image, labels, organs. `source` is a digest of the image's files. `areas` are pixels, per
+    slice, of segment 1, 2, ... `cropped_labels` is the share of labelled voxels that the crop cuts.
     """
 
     id: str
+    modality: Modality
+    guessed: Modality
     depth: int
     spacing: tuple[float, float, float]
     placement: dict[str, Any]
@@ -39,25 +42,30 @@ class CaseFile(Config):
 
 
 class CaseRecord(Config):
-    """A case in the manifest: spacing in mm (depth, height, width) and pixels of each segment per slice."""
+    """A case in the manifest: spacing in mm (depth, height, width) and pixels of each segment per slice.
+
+    `modality` is how it was prepared, `guessed` what its raw values look like.
+    `left_out` are slices of a training case that training does not see (setting 2: they show a test organ).
+    """
 
     id: str
+    modality: Modality
+    guessed: Modality
     depth: int
     spacing: tuple[float, float, float]
     role: Role
     source: str
     areas: Areas
+    left_out: tuple[int, ...] = ()
 
 
 class Manifest(Config):
     """`manifest.json`, written last: a folder without it is not finished."""
 
-    version: Literal[1]
+    version: Literal[2]
     fedcowpro: str
-    modality: Modality
-    size: int
+    dataset: str
     settings: PrepareConfig
-    settings_digest: str
     cases: tuple[CaseRecord, ...]
 
 

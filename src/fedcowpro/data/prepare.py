@@ -1,4 +1,4 @@
-"""Prepare a folder of NIfTI volumes as a site folder, once, in parallel, and interruptibly.
+"""Prepare a folder of volumes as a site folder, once, in parallel, and interruptibly.
 
 A case is written to a temporary folder and renamed, so it is there and whole or not there; the manifest comes
 last. A second run keeps the cases whose image, labels, organs and settings are the same.
@@ -6,7 +6,6 @@ last. A second run keeps the cases whose image, labels, organs and settings are 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -24,23 +23,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedcowpro import __version__
 from fedcowpro.config import PrepareConfig
 from fedcowpro.data.case import Job, Outcome, attempt, job_for, kept_case
-from fedcowpro.data.manifest import (
-    CASE,
-    CASES,
-    LABELS,
-    MANIFEST,
-    ORGANS,
-    CaseFile,
-    CaseRecord,
-    Manifest,
-    read_json,
-)
+from fedcowpro.data.datasets.base import Options
+from fedcowpro.data.datasets.registry import adapter_for
+from fedcowpro.data.finish import slices_that_show, stamp_of, unchanged, write_organs, write_text
+from fedcowpro.data.manifest import CASE, CASES, MANIFEST, STAMP, CaseFile, CaseRecord, Manifest, read_json
 from fedcowpro.data.site import Site
-from fedcowpro.data.sources import find_sources
+from fedcowpro.data.sources import choose_sources
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.volume.nifti import require_nonempty
+from fedcowpro.volume.checks import require_nonempty
 
-_RECORDED = {"id", "depth", "spacing", "source", "areas"}
+_RECORDED = {"id", "modality", "guessed", "depth", "spacing", "source", "areas"}
 _END_ON_INTERRUPT = (signal.SIGINT, signal.SIG_DFL)  # instead of a traceback per worker
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -48,72 +40,85 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 def prepare(
     source: Path,
     out: Path,
-    config: PrepareConfig,
+    config: PrepareConfig | None = None,
     *,
-    images: str = "image_*.nii.gz",
-    labels: str | None = "label_*.nii.gz",
+    dataset: str | None = None,
+    options: Options | None = None,
     organs: Mapping[int, str] | None = None,
     cases: Sequence[str] | None = None,
     support: str | None = None,
     query: Sequence[str] = (),
+    unseen: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
 ) -> Site:
-    """Make (or complete) the site folder `out` from the NIfTI files in `source`.
+    """Make (or complete) the site folder `out` from the volumes in `source`.
 
     Args:
         source: folder of raw volumes; only read.
         out: the site folder; made where it is missing.
-        config: how slices are made.
-        images: file pattern; its one `*` is the case's id.
-        labels: the same for label maps; None, or no file for a case, leaves it unlabelled.
-        organs: label value (1..255) -> name; other values become background. None names all values found
-            'label-1', ...
+        config: how slices are made; None = the defaults.
+        dataset: name of the adapter; None = the first that recognises the folder, or 'folder' where `options` name
+            the images' pattern.
+        options: what the adapter should know besides the folder.
+        organs: label value (1..255) -> name; other values become background. None takes the dataset's names, and
+            where it has none calls the values found 'label-1', ...
         cases: ids to take, in this order; None = all in natural order.
         support: id of the annotated case; held out of training.
         query: ids of the cases to evaluate on; held out of training.
+        unseen: names of test organs; slices of training cases that show one are left out of training (the
+            literature's setting 2; the only use of a training case's labels).
         workers: processes; None = one per core, at most one per case.
         progress: draw a progress bar on standard error.
 
     Raises:
-        FedCoWProError: a file that cannot be used, an empty support mask, ids or patterns that match nothing,
-            or a folder `out` that holds something else or was made with other settings.
+        FedCoWProError: a folder that no adapter recognises, a file that cannot be used, an empty support mask, ids
+            or patterns that match nothing, or a folder `out` that holds something else or was made with other
+            settings.
     """
     source, out = Path(source), Path(out)
+    config, options = config or PrepareConfig(), options or Options()
     if workers is not None and workers < 1:
         raise FedCoWProError(f"workers: {workers}", "at least 1", "leave it out to use every core")
     if organs is not None and not all(0 < value < 256 for value in organs):
         raise FedCoWProError(f"organs: values {sorted(organs)}", "label values in 1..255", "0 is always background")
-    sources = find_sources(source, images, labels, cases, support, query)
-    if organs is not None and not any(entry.labels for entry in sources):
-        warnings.warn(f"organs are named, but no file in {source} matches '{labels}': no case has labels", stacklevel=2)
+    adapter = adapter_for(source, dataset, patterns=bool(options.images or options.labels))
+    asked = (adapter.about.name, options.asked(), organs, cases, support, query, unseen, config.digest())
+    stamp = stamp_of(source, asked)
+    if (site := unchanged(out, stamp)) is not None:
+        return site
+
+    found = adapter.find(source, options)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    sources = choose_sources(found, cases, support, query, config.modality)
+    if organs is not None and not any(entry.scan.labels for entry in sources):
+        warnings.warn(f"organs are named, but no case has labels in {source}", stacklevel=2)
+    organs = found.organs if organs is None else organs
     _require_usable(out, config)
 
-    jobs = [job_for(entry, out, config, organs) for entry in sources]
-    kept = {job.source.id: kept_case(job) for job in jobs}
-    waiting = [job for job in jobs if kept[job.source.id] is None]
+    jobs = [job_for(entry.scan, out, config, organs) for entry in sources]
+    kept = {job.scan.id: kept_case(job) for job in jobs}
+    waiting = [job for job in jobs if kept[job.scan.id] is None]
     if waiting:
         (out / MANIFEST).unlink(missing_ok=True)
         _run(waiting, _workers(workers, len(waiting)), progress)
-    done = [kept[job.source.id] or read_json(CaseFile, job.folder / CASE) for job in jobs]
+    done = [kept[job.scan.id] or read_json(CaseFile, job.folder / CASE) for job in jobs]
     for case, entry in zip(done, sources, strict=True):
-        if entry.role == "support" and entry.labels is not None:
-            require_nonempty(np.array(case.label_values), entry.labels)
-    _write_organs(out, done, organs)
+        if entry.role == "support" and entry.scan.labels is not None:
+            require_nonempty(np.array(case.label_values), entry.scan.labels.files[0])
+    names = write_organs(out, done, organs)
+    left_out = slices_that_show(out, names, unseen, sources)
     records = [
-        CaseRecord(**case.model_dump(include=_RECORDED), role=entry.role)
+        CaseRecord(**case.model_dump(include=_RECORDED), role=entry.role, left_out=left_out.get(case.id, ()))
         for case, entry in zip(done, sources, strict=True)
     ]
     manifest = Manifest(
-        version=1,
-        fedcowpro=__version__,
-        modality=config.modality,
-        size=config.size,
-        settings=config,
-        settings_digest=config.digest(),
-        cases=tuple(records),
+        version=2, fedcowpro=__version__, dataset=adapter.about.name, settings=config, cases=tuple(records)
     )
-    _write_text(out / MANIFEST, manifest.model_dump_json())
+    (out / STAMP).unlink(missing_ok=True)  # that of an older manifest must not vouch for this one
+    write_text(out / MANIFEST, manifest.model_dump_json())
+    write_text(out / STAMP, stamp)
     return Site.open(out)
 
 
@@ -204,23 +209,3 @@ def _require_usable(out: Path, config: PrepareConfig) -> None:
             "a new or empty folder, or a site folder",
             "choose another --out",
         )
-
-
-def _write_organs(out: Path, cases: Sequence[CaseFile], organs: Mapping[int, str] | None) -> None:
-    found = [case.label_values for case in cases if case.label_values is not None]
-    if not found:
-        (out / LABELS / ORGANS).unlink(missing_ok=True)
-        return
-    if organs is None:
-        organs = {value: f"label-{value}" for value in sorted({value for values in found for value in values})}
-        warnings.warn(
-            f"labels without names: called {', '.join(organs.values())}; name them with 'organs'",
-            stacklevel=3,
-        )
-    _write_text(out / LABELS / ORGANS, json.dumps({str(value): name for value, name in organs.items()}))
-
-
-def _write_text(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

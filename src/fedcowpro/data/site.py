@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcowpro.config import Modality
+from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.data.manifest import (
     CASE,
     CASES,
@@ -71,14 +71,18 @@ class Site:
         return site
 
     @property
-    def modality(self) -> Modality:
-        """'ct' or 'mr'."""
-        return self.manifest.modality
+    def modalities(self) -> tuple[Modality, ...]:
+        """The modalities of its cases: 'ct', 'mr' or both, in this order."""
+        return tuple(sorted({case.modality for case in self.cases}))
 
     @property
     def size(self) -> int:
         """Height and width of a slice in pixels."""
-        return self.manifest.size
+        return self.manifest.settings.size
+
+    def settings(self, modality: Modality) -> PrepareConfig:
+        """How volumes of a modality were prepared."""
+        return self.manifest.settings.model_copy(update={"modality": modality})
 
     @property
     def cases(self) -> tuple[CaseRecord, ...]:
@@ -118,6 +122,7 @@ class Site:
             for case in self.cases
             if case.role == "train"
             for z, areas in enumerate(case.areas)
+            if z not in case.left_out
         )
         return [entry for entry in usable if entry[2]]
 

@@ -1,93 +1,72 @@
-"""Which files of a folder are cases, and which part each case plays."""
+"""Which of a dataset's cases a site takes, and which part each of them plays."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from fedcowpro.config import Modality
+from fedcowpro.data.datasets.base import Found, natural
 from fedcowpro.data.manifest import Role
+from fedcowpro.data.scan import Scan
 from fedcowpro.errors import FedCoWProError
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one case."""
+    """A case and its part."""
 
-    id: str
-    image: Path
-    labels: Path | None
+    scan: Scan
     role: Role
 
 
-def find_sources(
-    folder: Path,
-    images: str,
-    labels: str | None,
+def choose_sources(
+    found: Found,
     cases: Sequence[str] | None,
     support: str | None,
     query: Sequence[str],
+    modality: Modality | None = None,
 ) -> list[Source]:
-    """Match image and label files by the `*` of their patterns.
+    """Give each case that a site takes its role.
 
     Args:
-        folder: where the patterns are looked up.
-        images: file pattern with one `*`, which is the case's id; may name subfolders.
-        labels: the same for label maps; None = no labels.
+        found: what the dataset's folder holds.
         cases: ids to take, in this order; None = all, in natural order (2 before 10).
         support: id of the support case; it and the queries are held out of training.
         query: ids of the query cases.
+        modality: take cases of this modality only; one that the dataset leaves open is taken for it.
 
     Raises:
-        FedCoWProError: no such folder, no image, an unknown or doubled id, a held-out case without labels.
+        FedCoWProError: an unknown or doubled id, a held-out case without labels, no case of the modality.
     """
-    if not folder.is_dir():
-        raise FedCoWProError(f"no folder {folder}", "a folder of NIfTI volumes", "check the path")
-    label_files = _match(folder, labels) if labels is not None else {}
-    taken = set(label_files.values())
-    image_files = {case: file for case, file in _match(folder, images).items() if file not in taken}
-    if not image_files:
-        seen = sorted(file.name for file in folder.iterdir())[:5]
+    scans = {scan.id: scan for scan in found.scans}
+    fitting = {case: scan for case, scan in scans.items() if modality is None or scan.modality in (None, modality)}
+    if not fitting:
         raise FedCoWProError(
-            f"no file in {folder} matches '{images}' (seen: {', '.join(seen) or 'nothing'})",
-            "images named by that pattern",
-            "correct the pattern; its '*' is the case's id",
+            f"no {(modality or '').upper()} volume among {len(scans)} cases",
+            f"cases of modality '{modality}'",
+            "leave --modality out, or point at another folder",
         )
-    chosen = sorted(image_files, key=_natural) if cases is None else list(cases)
-    _require_known("cases", chosen, image_files)
+    chosen = sorted(fitting, key=natural) if cases is None else list(cases)
+    _require_known("cases", chosen, fitting)
     held_out = [*([support] if support is not None else []), *query]
-    _require_known("support and query", held_out, {case: image_files[case] for case in chosen})
+    _require_known("support and query", held_out, chosen)
     for case in held_out:
-        if case not in label_files:
+        if fitting[case].labels is None:
             raise FedCoWProError(
-                f"case '{case}' is a support or query case without labels in {folder}",
-                f"a file named by '{labels}'",
-                "add its label file or take another case",
+                f"case '{case}' is a support or query case without labels",
+                f"a label map for it (labelled: {_some([c for c in chosen if fitting[c].labels is not None])})",
+                "add its label file, correct the pattern of --labels, or take another case",
             )
-    return [Source(case, image_files[case], label_files.get(case), _role(case, support, query)) for case in chosen]
+    return [Source(fitting[case], _role(case, support, query)) for case in chosen]
 
 
-def _match(folder: Path, pattern: str) -> dict[str, Path]:
-    """Case id -> file."""
-    if pattern.count("*") != 1 or re.search(r"[?\[\]]|\.\.|^/", pattern):
-        raise FedCoWProError(
-            f"pattern '{pattern}'",
-            "a file name with exactly one '*', the case's id",
-            "for example 'image_*.nii.gz' or '*/ct.nii.gz'",
-        )
-    before, after = pattern.split("*")
-    found = ((file, file.relative_to(folder).as_posix()) for file in folder.glob(pattern) if file.is_file())
-    cases = ((name[len(before) : len(name) - len(after)], file) for file, name in found)
-    return {case: file for case, file in cases if case and not file.name.startswith(".")}
-
-
-def _require_known(what: str, ids: list[str], known: dict[str, Path]) -> None:
+def _require_known(what: str, ids: list[str], known: Collection[str]) -> None:
     unknown = [case for case in ids if case not in known]
     if unknown:
         raise FedCoWProError(
             f"{what}: no image for {', '.join(unknown)}",
-            f"among: {', '.join(sorted(known, key=_natural))}",
+            f"among: {_some(sorted(known, key=natural))}",
             "correct the ids or the image pattern",
         )
     doubled = sorted({case for case in ids if ids.count(case) > 1})
@@ -103,6 +82,6 @@ def _role(case: str, support: str | None, query: Sequence[str]) -> Role:
     return "query" if case in query else "train"
 
 
-def _natural(case: str) -> list[tuple[int, int, str]]:
-    """Sort key in which runs of digits count as numbers."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", case) if part]
+def _some(ids: Sequence[str], most: int = 40) -> str:
+    """A list that stays readable for a thousand cases."""
+    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "") if ids else "none"

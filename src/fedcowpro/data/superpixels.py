@@ -1,7 +1,8 @@
 """Superpixels of one slice: the pseudo-labels of self-supervised episodes.
 
-Felzenszwalb segments within the body, as Ouyang et al. 2020 (SSL-ALPNet). Unlike the reference's, the ids are
-contiguous, no id is empty, and the segment that the segmentation happens to number 0 is kept.
+Felzenszwalb segments within the body, as Ouyang et al. 2020 (SSL-ALPNet), or region merging (`data.merging`). Unlike
+the reference's, the ids are contiguous, no id is empty, and the segment that Felzenszwalb's method happens to number
+0 is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 
 from fedcowpro.config import Modality, SuperpixelConfig
+from fedcowpro.data.merging import merged_regions
 
 # The reference's 50 of about 1300 for MR, in 0..255; CT is body wherever it is above the window's lower end.
 FOREGROUND = {"ct": 1e-4, "mr": 10.0}
@@ -35,14 +37,19 @@ def superpixels(grey: np.ndarray, config: SuperpixelConfig, modality: Modality) 
 
     Args:
         grey: (size, size), grey levels 0..255. The result depends on this scale.
-        config: scale, sigma and smallest segment of Felzenszwalb's method, and the foreground threshold.
-        modality: chooses the foreground threshold where `config` leaves it open.
+        config: the method with its scale, sigma and smallest segment, and the foreground threshold.
+        modality: chooses the foreground threshold where `config` leaves it open, and the grey scale of merging.
 
     Returns:
         uint16 (size, size): 0 outside the body, 1..n inside, every id used.
     """
     threshold = FOREGROUND[modality] if config.foreground is None else config.foreground
     body = body_mask(grey, threshold)
+    if config.method == "merging":
+        # Differences in MR grow with brightness, as coils see near tissue brighter; the square root evens them out.
+        even = np.sqrt(255 * np.maximum(grey, 0)) if modality == "mr" else grey
+        found = merged_regions(even, body, price=config.scale, sigma=config.sigma, min_size=config.min_size)
+        return found.astype(np.uint16)
     out = np.zeros(grey.shape, np.uint16)
     if body.any():
         raw = felzenszwalb(grey, scale=config.scale, sigma=config.sigma, min_size=config.min_size)

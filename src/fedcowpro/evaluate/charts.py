@@ -45,7 +45,8 @@ STYLE: Any = {  # keys of rcParams, which stubs list one by one
 }
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """An empty chart of `WIDTH` and a height in inches; call it within `STYLE`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -54,7 +55,8 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as SVG data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -82,7 +84,7 @@ def dumbbells(scores: pd.DataFrame, title: str) -> str:
     """
     organs = sorted(scores["organ"].unique(), reverse=True)
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(1.4 + 0.62 * len(organs))
+        figure, axes = canvas(1.4 + 0.62 * len(organs))
         for y, organ in enumerate(organs):
             rows = scores[scores["organ"] == organ]
             # Cases lie side by side below the means, so that no dot hides another.
@@ -111,7 +113,7 @@ def dumbbells(scores: pd.DataFrame, title: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x")
         figure.legend(loc="outside lower right", ncols=2, frameon=False, handletextpad=0.3)
-        return _svg(figure)
+        return svg(figure)
 
 
 def curves(
@@ -134,7 +136,7 @@ def curves(
         return None
     sites = sorted(table["site"].unique())
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(3.0)
+        figure, axes = canvas(3.0)
         for site, (colour, marker) in site_styles(sites).items():
             rows = known[known["site"] == site]
             axes.plot(
@@ -159,4 +161,4 @@ def curves(
         # Long names in one line would run over the chart's edge.
         columns = 4 if sum(map(len, sites[:4])) <= 24 else 2
         figure.legend(loc="outside lower right", ncols=columns, frameon=False)
-        return _svg(figure)
+        return svg(figure)

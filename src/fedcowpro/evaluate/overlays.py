@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
@@ -89,13 +90,22 @@ def frame(image: npt.NDArray[np.floating], margin: int = 6) -> tuple[float, floa
     )
 
 
-def panel(image: npt.NDArray[np.floating], labels: npt.NDArray[np.uint8] | None, colours: Mapping[int, str]) -> str:
+def panel(
+    image: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.uint8] | None,
+    colours: Mapping[int, str],
+    *,
+    fills: npt.NDArray[np.uint8] | None = None,
+    segments: npt.NDArray[np.integer] | None = None,
+) -> str:
     """One slice as a PNG data URI, with an outline and a light fill per label.
 
     Args:
         image: (height, width) grey values in any unit; the middle 99 % fill the scale.
         labels: (height, width), or None for the slice alone.
         colours: colour of each label that is drawn.
+        fills: (height, width), what is filled where that is not `labels`.
+        segments: (height, width); a thin line is drawn between different ones.
     """
     height, width = image.shape
     figure = Figure(figsize=(PIXELS[0] / 100, PIXELS[1] / 100), dpi=100, facecolor="black")
@@ -106,18 +116,34 @@ def panel(image: npt.NDArray[np.floating], labels: npt.NDArray[np.uint8] | None,
     # Few grey levels: half the bytes, and no difference that the eye sees.
     grey = np.round(np.clip((image - low) / max(high - low, 1e-6), 0, 1) * GREYS) / GREYS
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="bilinear", aspect="auto")
+    if segments is not None:
+        axes.add_collection(
+            LineCollection(list(_sides(segments)), colors=[YELLOW], linewidths=0.8, capstyle="projecting")
+        )
+    x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
     for label, colour in colours.items():
-        if labels is not None and (labels == label).any():
-            # A rim of background closes outlines at the border of the slice.
-            mask = np.pad((labels == label).astype(float), 1)
-            x, y = np.arange(-1, width + 1), np.arange(-1, height + 1)
-            axes.contourf(x, y, mask, levels=[0.5, 1.5], colors=[to_rgba(colour, 0.22)])
-            axes.contour(x, y, mask, levels=[0.5], colors=[colour], linewidths=1.6)
+        outline, filled = (
+            None if part is None else part == label for part in (labels, labels if fills is None else fills)
+        )
+        # A rim of background closes outlines at the border of the slice.
+        if filled is not None and filled.any():
+            axes.contourf(x, y, np.pad(filled.astype(float), 1), levels=[0.5, 1.5], colors=[to_rgba(colour, 0.22)])
+        if outline is not None and outline.any():
+            axes.contour(x, y, np.pad(outline.astype(float), 1), levels=[0.5], colors=[colour], linewidths=1.6)
     left, right, top, bottom = frame(image)
     axes.set(xlim=(left, right), ylim=(bottom, top))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None}, pil_kwargs={"optimize": True})
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _sides(segments: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    """Ends (n, 2, 2) of the pixel sides between different segments, as x and y."""
+    y, x = np.nonzero(segments[:, 1:] != segments[:, :-1])
+    upright = np.stack([np.stack([x + 0.5, y - 0.5], axis=1), np.stack([x + 0.5, y + 0.5], axis=1)], axis=1)
+    y, x = np.nonzero(segments[1:] != segments[:-1])
+    level = np.stack([np.stack([x - 0.5, y + 0.5], axis=1), np.stack([x + 0.5, y + 0.5], axis=1)], axis=1)
+    return np.concatenate([upright, level])
 
 
 def panels(overlay: Overlay, colours: Mapping[int, str]) -> list[str]:

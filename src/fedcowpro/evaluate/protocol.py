@@ -23,9 +23,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.metrics import METRICS
 
 PROTOCOLS = ("gt-range", "whole-volume")
-COLUMNS = ("method", "seed", "site", "case", "organ", "protocol", "dice", "support_case", "support_slices")
+COLUMNS = (
+    "method", "seed", "site", "case", "organ", "protocol", *METRICS, "support_site", "support_case", "support_slices",
+)  # fmt: skip
 
 
 def support_slices(slices_with_organ: Sequence[int], n: int = 3) -> list[int]:
@@ -101,9 +104,10 @@ def gt_range(mask: npt.ArrayLike) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Row:
-    """One score.
+    """The scores of one prediction; see `metrics.METRICS` for what they mean, NaN = not defined.
 
-    `support_slices` is how many were used ("3") or "all"; `options` become further columns, one per key.
+    `support_slices` is how many annotated slices were used, or "all"; where several annotated cases support, their
+    sites, ids and numbers are joined by "+". `options` become further columns, one per key.
     """
 
     method: str
@@ -113,8 +117,15 @@ class Row:
     organ: str
     protocol: str
     dice: float
+    support_site: str
     support_case: str
     support_slices: str
+    iou: float = math.nan
+    precision: float = math.nan
+    recall: float = math.nan
+    relative_volume_error: float = math.nan
+    hd95: float = math.nan
+    nsd: float = math.nan
     options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
@@ -135,7 +146,7 @@ def replace_text(path: Path, text: str) -> None:
 def write_results(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV: `COLUMNS`, then one column per prediction option (empty where a row lacks it).
 
-    An existing file is replaced as a whole. Dice is written with all digits, so reading returns it exactly.
+    An existing file is replaced as a whole. Numbers are written with all digits, so reading returns it exactly.
 
     Raises:
         FedCoWProError: a row that `read_results` would refuse, or an option named like a fixed column.
@@ -153,7 +164,7 @@ def write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_results(path: Path) -> pd.DataFrame:
-    """Read a results CSV: text columns stay text (case "007" keeps its zeros), seed is int64, dice float64.
+    """Read a results CSV: text columns stay text (case "007" keeps its zeros), seed is int64, metrics are float64.
 
     Raises:
         FedCoWProError: missing file, missing columns, or a value that is out of range; the line is named.
@@ -179,16 +190,21 @@ def _parse(text: str, where: str) -> pd.DataFrame:
             "run the evaluation again",
         )
     seed = pd.to_numeric(table["seed"], errors="coerce")
-    value = pd.to_numeric(table["dice"], errors="coerce")
-    undefined = table["dice"].str.lower() == "nan"
     _refuse(table, "seed", ~(seed.ge(0) & seed.mod(1).eq(0)), "a whole number from 0 on", where)
-    _refuse(table, "dice", ~(value.between(0, 1) | undefined), "a number in 0..1 or nan", where)
+    values = {}
+    for name, metric in METRICS.items():
+        value, undefined = pd.to_numeric(table[name], errors="coerce"), table[name].str.lower() == "nan"
+        low, high = metric.bounds
+        _refuse(table, name, ~(value.between(low, high) | undefined), f"a number in {low:g}..{high:g} or nan", where)
+        values[name] = value.where(~undefined, math.nan).astype(np.float64)
     _refuse(table, "protocol", ~table["protocol"].isin(PROTOCOLS), f"one of {', '.join(PROTOCOLS)}", where)
-    known = table["support_slices"].str.fullmatch(r"[1-9]\d*|all")
-    _refuse(table, "support_slices", ~known, "a number of slices or all", where)
+    known = table["support_slices"].str.fullmatch(r"([1-9]\d*|all)(\+([1-9]\d*|all))*")
+    _refuse(
+        table, "support_slices", ~known, "a number of slices or all, joined by + where several cases support", where
+    )
     for column in ("method", "site", "case", "organ"):
         _refuse(table, column, table[column].str.strip() == "", "a name", where)
-    return table.assign(seed=seed.astype(np.int64), dice=value.where(~undefined, math.nan).astype(np.float64))
+    return table.assign(seed=seed.astype(np.int64), **values)
 
 
 def _refuse(table: pd.DataFrame, column: str, bad: pd.Series, expected: str, where: str) -> None:

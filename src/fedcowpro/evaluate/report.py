@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import pandas as pd
 
 from fedcowpro.evaluate import sections, wording
 from fedcowpro.evaluate.markup import Html, join, number, paragraphs, text
 from fedcowpro.evaluate.overlays import Overlay
-from fedcowpro.evaluate.protocol import replace_text
+from fedcowpro.evaluate.page import write_page
 from fedcowpro.evaluate.summary import by_group, rounds_table, with_groups
 
 __all__ = ["Overlay", "write_report"]
@@ -47,21 +45,19 @@ def write_report(
         FedCoWProError: `results` lacks a column.
     """
     grouped, training = with_groups(results), rounds_table(rounds)
-    template = Template(files("fedcowpro.evaluate").joinpath("template.html").read_text(encoding="utf-8"))
     limits = [wording.PHANTOM_LIMIT, *wording.LIMITS] if synthetic else wording.LIMITS
-    replace_text(
+    write_page(
         out_html,
-        template.substitute(
-            title=text(title),
-            lead=text(_lead(grouped, training)),
-            story=paragraphs(story),
-            headline=sections.headline(grouped),
-            overlays=sections.overlays(overlays),
-            organs=sections.organs(grouped),
-            training=sections.training(training),
-            facts=sections.facts(facts),
-            limits=join([Html(f"<li>{text(limit)}</li>") for limit in limits]),
-        ),
+        "template.html",
+        title=text(title),
+        lead=text(_lead(grouped, training)),
+        story=paragraphs(story),
+        headline=sections.headline(grouped),
+        overlays=sections.overlays(overlays),
+        organs=sections.organs(grouped),
+        training=sections.training(training),
+        facts=sections.facts(facts),
+        limits=join([Html(f"<li>{text(limit)}</li>") for limit in limits]),
     )
 
 

@@ -1,106 +1,72 @@
-"""Evaluate a one-shot predictor on prepared sites: one annotated case supports, the other labelled cases query.
+"""Evaluate a one-shot predictor on episodes: annotated cases support, other labelled cases query.
 
-Dice is computed on the prepared grid, as published. The support is one volume of the same site; `support_slices`
-says how many of its slices were used.
+Scores are computed on the prepared grid, as published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
 
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.overlap import dice
+from fedcowpro.evaluate.episodes import Episode
+from fedcowpro.evaluate.metrics import score
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, pick_slices, slices_of
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 
-
-@dataclass(frozen=True)
-class Task:
-    """Who supports, who queries, and for which organs (label value to name)."""
-
-    support: str
-    queries: tuple[str, ...]
-    organs: Mapping[int, str]
+TOLERANCE = 2.0  # mm; of NSD
 
 
-def choose_task(
-    site: Site, support: str | None = None, queries: Sequence[str] = (), organs: Sequence[str] = ()
-) -> Task:
-    """The support and query cases of a site.
-
-    Without a choice, the roles given to `prepare` hold; without roles, the first labelled case supports and the
-    other labelled ones query.
-
-    Raises:
-        FedCoWProError: fewer than two labelled cases, an unknown case or organ, or a support among the queries.
-    """
-    labelled = site.labelled_cases
-    held_out = [case for case in site.with_role("support") if case in labelled]
-    chosen = support or next(iter(held_out or labelled), None)
-    roles = site.with_role("query") or labelled
-    rest = tuple(queries) or tuple(case for case in roles if case in labelled and case != chosen)
-    unknown = [case for case in (chosen, *rest) if case not in labelled]
-    if unknown or not rest or chosen in rest:
-        raise FedCoWProError(
-            f"site {site.path}: support {chosen}, queries {list(rest)}, labelled cases {list(labelled)}",
-            "one labelled support case and at least one other labelled query case",
-            "choose them with --support and --queries, or prepare the site with --labels",
-        )
-    names = {value: name for value, name in site.organs.items() if not organs or name in organs}
-    missing = set(organs) - set(names.values())
-    if missing:
-        raise FedCoWProError(
-            f"site {site.path} has no organ {sorted(missing)}",
-            f"names among {sorted(site.organs.values())}",
-            "correct the names, or prepare the site with --organs",
-        )
-    assert chosen is not None
-    return Task(chosen, rest, names)
-
-
-def evaluate_site(
+def evaluate_episode(
     predictor: OneShotPredictor,
-    site: Site,
-    task: Task,
+    sites: Mapping[str, Site],
+    episode: Episode,
     *,
-    name: str,
     method: str,
     seed: int,
     protocols: Sequence[str] = PROTOCOLS,
+    tolerance: float = TOLERANCE,
     on_case: Callable[[str], None] | None = None,
     on_prediction: Callable[[str, int, np.ndarray], None] | None = None,
 ) -> list[Row]:
     """Scores of every query case and organ; each distinct slice is encoded once.
 
-    Organs that the support lacks are left out. An organ that the query lacks has no `gt-range` row; its
-    `whole-volume` Dice is 0 if something was predicted and NaN (not defined) if not.
+    Organs are joined between sites by their names. An organ that the query lacks has no `gt-range` row; its
+    `whole-volume` Dice is 0 if something was predicted and NaN (not defined) if not. `gt-range` cuts the volume at
+    the organ's ends, so its surfaces end there too.
 
     Args:
-        predictor: its configuration says how many support slices, which views and which post-processing.
-        site: prepared folder with labels.
-        task: cases and organs.
-        name: the site's name in the rows.
+        predictor: its configuration says which views and which post-processing; the episode which slices support.
+        sites: name -> prepared folder with labels; those that the episode names.
+        episode: examples, queries and organs.
         method, seed: columns of the rows.
         protocols: of `PROTOCOLS`.
+        tolerance: of NSD, in mm.
         on_case: called with the id of each finished query case.
-        on_prediction: called with (case, organ value, mask (depth, size, size)) of each whole-volume prediction.
+        on_prediction: called with (case, organ value at the query's site, mask (depth, size, size)) of each
+            whole-volume prediction.
+
+    Raises:
+        FedCoWProError: a site or case that is not there or has no labels, slices of different sizes, or thirds
+            asked for with examples of different numbers of slices.
     """
-    support = _Support(predictor, site, task)
+    site = sites[episode.site]
+    values = {name: value for value, name in site.organs.items()}
+    support = _Support(predictor, sites, episode)
     config = predictor.config
     rows = []
-    for case in task.queries:
-        truth = site.labels(case)
-        query = _Query.encode(predictor, site, case, truth, support.organs, protocols)
+    for case in episode.queries:
+        labels = site.labels(case)
+        truth = {organ: labels == values[organ] for organ in episode.organs}
+        query = _Query.encode(predictor, site, case, truth, protocols)
         for protocol in protocols:
             pairing = support.pairing(protocol)
             masks = query.masks(support, pairing)
-            for organ, mask in zip(support.organs, masks, strict=True):
+            for organ, mask in zip(episode.organs, masks, strict=True):
                 scored = query.slices(organ, protocol)
                 if scored is None:
                     continue
@@ -108,14 +74,23 @@ def evaluate_site(
                 if config.keep_components:
                     prediction = keep_components(prediction, *support.parts(organ))
                 if protocol == "whole-volume" and on_prediction is not None:
-                    on_prediction(case, organ, prediction)
+                    on_prediction(case, values[organ], prediction)
+                scores = score(prediction, truth[organ][scored], site.spacing(case), tolerance)
                 rows.append(
                     Row(
-                        method, seed, name, case, task.organs[organ], protocol,
-                        dice(prediction, truth[scored] == organ), task.support, str(config.support_slices),
-                        {"pairing": pairing, **_options(predictor)},
+                        method=method,
+                        seed=seed,
+                        site=episode.site,
+                        case=case,
+                        organ=organ,
+                        protocol=protocol,
+                        **vars(scores),
+                        support_site=episode.support_site,
+                        support_case=episode.support_case,
+                        support_slices=episode.support_numbers,
+                        options={"pairing": pairing, **_options(predictor), "tolerance_mm": f"{tolerance:g}"},
                     )
-                )  # fmt: skip
+                )
         if on_case is not None:
             on_case(case)
     return rows
@@ -133,40 +108,62 @@ def _options(predictor: OneShotPredictor) -> dict[str, str]:
 
 
 class _Support:
-    """The annotated case: its used slices encoded once, and a bank of prototypes for each way of pairing."""
+    """The annotated cases: their used slices encoded once, and a bank of prototypes for each way of pairing."""
 
-    def __init__(self, predictor: OneShotPredictor, site: Site, task: Task) -> None:
-        labels = site.labels(task.support)
-        self.predictor = predictor
-        self.organs = [organ for organ in task.organs if (labels == organ).any()]
-        if not self.organs:
-            raise FedCoWProError(
-                f"support case '{task.support}' of {site.path} shows none of {list(task.organs.values())}",
-                "a support with at least one of them",
-                "choose another case with --support",
-            )
-        picked = {
-            organ: pick_slices(slices_of(labels, organ), predictor.config.support_slices) for organ in self.organs
-        }
-        used = sorted({z for slices in picked.values() for z in slices})
-        self.picked = {organ: tuple(used.index(z) for z in slices) for organ, slices in picked.items()}
-        self.labels = labels[used]
-        self.encoded = predictor.encode(np.stack([site.image_slice(task.support, z) for z in used]))
+    def __init__(self, predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> None:
+        self.predictor, self.organs = predictor, episode.organs
+        self._picked: dict[str, list[tuple[int, ...]]] = {organ: [] for organ in self.organs}
+        encoded, labels, start = [], [], 0
+        for example in episode.supports:
+            site = sites[example.site]
+            if site.size != sites[episode.site].size:
+                raise FedCoWProError(
+                    f"slices of {site.size} pixels at '{example.site}', of {sites[episode.site].size} at "
+                    f"'{episode.site}'",
+                    "slices of one size",
+                    "prepare the sites with the same --size",
+                )
+            wanted = {organ: zs for organ, zs in example.slices.items() if organ in self.organs}
+            used = sorted({z for zs in wanted.values() for z in zs})
+            for organ, zs in wanted.items():
+                self._picked[organ].append(tuple(start + used.index(z) for z in zs))
+            given, values = site.labels(example.case)[used], {name: value for value, name in site.organs.items()}
+            numbered = np.zeros(given.shape, np.uint8)
+            for organ in wanted:
+                numbered[given == values[organ]] = self._number(organ)
+            labels.append(numbered)
+            encoded.append(predictor.encode(np.stack([site.image_slice(example.case, z) for z in used])))
+            start += len(used)
+        self.labels = np.concatenate(labels)
+        self.encoded = join(encoded)
         self._banks: dict[str, Bank] = {}
 
-    def parts(self, organ: int) -> tuple[np.ndarray, int]:
+    def _number(self, organ: str) -> int:
+        """The organ's value in `labels`."""
+        return 1 + self.organs.index(organ)
+
+    def parts(self, organ: str) -> tuple[np.ndarray, int]:
         """Where the organ lies in its support slices, and in how many parts (for `keep_components`)."""
-        mask = self.labels[sorted(set(self.picked[organ]))] == organ
+        used = sorted({z for zs in self._picked[organ] for z in zs})
+        mask = self.labels[used] == self._number(organ)
         return location_map(mask), count_parts(mask)
 
     def pairing(self, protocol: str) -> str:
         """Thirds of the organ need the query's truth, so they exist in `gt-range` only."""
         return self.predictor.config.pairing if protocol == "gt-range" else "bag"
 
-    def groups(self, organ: int, pairing: str) -> list[Group]:
-        """One group of all its slices, or one for each."""
-        picked = self.picked[organ]
-        return [Group(organ, slices) for slices in ([picked] if pairing == "bag" else [(z,) for z in picked])]
+    def groups(self, organ: str, pairing: str) -> list[Group]:
+        """One group of all its slices, or one for each part of the organ's extent."""
+        number, picked = self._number(organ), self._picked[organ]
+        if pairing == "bag":
+            return [Group(number, tuple(z for zs in picked for z in zs))]
+        if len({len(zs) for zs in picked}) > 1:
+            raise FedCoWProError(
+                f"'{organ}' on {' and '.join(str(len(zs)) for zs in picked)} slices of the examples",
+                "as many slices of each example, where thirds are paired",
+                "use --pairing bag",
+            )
+        return [Group(number, part) for part in zip(*picked, strict=True)]
 
     def bank(self, pairing: str) -> Bank:
         """Prototypes of `groups` of all organs, in order."""
@@ -183,7 +180,7 @@ class _Query:
         position: (depth,) where slice z stands among the encoded ones.
     """
 
-    def __init__(self, encoded: Encoded, truth: np.ndarray, needed: np.ndarray) -> None:
+    def __init__(self, encoded: Encoded, truth: Mapping[str, np.ndarray], needed: np.ndarray) -> None:
         self.encoded, self.truth = encoded, truth
         self.position = needed.cumsum() - 1
         self._numbers = np.flatnonzero(needed)
@@ -195,24 +192,23 @@ class _Query:
         predictor: OneShotPredictor,
         site: Site,
         case: str,
-        truth: np.ndarray,
-        organs: Sequence[int],
+        truth: Mapping[str, np.ndarray],
         protocols: Sequence[str],
     ) -> _Query:
-        needed = np.full(len(truth), "whole-volume" in protocols)
-        for organ in organs:
-            if (truth == organ).any():
-                low, high = gt_range(truth == organ)
+        needed = np.full(site.record(case).depth, "whole-volume" in protocols)
+        for mask in truth.values():
+            if mask.any():
+                low, high = gt_range(mask)
                 needed[low : high + 1] = True
         return cls(predictor.encode(site.image(case)[needed]), truth, needed)
 
-    def slices(self, organ: int, protocol: str) -> slice | None:
+    def slices(self, organ: str, protocol: str) -> slice | None:
         """Which slices are scored; None where the protocol is not defined."""
         if protocol == "whole-volume":
-            return slice(0, len(self.truth))
-        if not (self.truth == organ).any():
+            return slice(0, len(self.position))
+        if not self.truth[organ].any():
             return None
-        low, high = gt_range(self.truth == organ)
+        low, high = gt_range(self.truth[organ])
         return slice(low, high + 1)
 
     def masks(self, support: _Support, pairing: str) -> Bool[np.ndarray, "k n s s"]:
@@ -227,8 +223,8 @@ class _Query:
             self._masks[pairing] = support.predictor.masks(self.encoded, bank, np.stack(choice))
         return self._masks[pairing]
 
-    def _thirds(self, organ: int, groups: int) -> np.ndarray:
+    def _thirds(self, organ: str, groups: int) -> np.ndarray:
         """Group of each encoded slice: its part of the organ's true extent, if there is more than one group."""
-        if groups == 1 or not (self.truth == organ).any():
+        if groups == 1 or not self.truth[organ].any():
             return np.zeros(len(self._numbers), np.int64)
-        return chunk_of(self._numbers, *gt_range(self.truth == organ), groups)
+        return chunk_of(self._numbers, *gt_range(self.truth[organ]), groups)

@@ -1,12 +1,14 @@
 """The folder of a run, always in a state from which the run can go on.
 
 RUN/config.yaml                     settings, with the sites' folders
-RUN/run.json                        digests of settings and sites, versions, counts
+RUN/run.json                        command, digests of settings and sites, versions, counts
 RUN/metrics.jsonl                   a line for each round and site
 RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
 RUN/rounds/round_0003/sites/        and what sites keep to themselves (normalisation: local)
 RUN/model.safetensors, model.json   the result
+RUN/MODEL_CARD.md                   the result in words, to be read by people
 RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
+RUN/tensorboard/, RUN/mlruns/       tracks, where asked for
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from fedcowpro.config import ExperimentConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.monitor import truncate_rounds
 from fedcowpro.federated.task import SiteFacts
+from fedcowpro.model_card import CARD_NAME, write_model_card
 
 FORMAT = "fedcowpro-run/1"
 SiteStates = Mapping[str, Mapping[str, Tensor]]
@@ -58,11 +61,20 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.model_file = path / FILE_NAME
+        self.card_file = path / CARD_NAME
         self._record_file = path / "run.json"
         self._rounds = path / "rounds"
 
-    def start(self, config: ExperimentConfig, facts: Sequence[SiteFacts], resume: bool) -> None:
+    def start(
+        self, config: ExperimentConfig, facts: Sequence[SiteFacts], resume: bool, command: str | None = None
+    ) -> None:
         """Begin a run, or check that the run in this folder is the same and tidy up after an interruption.
+
+        Args:
+            config: the settings, with the sites' folders.
+            facts: of each site.
+            resume: whether a run in the folder may go on.
+            command: what the user typed or called; a run keeps that of its beginning.
 
         Raises:
             FedCoWProError: the folder holds a run of other settings or data, or any run if `resume` is False.
@@ -74,8 +86,13 @@ class RunFolder:
             settings = config.model_dump(mode="json")
             write_atomic(self.config_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
             started = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": FORMAT, "config_digest": digest, "seed": config.seed, "started": started}
-            record |= {"versions": versions(), "sites": sites}
+            record: dict[str, Any] = {
+                "format": FORMAT,
+                "config_digest": digest,
+                "seed": config.seed,
+                "started": started,
+            }
+            record |= {"command": command, "versions": versions(), "sites": sites}
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
         elif not resume:
             raise FedCoWProError(
@@ -84,6 +101,24 @@ class RunFolder:
         else:
             self._check_same(digest, sites)
         truncate_rounds(self.metrics_file, self.completed())
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`: format, started, command, seed, versions, and per site its facts.
+
+        Raises:
+            FedCoWProError: missing, damaged, or of another format.
+        """
+        try:
+            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+            if not {"config_digest", "sites"} <= record.keys() or record.get("format") != FORMAT:
+                raise ValueError(f"not of format {FORMAT}")
+        except (OSError, ValueError, AttributeError) as error:
+            raise FedCoWProError(
+                f"{self._record_file} cannot be read: {error!r}",
+                "the record of a run",
+                "choose another folder",
+            ) from error
+        return dict(record)
 
     def completed(self) -> int:
         """Number of complete rounds."""
@@ -122,6 +157,7 @@ class RunFolder:
         for site, own in last.sites.items():
             save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
         save_checkpoint(self.model_file, last.state, card)
+        write_model_card(self.model_file)
 
     def is_finished(self, rounds: int) -> bool:
         """Whether the result is there and whole."""
@@ -134,18 +170,8 @@ class RunFolder:
         return self._rounds / f"round_{number:04d}"
 
     def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
-        try:
-            record = json.loads(self._record_file.read_text(encoding="utf-8"))
-            before, then = (
-                record["config_digest"],
-                {name: site["digest"] for name, site in record["sites"].items()},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FedCoWProError(
-                f"{self._record_file} cannot be read: {error!r}",
-                "the record of a run",
-                "choose another folder",
-            ) from error
+        record = self.record()
+        before, then = record["config_digest"], {name: site["digest"] for name, site in record["sites"].items()}
         if before != digest:
             raise FedCoWProError(
                 f"settings of digest {digest}; the run in {self.path} has {before}",

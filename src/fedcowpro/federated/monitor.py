@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,21 +77,45 @@ def update_geometry(before: Arrays, after: Arrays, mean: Arrays) -> tuple[float,
 def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
-    weights = [site.weight for site in record.sites]
-    lines.append(
-        {
-            "kind": "round",
-            "round": record.round,
-            "sites": len(record.sites),
-            "left_out": record.left_out,
-            "loss": float(np.dot(weights, [site.losses.get("total", math.nan) for site in record.sites])),
-            "pseudo_dice": float(np.dot(weights, [site.pseudo_dice for site in record.sites])),
-            "bytes_down": sum(site.bytes_down for site in record.sites),
-            "bytes_up": sum(site.bytes_up for site in record.sites),
-        }
-    )
+    lines.append({"kind": "round", "round": record.round, "left_out": record.left_out, **round_totals(record)})
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
+
+
+def round_totals(record: RoundRecord) -> dict[str, float]:
+    """Numbers of the whole round: count of its sites, their weighted mean loss and pseudo-Dice, summed bytes."""
+    weights = [site.weight for site in record.sites]
+    return {
+        "sites": len(record.sites),
+        "loss": float(np.dot(weights, [site.losses.get("total", math.nan) for site in record.sites])),
+        "pseudo_dice": float(np.dot(weights, [site.pseudo_dice for site in record.sites])),
+        "bytes_down": sum(site.bytes_down for site in record.sites),
+        "bytes_up": sum(site.bytes_up for site in record.sites),
+    }
+
+
+def read_rounds(path: Path) -> list[RoundRecord]:
+    """The rounds of a file that `append_round` wrote and `truncate_rounds` tidied up; none where there is no file."""
+    if not path.exists():
+        return []
+    rounds: list[RoundRecord] = []
+    sites: list[SiteRecord] = []
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        if line["kind"] == "site":
+            sites.append(_site_record(line))
+        else:
+            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"]))
+            sites = []
+    return rounds
+
+
+def _site_record(line: Mapping[str, Any]) -> SiteRecord:
+    """A line as it was before `_without_nan`."""
+    values = {field.name: line[field.name] for field in fields(SiteRecord)}
+    for name in ("pseudo_dice", "seconds", "update_norm"):
+        values[name] = math.nan if values[name] is None else values[name]
+    losses = {name: math.nan if value is None else value for name, value in line["losses"].items()}
+    return SiteRecord(**{**values, "losses": losses})
 
 
 def truncate_rounds(path: Path, completed: int) -> None:

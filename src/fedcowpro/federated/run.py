@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -24,6 +24,8 @@ from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.server_app import check_sites
 from fedcowpro.federated.task import describe_site, reproducible
+from fedcowpro.federated.tracking import Track, open_sinks, tracking
+from fedcowpro.model_card import write_model_card
 
 
 def federate(
@@ -33,6 +35,8 @@ def federate(
     *,
     resume: bool = True,
     progress: bool = True,
+    track: Sequence[Track] = (),
+    command: str | None = None,
 ) -> Path:
     """Train one model over several site folders, round by round, each site on its own data.
 
@@ -45,29 +49,37 @@ def federate(
         out: the run folder (layout: `fedcowpro.federated.folder`).
         resume: False refuses a folder that holds a run already.
         progress: a bar on standard error.
+        track: also draw curves for these programs, in OUT/tensorboard and OUT/mlruns. Nothing goes to another host,
+            unless the user sets MLFLOW_TRACKING_URI himself. A finished run gets its track afterwards.
+        command: what the user typed, for OUT/run.json; default a description of this call.
 
     Returns:
         The checkpoint, OUT/model.safetensors.
 
     Raises:
         FedCoWProError: before the first round: a site that cannot be read or has no slice to train on, sites
-            of different sizes, a folder with another run; later: too few good replies in a round.
+            of different sizes, a folder with another run, a track without its package; later: too few good replies
+            in a round.
         KeyboardInterrupt: passed on after a word on how to resume.
     """
+    sinks = open_sinks(track)
     entries = [{"name": name, "path": str(path)} for name, path in sorted(sites.items())]
     config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
     facts = [describe_site(name, path) for name, path in sorted(sites.items())]
     check_sites(facts)
     folder, console = RunFolder(out), Console(stderr=True)
-    folder.start(config, facts, resume)
+    folder.start(config, facts, resume, command or _as_call(folder, sites))
     rounds = config.federation.rounds
     if folder.is_finished(rounds):
-        console.print(f"{out}: this run is finished, all {rounds} rounds; nothing to do.")
+        with tracking(sinks, folder, config):
+            console.print(f"{out}: this run is finished, all {rounds} rounds; nothing to do.")
+        if not folder.card_file.exists():
+            write_model_card(folder.model_file)
         return folder.model_file
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
     nodes = {name: {"site-name": name, "site-path": str(path), **threads} for name, path in sites.items()}
-    run: UserConfig = {"experiment": str(folder.config_file), "out": str(out)}
+    run: UserConfig = {"experiment": str(folder.config_file), "out": str(out), "track": ",".join(track)}
     with reproducible(config.threads), _Bar(console, folder.completed(), rounds, len(sites), progress) as bar:
         grid = InProcessGrid(client_app.app, nodes, bar.count)
         try:
@@ -77,6 +89,12 @@ def federate(
             console.print(f"Interrupted: {done} of {rounds} rounds are safe in {out}; the same command goes on.")
             raise
     return folder.model_file
+
+
+def _as_call(folder: RunFolder, sites: Mapping[str, Path]) -> str:
+    paths = ", ".join(f"{name!r}: Path({str(path)!r})" for name, path in sorted(sites.items()))
+    config = f"load(ExperimentConfig, Path({str(folder.config_file)!r}))"
+    return f"federate({config}, {{{paths}}}, Path({str(folder.path)!r}))"
 
 
 class _Bar:

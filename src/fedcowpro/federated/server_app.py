@@ -1,6 +1,7 @@
 """The Flower ServerApp: asks the sites what they have, runs the rounds, keeps the run folder.
 
-Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true).
+Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true); `track`
+("tensorboard,mlflow" or one of them, default none); `command`, what the user typed, for the record.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.monitor import append_round
+from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, normalisation_names
+from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
 
 app = ServerApp()
@@ -40,19 +42,30 @@ def main(grid: Grid, context: Context) -> None:
             'add --run-config \'experiment="federation.yaml" out="run"\'',
         )
     config = load(ExperimentConfig, Path(str(run["experiment"])))
-    serve(grid, config, RunFolder(Path(str(run["out"]))), bool(run.get("resume", True)))
+    command = str(run["command"]) if "command" in run else None
+    track = [name for name in str(run.get("track", "")).split(",") if name]
+    serve(grid, config, RunFolder(Path(str(run["out"]))), bool(run.get("resume", True)), command, track)
 
 
-def serve(grid: Grid, config: ExperimentConfig, folder: RunFolder, resume: bool) -> None:
+def serve(
+    grid: Grid,
+    config: ExperimentConfig,
+    folder: RunFolder,
+    resume: bool,
+    command: str | None = None,
+    track: Sequence[str] = (),
+) -> None:
     """All rounds that are not done yet, then the result.
 
     Raises:
-        FedCoWProError: a site cannot take part, too few good replies, or a folder that holds another run.
+        FedCoWProError: a site cannot take part, too few good replies, a folder that holds another run, or a track
+            that cannot be opened.
     """
+    sinks = open_sinks(track)
     nodes = ask_sites(grid)
     facts = list(nodes.values())
     check_sites(facts)
-    folder.start(config, facts, resume)
+    folder.start(config, facts, resume, command)
     model = build_model(config.model, config.seed)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
@@ -67,23 +80,27 @@ def serve(grid: Grid, config: ExperimentConfig, folder: RunFolder, resume: bool)
         )
     for site, own in last.sites.items():
         states[site][records.LOCAL] = records.to_record(own)
+    observed: list[RoundRecord] = []
     strategy = CheckedFedAvg(
         {node: site.name for node, site in nodes.items()},
         exchanged - kept,
         config.federation.weighting,
         config.federation.min_sites,
-        lambda record: append_round(folder.metrics_file, record),
+        observed.append,
     )
     settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
-    for number in range(last.number + 1, config.federation.rounds + 1):
-        arrays = records.to_record({name: last.state[name] for name in exchanged})
-        replies = grid.send_and_receive(strategy.configure_train(number, arrays, settings, grid))
-        averaged, _ = strategy.aggregate_train(number, replies)
-        local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
-        own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
-        last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors)
-        folder.commit(number, last.state, model_card(config, facts, number), last.sites)
-    folder.finish(last, model_card(config, facts, last.number))
+    with tracking(sinks, folder, config) as tell:
+        for number in range(last.number + 1, config.federation.rounds + 1):
+            arrays = records.to_record({name: last.state[name] for name in exchanged})
+            replies = grid.send_and_receive(strategy.configure_train(number, arrays, settings, grid))
+            averaged, _ = strategy.aggregate_train(number, replies)
+            append_round(folder.metrics_file, observed[-1])
+            local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
+            own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
+            last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors)
+            folder.commit(number, last.state, model_card(config, facts, number), last.sites)
+            tell(observed[-1])
+        folder.finish(last, model_card(config, facts, last.number))
 
 
 def ask_sites(grid: Grid) -> dict[int, SiteFacts]:
@@ -158,10 +175,11 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
 
 def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
     """Per modality how volumes were prepared, where its sites agree."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for site in facts:
-        found.setdefault(site.modality, set()).add(site.settings)
-    return {modality: json.loads(min(settings)) for modality, settings in sorted(found.items()) if len(settings) == 1}
+        for modality in site.modality.split("+"):
+            found.setdefault(modality, []).append({**json.loads(site.settings), "modality": modality})
+    return {kind: given[0] for kind, given in sorted(found.items()) if all(other == given[0] for other in given)}
 
 
 def _settings_for_sites(config: ExperimentConfig) -> str:

@@ -25,7 +25,8 @@ _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 class SiteFacts:
     """What a site tells the server about its training data: counts, no names of cases; `size` in pixels.
 
-    `settings` is how its volumes were prepared (`PrepareConfig` as JSON), so that queries can be prepared alike.
+    `modality` is 'ct', 'mr' or 'ct+mr'. `settings` is how its volumes were prepared (`PrepareConfig` as JSON), so
+    that queries can be prepared alike.
     """
 
     name: str
@@ -62,7 +63,7 @@ def describe_site(name: str, path: Path) -> SiteFacts:
         )
     return SiteFacts(
         name=name,
-        modality=site.modality,
+        modality="+".join(site.modalities),
         cases=len(site.with_role("train")),
         train_slices=site.n_train_slices,
         size=site.size,

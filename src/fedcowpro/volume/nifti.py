@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gzip
 import os
-import warnings
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.checks import image_volume, label_volume
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
-from fedcowpro.volume.volume import OBLIQUE_DEGREES, Grid, Volume
-
-MIN_SLICES = 3
-AFFINE_TOLERANCE = 0.1  # of the smallest spacing, at the corner that lies furthest off
+from fedcowpro.volume.volume import Grid, Volume
 
 
 def read_image(path: Path) -> Volume:
@@ -34,35 +31,9 @@ def read_image(path: Path) -> Volume:
     path = Path(path)
     image = open_nifti(path)
     grid = grid_of(image, path)
-    depth = grid.internal_shape[0]
-    if depth < MIN_SLICES or min(grid.shape) < 2:
-        raise FedCoWProError(
-            f"{path}: {depth} axial slice(s), shape {grid.shape}",
-            f"at least {MIN_SLICES} axial slices",
-            "give a whole volume rather than a localiser or a single slice",
-        )
     with np.errstate(over="ignore"):
         voxels = voxels_of(image, path).astype(np.float32)
-    bad = voxels.size - int(np.isfinite(voxels).sum())
-    if bad:
-        raise FedCoWProError(
-            f"{path}: {bad} voxels are NaN or infinite",
-            "finite intensities",
-            "replace them, for example by the intensity of air, and save the volume again",
-        )
-    if voxels.min() == voxels.max():
-        raise FedCoWProError(
-            f"{path}: every voxel is {voxels.flat[0]:g}",
-            "an image with contrast",
-            "check that this file is the image and was exported completely",
-        )
-    if grid.oblique:
-        warnings.warn(
-            f"{path}: oblique by more than {OBLIQUE_DEGREES:g} degree; slices are cut along the volume's own "
-            "axes nearest to axial",
-            stacklevel=2,
-        )
-    return Volume(grid.to_internal(voxels), grid.spacing, grid, str(path))
+    return image_volume(voxels, grid, str(path))
 
 
 def read_labels(path: Path, like: Volume) -> Volume:
@@ -78,42 +49,7 @@ def read_labels(path: Path, like: Volume) -> Volume:
     path = Path(path)
     image = open_nifti(path)
     grid = grid_of(image, path)
-    remedy = f"resample the labels onto the grid of {like.name}"
-    if grid.shape != like.grid.shape:
-        raise FedCoWProError(f"{path}: shape {grid.shape}", f"the image's shape {like.grid.shape}", remedy)
-    offset = _corner_offset(grid, like.grid)
-    if offset > AFFINE_TOLERANCE * min(like.spacing):
-        raise FedCoWProError(
-            f"{path}: affine differs from the image's by up to {offset:.3g} mm",
-            f"the affine of {like.name}",
-            remedy,
-        )
-    values = voxels_of(image, path)
-    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
-        raise FedCoWProError(
-            f"{path}: values from {values.min():g} to {values.max():g}, not all whole numbers in 0..255",
-            "a label map: 0 background, 1..255 organs",
-            "check that this is a label map, not an image or a probability map",
-        )
-    return Volume(grid.to_internal(values.astype(np.uint8)), grid.spacing, grid, str(path))
-
-
-def require_nonempty(labels: np.ndarray, path: Path) -> None:
-    """Refuse a support mask without a foreground voxel.
-
-    Args:
-        labels: label map or mask of any shape; 0 is background.
-        path: the file it came from, for the message.
-
-    Raises:
-        FedCoWProError: no voxel is above 0.
-    """
-    if not labels.any():
-        raise FedCoWProError(
-            f"{path}: the mask is empty",
-            "at least one labelled voxel in the support mask",
-            "give a mask in which the organ is drawn, and check the label value asked for",
-        )
+    return label_volume(voxels_of(image, path), grid, like, str(path))
 
 
 def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid) -> None:
@@ -150,13 +86,6 @@ def write_probabilities(path: Path, probs: np.ndarray, grid: Grid) -> None:
         _on_grid(probs, grid) if probs.ndim == 3 else np.stack([_on_grid(channel, grid) for channel in probs], axis=-1)
     )
     _write(Path(path), native, grid)
-
-
-def _corner_offset(one: Grid, other: Grid) -> float:
-    """Largest distance in mm between the same corner voxel of two grids of one shape."""
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in one.shape])).reshape(3, -1).T
-    gap = nib.affines.apply_affine(one.affine, corners) - nib.affines.apply_affine(other.affine, corners)
-    return float(np.linalg.norm(gap, axis=1).max())
 
 
 def _on_grid(array: np.ndarray, grid: Grid) -> np.ndarray:

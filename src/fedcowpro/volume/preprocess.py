@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from fedcowpro.config import PrepareConfig
+from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.volume import Volume
 
 CROP_ONLY = 1.1  # up to this many times `size`, a slice is cropped rather than resampled
 BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256)
+# Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
+_CT_BELOW, _CT_SHARE = -20.0, 0.01
 _SAME = 1e-3  # relative difference of spacings that is rounding in the header
 
 
@@ -69,6 +71,11 @@ class Placement:
     def spacing_prepared(self) -> tuple[float, float, float]:
         """mm of a prepared voxel, (depth, height, width)."""
         return self.spacing[0], self.pixel, self.pixel
+
+    @property
+    def keeps_pixels(self) -> bool:
+        """Whether prepared pixels are the volume's own, moved by whole pixels."""
+        return all(scale == 1 for scale, _ in self._axes)
 
     def to_prepared_image(self, image: np.ndarray, fill: float) -> np.ndarray:
         """Resample (D, H, W) to float32 (D, size, size), low-passed when shrinking; `fill` lies outside."""
@@ -159,11 +166,17 @@ class Placement:
         return axes
 
 
+def guess_modality(volume: Volume) -> Modality:
+    """'ct' where at least one voxel in a hundred is clearly negative (Hounsfield units), else 'mr'."""
+    return "ct" if float((volume.voxels < _CT_BELOW).mean()) >= _CT_SHARE else "mr"
+
+
 def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Placement]:
     """Prepared slices in grey levels 0..255, from which superpixels are made.
 
     CT: clipped to `config.window` (HU), which becomes 0..255. MR: clipped above at `config.percentile` of the
-    whole volume; the volume's minimum becomes 0 and the clip 255. Padding takes the volume's minimum.
+    whole volume; the volume's minimum becomes 0 and the clip 255. Padding takes the volume's minimum. Where
+    `config` leaves the modality open, the values decide.
 
     Returns:
         float32 (depth, size, size) and its placement.
@@ -172,7 +185,7 @@ def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Plac
         FedCoWProError: no contrast is left after clipping.
     """
     voxels = volume.voxels
-    if config.modality == "ct":
+    if (config.modality or guess_modality(volume)) == "ct":
         low, high = config.window
         expected, remedy = f"a CT in Hounsfield units within {low:g}..{high:g}", "check modality and window"
     else:

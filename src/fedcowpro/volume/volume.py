@@ -50,6 +50,11 @@ class Grid:
         return int(shape[0]), int(shape[1]), int(shape[2])
 
     @property
+    def internal_affine(self) -> np.ndarray:
+        """(4, 4) index in the internal frame (depth, height, width) -> RAS+ millimetres."""
+        return self.affine @ nib.orientations.inv_ornt_aff(self._to_internal, self.shape)
+
+    @property
     def spacing(self) -> tuple[float, float, float]:
         """Millimetres between voxel centres along (depth, height, width)."""
         spacing = self._permute(nib.affines.voxel_sizes(self.affine))

@@ -1,0 +1,9 @@
+"""The command line: thin commands that read options, call the library and print what was done.
+
+Heavy imports happen inside the commands, so that `--help` is quick.
+"""
+
+from fedcowpro.cli import data, models, studies
+from fedcowpro.cli.console import app, main
+
+__all__ = ["app", "data", "main", "models", "studies"]

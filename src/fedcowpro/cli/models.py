@@ -1,0 +1,228 @@
+"""Commands that train, use and score models."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.table import Table
+
+from fedcowpro.cli.console import app, err
+from fedcowpro.cli.console import out as echo
+from fedcowpro.cli.options import a_modality, inference_overrides, organ_names, site_folders, split_list
+from fedcowpro.errors import FedCoWProError
+
+if TYPE_CHECKING:
+    from fedcowpro.evaluate.protocol import Row
+    from fedcowpro.federated.tracking import Track
+    from fedcowpro.segment import MaskFormat
+
+
+@app.command()
+def federate(
+    config: Annotated[Path, typer.Argument(help="YAML of the experiment (see configs/).")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER or FOLDER, once per site; replaces the file's sites."),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Replaces the file's seed.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Replaces the file's number of rounds.")] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or mlflow: curves in the run folder, besides metrics.jsonl.")
+    ] = None,
+) -> None:
+    """Train one model over several sites on this machine, without labels."""
+    from fedcowpro.config import ExperimentConfig, load, parse
+
+    experiment = load(ExperimentConfig, config)
+    changes: dict[str, Any] = experiment.model_dump()
+    if seed is not None:
+        changes["seed"] = seed
+    if rounds is not None:
+        changes["federation"]["rounds"] = rounds
+    experiment = parse(ExperimentConfig, changes, "options of federate")
+    sites = site_folders([*(site or []), *(more or [])], {entry.name: entry.path for entry in experiment.sites})
+    from fedcowpro.federated.run import federate as run
+
+    checkpoint = run(experiment, sites, out, track=cast("list[Track]", track or []), command=shlex.join(sys.argv))
+    echo.print(f"model: {checkpoint}")
+
+
+@app.command()
+def segment(
+    model: Annotated[Path, typer.Option(help="Checkpoint file or run folder.")],
+    support: Annotated[list[Path], typer.Option(help="Annotated image; repeat for several.")],
+    support_mask: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
+    query: Annotated[
+        list[Path],
+        typer.Option(help="Image, or folder of a DICOM series, to segment; repeat, or list more at the end."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="More query images.", metavar="[IMAGE]...")] = None,
+    modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
+    spacing: Annotated[float | None, typer.Option(help="In-plane mm per pixel; default the support's.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="Write probabilities too.")] = False,
+    file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
+    organs: Annotated[str | None, typer.Option(help="Names of label values, as 1=liver,2=spleen.")] = None,
+    support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
+    keep_components: Annotated[
+        bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
+    ] = None,
+    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
+) -> None:
+    """Segment volumes like one annotated example; masks lie on each query's own grid."""
+    from fedcowpro.load import load_predictor
+    from fedcowpro.segment import Segmented, load_support, segment_files
+
+    if len(support) != len(support_mask):
+        raise FedCoWProError(
+            f"{len(support)} --support and {len(support_mask)} --support-mask",
+            "one mask for each support image",
+            "give both options once per annotated volume",
+        )
+    if file_format not in ("nifti", "dicom-seg"):
+        raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
+    kind, names = a_modality(modality), organ_names(organs) or {}
+    loaded = load_predictor(model, inference_overrides(support_slices, None, keep_components, refine, threshold))
+    predictor, prepares = loaded.predictor, dict(loaded.prepare)
+    if spacing is not None:
+        prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
+    example = load_support(predictor, list(zip(support, support_mask, strict=True)), prepares, kind)
+
+    def report(result: Segmented) -> None:
+        volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
+        echo.print(f"{result.mask}  ({result.modality}; {volumes})")
+
+    segment_files(
+        predictor,
+        example,
+        [*query, *(more or [])],
+        out,
+        prepares,
+        modality=kind,
+        probabilities=probabilities,
+        file_format=cast("MaskFormat", file_format),
+        organs=names,
+        on_query=report,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Option(help="Checkpoint file or run folder.")],
+    site: Annotated[list[str], typer.Option(help="Site folder with labels, NAME=FOLDER or FOLDER; repeat.")],
+    out: Annotated[Path, typer.Option(help="CSV to write.")],
+    more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
+    episodes: Annotated[
+        Path | None, typer.Option(help="Episode file of an earlier evaluation: the same supports, queries and slices.")
+    ] = None,
+    support: Annotated[
+        str | None, typer.Option(help="Annotated case, several as 1,2; default by role, else the first.")
+    ] = None,
+    every_support: Annotated[
+        bool, typer.Option("--every-support", help="Each held-out case supports in turn.")
+    ] = False,
+    cross: Annotated[bool, typer.Option("--cross", help="Each site's support for every site's queries too.")] = False,
+    queries: Annotated[str | None, typer.Option(help="Case ids; default by role, else the others.")] = None,
+    organs: Annotated[str | None, typer.Option(help="Organ names, comma-separated; default all.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="gt-range, whole-volume; default both.")] = None,
+    support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
+    pairing: Annotated[str | None, typer.Option(help="bag, or chunk (published, gt-range).")] = None,
+    keep_components: Annotated[
+        bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
+    ] = None,
+    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of NSD, in mm.")] = 2.0,
+    method: Annotated[str, typer.Option(help="Name in the column 'method'.")] = "fedcowpro",
+    untrained: Annotated[
+        bool, typer.Option(help="Score the encoder before training too, with the same settings.")
+    ] = False,
+) -> None:
+    """Score a model on labelled sites with one annotated case each; writes one tidy row per score.
+
+    The episodes (supports, slices, queries) are written beside the table, for other models to be scored alike.
+    """
+    from fedcowpro.data.site import Site
+    from fedcowpro.evaluate.episodes import load_episodes, plan_episodes
+    from fedcowpro.evaluate.protocol import PROTOCOLS, write_results
+    from fedcowpro.evaluate.run import evaluate_episode
+    from fedcowpro.load import load_predictor
+
+    wanted = tuple(protocol or PROTOCOLS)
+    if unknown := set(wanted) - set(PROTOCOLS):
+        raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
+    opened = {name: Site.open(path) for name, path in site_folders([*site, *(more or [])], {}).items()}
+    loaded = load_predictor(model, inference_overrides(support_slices, pairing, keep_components, refine, threshold))
+    chosen = {"supports": split_list(support), "queries": split_list(queries), "organs": split_list(organs)}
+    given = {name: value for name, value in chosen.items() if value}
+    if episodes is None:
+        plan = plan_episodes(
+            opened, **given, slices=loaded.predictor.config.support_slices, every_support=every_support, cross=cross
+        )
+    elif given or every_support or cross or support_slices is not None:
+        raise FedCoWProError(
+            f"--episodes {episodes} beside options that choose episodes",
+            "one of the two",
+            "leave out --support, --queries, --organs, --support-slices, --every-support and --cross",
+        )
+    else:
+        plan = load_episodes(episodes)
+        plan.require_sites(opened)
+    methods = {"untrained": loaded.untrained()} if untrained else {}
+    methods[method] = loaded
+    rows = []
+    for label, candidate in methods.items():
+        for episode in plan.episodes:
+            rows += evaluate_episode(
+                candidate.predictor,
+                opened,
+                episode,
+                method=label,
+                seed=candidate.seed,
+                protocols=wanted,
+                tolerance=tolerance,
+                on_case=partial(_tell, f"{label}, {episode.site}"),
+            )
+    plan.save(out.with_suffix(".episodes.json"))
+    write_results(out, rows)
+    echo.print(_summary(rows))
+    echo.print(f"{out}: {len(rows)} rows")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the phantom patients and the training.")] = 0,
+) -> None:
+    """Show the whole of it on synthetic patients: four sites learn together, then one example segments."""
+    from fedcowpro.demo import run_demo
+
+    report = run_demo(out, seed)
+    echo.print(f"report: {report}")
+
+
+def _tell(where: str, case: str) -> None:
+    err.print(f"{where}: case {case}")
+
+
+def _summary(rows: Sequence[Row]) -> Table:
+    """Mean Dice per method, site and protocol."""
+    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        if row.dice == row.dice:
+            scores.setdefault((row.method, row.site), {}).setdefault(row.protocol, []).append(row.dice)
+    protocols = list(dict.fromkeys(row.protocol for row in rows))
+    table = Table("method", "site", *(f"{protocol} Dice" for protocol in protocols))
+    for (method, site), by_protocol in scores.items():
+        means = (by_protocol.get(protocol, []) for protocol in protocols)
+        table.add_row(method, site, *(f"{sum(d) / len(d):.3f}" if d else "-" for d in means))
+    return table

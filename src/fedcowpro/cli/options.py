@@ -1,0 +1,91 @@
+"""Options that several commands share: from their text to what the library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fedcowpro.errors import FedCoWProError
+
+if TYPE_CHECKING:
+    from fedcowpro.config import Modality
+
+
+def split_list(text: str | None) -> list[str] | None:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else None
+
+
+def case_ids(option: list[str] | None, more: list[str] | None) -> list[str] | None:
+    if more and not option:
+        raise FedCoWProError(f"'{' '.join(more)}' after the source", "one source folder", "name cases with --cases")
+    given = [case for text in [*(option or []), *(more or [])] for case in split_list(text) or []]
+    return given or None
+
+
+def numbers(text: str | None, option: str) -> list[float] | None:
+    try:
+        return [float(part) for part in split_list(text) or []] or None
+    except ValueError as error:
+        raise FedCoWProError(f"{option} {text}", "numbers separated by a comma", f"correct {option}") from error
+
+
+def organ_names(text: str | None) -> dict[int, str] | None:
+    """'1=liver,2=spleen' to {1: 'liver', 2: 'spleen'}."""
+    if text is None:
+        return None
+    names: dict[int, str] = {}
+    for part in split_list(text) or []:
+        value, _, name = part.partition("=")
+        if not value.strip().isdigit() or not name.strip() or int(value) in names:
+            raise FedCoWProError(f"--organs: '{part}'", "VALUE=NAME, each value once", "as in 1=liver,2=spleen")
+        names[int(value)] = name.strip()
+    return names
+
+
+def site_folders(given: Sequence[str], configured: Mapping[str, Path | None]) -> dict[str, Path]:
+    """Site folders by name: those given (NAME=FOLDER, or FOLDER named by its last part), else the configuration's."""
+    if not given:
+        missing = [name for name, path in configured.items() if path is None]
+        if missing or not configured:
+            raise FedCoWProError(
+                f"no folder for site(s) {', '.join(missing)}" if missing else "no site",
+                "a prepared folder for each site",
+                f"give --site {(missing or ['NAME'])[0]}=FOLDER for every site, or write the paths into the file",
+            )
+        return {name: path for name, path in configured.items() if path is not None}
+    sites: dict[str, Path] = {}
+    for text in given:
+        name, separator, folder = text.partition("=")
+        path = Path(folder if separator else text)
+        name = name if separator else path.resolve().name
+        if name in sites or not name:
+            raise FedCoWProError(
+                f"--site {text}: the name '{name}' twice or empty", "different names", "give NAME=FOLDER for each site"
+            )
+        sites[name] = path
+    return sites
+
+
+def a_modality(text: str | None) -> Modality | None:
+    if text is not None and text not in ("ct", "mr"):
+        raise FedCoWProError(f"--modality {text}", "ct or mr", "leave it out to go by the values of each file")
+    return cast("Modality | None", text)
+
+
+def inference_overrides(
+    support_slices: str | None,
+    pairing: str | None,
+    keep_components: bool | None,
+    refine: int | None,
+    threshold: float | None,
+) -> dict[str, Any]:
+    """The inference settings that were given; they replace those of the model's card."""
+    given = {
+        "support_slices": int(support_slices) if support_slices and support_slices.isdigit() else support_slices,
+        "pairing": pairing,
+        "keep_components": keep_components,
+        "refine": refine,
+        "threshold": threshold,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Adapters of datasets, one a file; `registry` finds them."""

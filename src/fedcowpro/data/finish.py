@@ -1,0 +1,97 @@
+"""What makes prepared cases a finished site: organs' names, slices to leave out, the stamp of what it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedcowpro import __version__
+from fedcowpro.data.manifest import LABELS, ORGANS, STAMP, CaseFile
+from fedcowpro.data.site import Site
+from fedcowpro.data.sources import Source
+from fedcowpro.errors import FedCoWProError
+
+
+def stamp_of(source: Path, asked: object) -> str:
+    """A digest of names, sizes and times of all files below `source`, and of what was asked for.
+
+    Equal stamps mean that nothing has to be read, which matters for thousands of DICOM files.
+    """
+    digest = hashlib.sha256(f"{__version__} {asked!r}".encode())
+    for folder, folders, files in os.walk(source):
+        folders.sort()
+        for name in sorted(files):
+            facts = os.stat(os.path.join(folder, name))
+            digest.update(f"{os.path.relpath(folder, source)}/{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def unchanged(out: Path, stamp: str) -> Site | None:
+    """The finished site, if it was made from files and options of that stamp and is whole."""
+    file = out / STAMP
+    if not file.is_file() or file.read_text(encoding="utf-8") != stamp:
+        return None
+    try:
+        return Site.open(out)
+    except FedCoWProError:
+        return None
+
+
+def write_organs(out: Path, cases: Sequence[CaseFile], organs: Mapping[int, str] | None) -> dict[int, str]:
+    """Write the organs' names, or remove the file where no case has labels; returns label value -> name."""
+    found = [case.label_values for case in cases if case.label_values is not None]
+    if not found:
+        (out / LABELS / ORGANS).unlink(missing_ok=True)
+        return {}
+    if organs is None:
+        organs = {value: f"label-{value}" for value in sorted({value for values in found for value in values})}
+        warnings.warn(
+            f"labels without names: called {', '.join(organs.values())}; name them with 'organs'",
+            stacklevel=3,
+        )
+    write_text(out / LABELS / ORGANS, json.dumps({str(value): name for value, name in organs.items()}))
+    return dict(organs)
+
+
+def slices_that_show(
+    out: Path, organs: Mapping[int, str], unseen: Sequence[str], sources: Sequence[Source]
+) -> dict[str, tuple[int, ...]]:
+    """Training case -> its slices that show one of the organs named in `unseen`.
+
+    Raises:
+        FedCoWProError: an organ that the site has no name for, a training case without labels.
+    """
+    if not unseen:
+        return {}
+    values = [value for value, name in organs.items() if name in unseen]
+    unknown = sorted(set(unseen) - set(organs.values()))
+    if unknown:
+        raise FedCoWProError(
+            f"test organs: {', '.join(unknown)}",
+            f"among: {', '.join(organs.values()) or 'none, because no case has labels'}",
+            "correct --test-organs, or name the label values with --organs",
+        )
+    left_out = {}
+    for scan in (entry.scan for entry in sources if entry.role == "train"):
+        if scan.labels is None:
+            raise FedCoWProError(
+                f"training case '{scan.id}' has no labels",
+                "labels for every training case: setting 2 leaves out the slices that show a test organ",
+                "leave the case out with --cases, or use setting 1",
+            )
+        labels = np.load(out / LABELS / f"{scan.id}.npy", mmap_mode="r")
+        left_out[scan.id] = tuple(z for z, plane in enumerate(labels) if np.isin(plane, values).any())
+    return left_out
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file: whole or not at all."""
+    partial = file.with_name(f".{file.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

@@ -1,0 +1,1 @@
+"""Statistics of an evaluation: intervals, tests and rankings of methods, with the case as the unit."""

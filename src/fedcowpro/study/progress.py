@@ -1,0 +1,75 @@
+"""What a running study shows: how much is done, the rounds in work, the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fedcowpro.federated.folder import RunFolder
+from fedcowpro.study.plan import Job, Plan
+
+_EVALUATION = 20  # steps; about what scoring some volumes takes
+
+
+class StudyProgress:
+    """A bar over all work of a plan, on standard error.
+
+    Work is counted in optimiser steps; a table of scores counts as some.
+    """
+
+    def __init__(self, plan: Plan, visible: bool) -> None:
+        self._plan = plan
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        # Over the whole time, because runs of one study differ in speed.
+        self._bar = Progress(
+            *columns, console=Console(stderr=True), disable=not visible, speed_estimate_period=float("inf")
+        )
+        self._finished: set[str] = set()
+        total = sum(_steps(job) for job in plan.jobs.values()) + _EVALUATION * len(plan.scorings())
+        self._task = self._bar.add_task("starting", total=total)
+
+    def __enter__(self) -> StudyProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, active: Sequence[Job], scored: int) -> None:
+        """Show the state: jobs in work, and the number of evaluations that are done."""
+        done = scored * _EVALUATION
+        trained, training = 0, 0
+        rounds = []
+        for job in self._plan.jobs.values():
+            if not job.trains:
+                continue
+            training += 1
+            total = job.config.federation.rounds
+            now = total if job.key in self._finished else RunFolder(job.folder).completed()
+            if now == total:
+                self._finished.add(job.key)
+                trained += 1
+            elif job in active:
+                rounds.append(f"{now}/{total}")
+            done += _steps(job) * now // total
+        text = f"runs {trained}/{training}, evaluations {scored}/{len(self._plan.scorings())}"
+        if rounds:
+            text += f", now at round {', '.join(rounds)}"
+        self._bar.update(self._task, completed=done, description=text)
+
+
+def _steps(job: Job) -> int:
+    federation = job.config.federation
+    return len(job.sites) * federation.rounds * federation.local_steps

@@ -1,0 +1,115 @@
+"""From the voxels and the grid of any file format to a checked volume in the internal frame."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.volume import OBLIQUE_DEGREES, Grid, Volume
+
+MIN_SLICES = 3
+AFFINE_TOLERANCE = 0.1  # of the smallest spacing, at the corner that lies furthest off
+
+
+def image_volume(voxels: np.ndarray, grid: Grid, name: str) -> Volume:
+    """A scalar image; oblique grids are taken along their nearest patient axes, with a warning.
+
+    Args:
+        voxels: float32 in the grid's own axis order.
+        grid: where they lie.
+        name: how messages call the volume, usually its path.
+
+    Raises:
+        FedCoWProError: fewer than 3 slices, NaN or infinite voxels, no contrast.
+    """
+    depth = grid.internal_shape[0]
+    if depth < MIN_SLICES or min(grid.shape) < 2:
+        raise FedCoWProError(
+            f"{name}: {depth} axial slice(s), shape {grid.shape}",
+            f"at least {MIN_SLICES} axial slices",
+            "give a whole volume rather than a localiser or a single slice",
+        )
+    bad = voxels.size - int(np.isfinite(voxels).sum())
+    if bad:
+        raise FedCoWProError(
+            f"{name}: {bad} voxels are NaN or infinite",
+            "finite intensities",
+            "replace them, for example by the intensity of air, and save the volume again",
+        )
+    if voxels.min() == voxels.max():
+        raise FedCoWProError(
+            f"{name}: every voxel is {voxels.flat[0]:g}",
+            "an image with contrast",
+            "check that this file is the image and was exported completely",
+        )
+    if grid.oblique:
+        warnings.warn(
+            f"{name}: oblique by more than {OBLIQUE_DEGREES:g} degree; slices are cut along the volume's own "
+            "axes nearest to axial",
+            stacklevel=3,
+        )
+    return Volume(grid.to_internal(voxels), grid.spacing, grid, name)
+
+
+def label_volume(values: np.ndarray, grid: Grid, like: Volume, name: str) -> Volume:
+    """The label map of an image, uint8 (depth, height, width); 0 is background.
+
+    Args:
+        values: whole numbers 0..255 in the grid's own axis order, of any type.
+        grid: where they lie; the image's, but for the order and direction of axes.
+        like: the image.
+        name: how messages call the map, usually its path.
+
+    Raises:
+        FedCoWProError: another shape or affine than the image's, values that are not whole numbers in 0..255.
+    """
+    remedy = f"resample the labels onto the grid of {like.name}"
+    if grid.internal_shape != like.grid.internal_shape:
+        raise FedCoWProError(
+            f"{name}: shape {grid.internal_shape} (depth, height, width)",
+            f"the image's shape {like.grid.internal_shape}",
+            remedy,
+        )
+    offset = corner_offset(grid, like.grid)
+    if offset > AFFINE_TOLERANCE * min(like.spacing):
+        raise FedCoWProError(
+            f"{name}: affine differs from the image's by up to {offset:.3g} mm",
+            f"the affine of {like.name}",
+            remedy,
+        )
+    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
+        raise FedCoWProError(
+            f"{name}: values from {values.min():g} to {values.max():g}, not all whole numbers in 0..255",
+            "a label map: 0 background, 1..255 organs",
+            "check that this is a label map, not an image or a probability map",
+        )
+    return Volume(grid.to_internal(values.astype(np.uint8)), grid.spacing, grid, name)
+
+
+def require_nonempty(labels: np.ndarray, path: Path) -> None:
+    """Refuse a support mask without a foreground voxel.
+
+    Args:
+        labels: label map or mask of any shape; 0 is background.
+        path: the file it came from, for the message.
+
+    Raises:
+        FedCoWProError: no voxel is above 0.
+    """
+    if not labels.any():
+        raise FedCoWProError(
+            f"{path}: the mask is empty",
+            "at least one labelled voxel in the support mask",
+            "give a mask in which the organ is drawn, and check the label value asked for",
+        )
+
+
+def corner_offset(one: Grid, other: Grid) -> float:
+    """Largest distance in mm between corners of two grids of one internal shape, each in the internal frame."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in one.internal_shape])).reshape(3, -1).T
+    places = [nib.affines.apply_affine(grid.internal_affine, corners) for grid in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max())

@@ -1,0 +1,39 @@
+"""pydicom and highdicom, which come with the extra `dicom`, kept quiet about what stands in a header."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+
+from fedcowpro.errors import FedCoWProError
+
+EXTRA = "pip install 'fedcowpro[dicom]'"
+
+
+def library(name: str) -> ModuleType:
+    """Import a module of the extra.
+
+    Raises:
+        FedCoWProError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise FedCoWProError(f"no package '{name.split('.')[0]}'", "it is needed for DICOM files", EXTRA) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings within: theirs quote header values, and a value may be a patient's name."""
+    config = library("pydicom.config")
+    before = config.settings.reading_validation_mode
+    config.settings.reading_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.settings.reading_validation_mode = before

@@ -1,0 +1,210 @@
+"""Studies that are run: each training once, interruptions and failures without harm."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from fedcowpro.checkpoint import load_checkpoint
+from fedcowpro.data.site import Site
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.episodes import load_episodes
+from fedcowpro.study.lock import locked
+from fedcowpro.study.progress import StudyProgress
+from fedcowpro.study.run import run_study
+from fedcowpro.study.table import read_costs, read_table
+
+ROUNDS = 12
+STUDY: dict[str, Any] = {
+    "name": "small",
+    "question": "Does a study do what its file says?",
+    "prepare": {"size": 64, "superpixels": {"min_size": 40, "min_area": 20}},
+    "pools": {
+        "ct": {"source": "${EXAMPLE_DATA}/ct", "dataset": "folder", "modality": "ct", "cases": [1, 2, 3],
+               "organs": {1: "liver", 4: "spleen"}},
+        "t2": {"source": "${EXAMPLE_DATA}/t2", "dataset": "folder", "modality": "mr", "cases": [1, 2],
+               "organs": {1: "spleen", 4: "liver"}},
+        "t1": {"phantom": "t1", "patients": 1, "depth": 8, "seed": 5},
+    },
+    "train": {"sites": {"a": [{"pool": "ct"}], "b": [{"pool": "t2"}, {"pool": "t1", "cases": 5}]}},
+    "evaluation": {"ct": {"pool": "ct", "support": 2, "query": [3]}},
+    "base": {
+        "model": {"encoder": "tiny", "channels": 8},
+        "train": {"batch": 1},
+        "federation": {"rounds": ROUNDS, "local_steps": 1},
+    },
+    "arms": {
+        "three slices": {},
+        "one slice": {"inference": {"support_slices": 1}},
+        "untrained": {"regime": "untrained"},
+    },
+    "seeds": [0, 3],
+    "compare": "untrained",
+}  # fmt: skip
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs a study with changed fields; all runs share one folder of pools."""
+    os.environ["EXAMPLE_DATA"] = str(phantoms)
+    root = tmp_path_factory.mktemp("studies")
+
+    def go(out: str, workers: int = 1, progress: bool = False, **changes: Any) -> Path:
+        file = root / f"{out}.yaml"
+        file.write_text(yaml.safe_dump({**copy.deepcopy(STUDY), **changes}, sort_keys=False))
+        run_study(file, root / out, workers=workers, pools=root / "pools", progress=progress)
+        return root / out
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def done(run: Run) -> Path:
+    """The undisturbed study."""
+    return run("undisturbed")
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When each result was written."""
+    kept = [*folder.glob("results/*.csv"), *folder.glob("runs/*/model.safetensors")]
+    return {path.name + path.parent.name: path.stat().st_mtime_ns for path in kept}
+
+
+def test_the_table_has_every_arm_seed_organ_and_protocol(done: Path) -> None:
+    table = read_table(done)
+    assert list(dict.fromkeys(table["arm"])) == ["three slices", "one slice", "untrained"]
+    assert list(table.columns[:3]) == ["arm", "method", "seed"]
+    groups = table.groupby(["arm", "seed"])
+    assert len(groups) == 6
+    for (arm, _), rows in groups:
+        assert {(row.site, row.case, row.organ, row.protocol) for row in rows.itertuples()} == {
+            ("ct", "3", organ, protocol) for organ in ("liver", "spleen") for protocol in ("gt-range", "whole-volume")
+        }
+        assert set(rows["method"]) == {"untrained" if arm == "untrained" else "fedcowpro"}
+        assert set(rows["support_slices"]) == {"1" if arm == "one slice" else "3"}
+        assert set(rows["support_case"]) == {"2"}
+    # Seeds train differently, and the training changes something.
+    means = table.pivot_table(index="arm", columns="seed", values="dice", sort=False)
+    assert means.loc["three slices", 0] != means.loc["three slices", 3]
+    assert means.loc["three slices", 0] != means.loc["untrained", 0]
+
+
+def test_arms_that_differ_in_inference_only_train_once(done: Path) -> None:
+    record = json.loads((done / "study.json").read_text())
+    arms = record["arms"]
+    for seed in ("0", "3"):
+        three, one = (arms[name]["seeds"][seed] for name in ("three slices", "one slice"))
+        assert three["folder"] == one["folder"]
+        assert three["results"] != one["results"]
+        assert load_checkpoint(done / three["folder"])[1]["seed"] == int(seed)
+        assert arms["untrained"]["seeds"][seed]["folder"] is None
+    assert len(list((done / "runs").iterdir())) == 2
+    assert arms["three slices"]["train"] == {"a": ["ct.1"], "b": ["t2.1", "t2.2", "t1.5"]}
+    site = Site.open(done / arms["one slice"]["evaluation"]["ct"]["folder"])
+    assert [(case.id, case.role) for case in site.cases] == [("2", "support"), ("3", "query")]
+    episodes = load_episodes((done / one["results"]).with_suffix(".episodes.json"))
+    episodes.require_sites({"ct": site})
+    assert arms["one slice"]["settings"]["inference"]["support_slices"] == 1
+    assert record["versions"]["fedcowpro"]
+    assert record["failed"] == []
+    assert record["seconds"] > 0
+
+
+def test_costs_are_those_of_the_trainings(done: Path) -> None:
+    costs = read_costs(done)
+    assert list(costs["arms"]) == ["three slices; one slice"] * 2
+    assert list(costs["seed"]) == [0, 3]
+    assert set(costs["clients"]) == {2}
+    assert set(costs["cases"]) == {4}
+    assert set(costs["rounds"]) == set(costs["measured_rounds"]) == {ROUNDS}
+    weights = load_checkpoint(next((done / "runs").iterdir()))[0]
+    size = sum(tensor.numel() * 4 for tensor in weights.values() if tensor.is_floating_point())
+    for column in ("bytes_down", "bytes_up"):  # twelve rounds, two sites, and a little around the numbers
+        assert (costs[column] / (2 * ROUNDS)).between(size, 3 * size).all()
+    assert (costs["seconds_per_round"] * ROUNDS - costs["seconds"]).abs().max() < 0.01
+    if sys.platform != "win32":
+        assert (costs["peak_rss_mb"] >= costs["start_rss_mb"]).all()
+
+
+def test_a_second_call_trains_and_scores_nothing(done: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, table = times(done), (done / "table.csv").read_text()
+    monkeypatch.setattr(subprocess, "Popen", None)  # no process could start
+    assert run("undisturbed") == done
+    assert times(done) == before
+    assert (done / "table.csv").read_text() == table
+
+
+def test_a_study_that_was_stopped_and_killed_ends_in_the_same_numbers(
+    done: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = done.parent
+    out = root / "killed"
+
+    def stop(*_: object) -> None:
+        if list(out.glob("runs/*/rounds/round_0001")):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyProgress, "update", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run("killed", progress=True)
+    assert "the same command goes on" in capfd.readouterr().err
+    assert not list(out.glob("runs/*/model.safetensors"))
+
+    code = "import sys; from pathlib import Path; from fedcowpro.study.run import run_study\n"
+    code += "run_study(*map(Path, sys.argv[1:3]), workers=1, pools=Path(sys.argv[3]), progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(done) + ".yaml", str(out), str(root / "pools")])
+    while not list(out.glob("runs/*/rounds/round_0005")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(not (folder / "model.safetensors").exists() for folder in out.glob("runs/*"))
+    run("killed", workers=2)
+    assert (out / "table.csv").read_text() == (done / "table.csv").read_text()
+    assert read_costs(out)["measured_rounds"].min() < ROUNDS
+    pd.testing.assert_frame_equal(read_table(out), read_table(done))
+
+
+def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:
+    bad = {"config": {"train": {"lr": 1e30, "clip_norm": None, "schedule": "constant", "optimizer": "sgd"}}}
+    arms = {"bad": bad, **STUDY["arms"], "late": {"regime": "single-site", "site": "b"}}
+    with pytest.raises(FedCoWProError, match=r"1 of 4 runs failed:\n  arm 'bad', seed 0: .*(loss|NaN).*log: ") as error:
+        run("undisturbed", arms=arms, seeds=[0])
+    log = Path(str(error.value.got).rpartition("log: ")[2].rstrip(")"))
+    assert "error:" in log.read_text()
+    table = read_table(done)
+    assert set(table["arm"]) == {*STUDY["arms"], "late"}
+    assert set(table["seed"]) == {0}
+    assert json.loads((done / "study.json").read_text())["failed"] == ["arm 'bad', seed 0"]
+
+
+def test_folders_of_something_else_are_refused(done: Path, run: Run) -> None:
+    with pytest.raises(FedCoWProError, match="holds the study 'small'"):
+        run("undisturbed", name="another")
+    other = done.parent / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    with pytest.raises(FedCoWProError, match="not empty"):
+        run("other")
+    with pytest.raises(FedCoWProError, match="at least 1"):
+        run("undisturbed", workers=0)
+
+
+def test_one_process_works_in_a_folder(done: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedcowpro.study.lock._PATIENCE", 0.0)
+    with locked(done / ".lock"), pytest.raises(FedCoWProError, match="another process works in"):
+        run("undisturbed")
