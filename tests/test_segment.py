@@ -243,6 +243,15 @@ def test_a_finished_result_stays_when_a_later_query_fails(
     assert [result.mask.name for result in told] == ["image_2_mask.nii.gz"]
 
 
+def test_only_the_organs_asked_for_are_segmented(loaded: Loaded, phantoms: Path, tmp_path: Path) -> None:
+    some = load_support(loaded.predictor, [pair(phantoms, "1")], loaded.prepare, organs=[1, 4])
+    assert some.organs == (1, 4)
+    (result,) = segment(loaded, some, [phantoms / "ct" / "image_3.nii.gz"], tmp_path)
+    assert set(np.unique(voxels(result.mask))) <= {0, 1, 4}
+    with pytest.raises(FedCoWProError, match="mask is empty"):
+        load_support(loaded.predictor, [pair(phantoms, "1")], loaded.prepare, organs=[99])
+
+
 def test_supports_that_cannot_be_used(loaded: Loaded, phantoms: Path, tmp_path: Path) -> None:
     image, mask = pair(phantoms, "1")
     stored = nib.load(mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,6 +57,7 @@ def load_support(
     pairs: Sequence[tuple[Path, Path]],
     prepare: Mapping[Modality, PrepareConfig],
     modality: Modality | None = None,
+    organs: Collection[int] = (),
 ) -> Support:
     """Encode the annotated slices of (image, mask) files and build their prototypes.
 
@@ -65,6 +66,7 @@ def load_support(
             all masks.
         prepare: settings per modality.
         modality: of the supports; None guesses from the values.
+        organs: label values to take; other ones become background. Empty = all.
 
     Raises:
         FedCoWProError: no pair, unusable files, an image and mask that do not match, an empty mask.
@@ -77,6 +79,8 @@ def load_support(
     for image_path, mask_path in pairs:
         volume = read_volume(image_path)
         native = read_labels(mask_path, volume).voxels
+        if organs:
+            native = np.where(np.isin(native, list(organs)), native, np.uint8(0))
         require_nonempty(native, mask_path)
         config = prepare[modality or guess_modality(volume)]
         prepared, placement = preprocess(volume, config)

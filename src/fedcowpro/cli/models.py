@@ -70,7 +70,9 @@ def segment(
     spacing: Annotated[float | None, typer.Option(help="In-plane mm per pixel; default the support's.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Write probabilities too.")] = False,
     file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
-    organs: Annotated[str | None, typer.Option(help="Names of label values, as 1=liver,2=spleen.")] = None,
+    organs: Annotated[
+        str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
+    ] = None,
     support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
     keep_components: Annotated[
         bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
@@ -95,7 +97,7 @@ def segment(
     predictor, prepares = loaded.predictor, dict(loaded.prepare)
     if spacing is not None:
         prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
-    example = load_support(predictor, list(zip(support, support_mask, strict=True)), prepares, kind)
+    example = load_support(predictor, list(zip(support, support_mask, strict=True)), prepares, kind, names)
 
     def report(result: Segmented) -> None:
         volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
