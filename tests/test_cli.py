@@ -518,6 +518,7 @@ SURFACE = {
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --tolerance --method --untrained",
     "study": "file --out --workers --pools",
+    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --seed --site --model --pictures",
     "show": "path",
     "card": "model --results --data-licence",
     "demo": "--out --seed",

@@ -51,7 +51,9 @@ def federate(
     sites = site_folders([*(site or []), *(more or [])], {entry.name: entry.path for entry in experiment.sites})
     from fedcowpro.federated.run import federate as run
 
-    checkpoint = run(experiment, sites, out, track=cast("list[Track]", track or []), command=shlex.join(sys.argv))
+    checkpoint = run(
+        experiment, sites, out, track=cast("list[Track]", track or []), command=shlex.join(["fedcowpro", *sys.argv[1:]])
+    )
     echo.print(f"model: {checkpoint}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,8 @@ import typer
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
+from fedcowpro.cli.options import site_folders
+from fedcowpro.errors import FedCoWProError
 
 
 @app.command()
@@ -23,6 +27,48 @@ def study(
 
     table = run_study(file, out, workers=workers, pools=pools)
     echo.print(f"scores: {table}")
+
+
+@app.command()
+def compare(
+    sources: Annotated[list[Path], typer.Argument(help="Tables of results, run folders, study folders.")],
+    out: Annotated[Path, typer.Option(help="Page to write: .html or .md.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Method that the others are compared with; default the study's, or untrained.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Protocol that answers the question; default whole-volume.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Largest difference of Dice that counts as none; choose it before you look.")
+    ] = 0.02,
+    infinite_hd95: Annotated[
+        float | None, typer.Option(help="mm that an infinite HD95 (an organ missed or invented) counts as.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    site: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of a site, for modalities and pictures.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="METHOD=RUN, for pictures.")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Show slices of the best, median and worst case: they show patients.")
+    ] = False,
+) -> None:
+    """Compare methods case by case, with intervals and tests, on one page."""
+    from fedcowpro.compare.page import compare_page
+
+    page = compare_page(
+        sources,
+        out,
+        reference=reference,
+        margin=margin,
+        protocol=protocol,
+        infinite=infinite_hd95,
+        seed=seed,
+        command=shlex.join(["fedcowpro", *sys.argv[1:]]),
+        sites=site_folders(site or [], {}) if site else {},
+        models=_named(model or []),
+        pictures=pictures,
+    )
+    echo.print(f"page: {page}")
 
 
 @app.command()
@@ -45,3 +91,13 @@ def card(
     from fedcowpro.model_card import write_model_card
 
     echo.print(f"card: {write_model_card(model, results, data_licence)}")
+
+
+def _named(given: list[str]) -> dict[str, Path]:
+    named = {}
+    for text in given:
+        name, separator, path = text.partition("=")
+        if not separator or not name or name in named:
+            raise FedCoWProError(f"--model {text}", "METHOD=RUN, each method once", "as in fedcowpro=runs/first")
+        named[name] = Path(path)
+    return named

@@ -1,0 +1,1 @@
+"""The page that compares methods: from tables of scores, runs and studies to an answer with its evidence."""

@@ -1,0 +1,116 @@
+"""The page that says which method is better, by how much, and on what that rests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedcowpro.compare import wording
+from fedcowpro.compare.answer import answer, lead
+from fedcowpro.compare.blocks import Block, Document, Items, Section, listed
+from fedcowpro.compare.cases import cases
+from fedcowpro.compare.evidence import Evidence, gather
+from fedcowpro.compare.html import to_html
+from fedcowpro.compare.judge import Judge
+from fedcowpro.compare.markdown import to_markdown
+from fedcowpro.compare.provenance import provenance
+from fedcowpro.compare.scaling import scaling
+from fedcowpro.compare.shapes import crossing, distributions, ranks
+from fedcowpro.compare.tables import everything, tables
+from fedcowpro.compare.training import training
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.protocol import replace_text
+from fedcowpro.evaluate.statistics.intervals import RESAMPLES
+
+MARGIN = 0.02  # of Dice
+FORMATS = (".html", ".md")
+_NAMED = 3  # methods that the title names
+
+
+def compare_page(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    reference: str | None = None,
+    margin: float = MARGIN,
+    protocol: str | None = None,
+    infinite: float | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    sites: Mapping[str, Path] | None = None,
+    models: Mapping[str, Path] | None = None,
+    pictures: bool = False,
+    resamples: int = RESAMPLES,
+) -> Path:
+    """Compare methods and write the page; equal input gives equal bytes.
+
+    Args:
+        sources: CSVs of results, run folders, study folders, mixed.
+        out: file to write, .html or .md; an existing one is replaced as a whole.
+        reference: method that the others are compared with; None = a study's own, else 'untrained', else the first.
+        margin: largest difference of Dice that counts as none, for equivalence.
+        protocol: in which the question is answered; None = whole-volume where it was scored.
+        infinite: what an infinite HD95 counts as, in mm; None = medians are shown where there is one.
+        seed: of the bootstrap.
+        command: that made the page, to be shown on it.
+        sites: name -> site folder, for modalities and pictures.
+        models: method -> checkpoint or run folder, for pictures.
+        pictures: show slices of the best, median and worst case, on HTML pages. They show patients.
+        resamples: number of bootstrap samples.
+
+    Returns:
+        `out`.
+
+    Raises:
+        FedCoWProError: another ending of `out`; unreadable sources; scores that cannot be compared; an unknown
+            reference or protocol; a margin or `infinite` that is not positive; pictures without a model or a site.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise FedCoWProError(f"--out {out}", f"a name that ends in {' or '.join(FORMATS)}", "correct --out")
+    if infinite is not None and not 0 < infinite < float("inf"):
+        raise FedCoWProError(f"{infinite} mm for an infinite HD95", "a positive number", "correct it or leave it out")
+    if seed < 0:
+        raise FedCoWProError(f"seed {seed}", "0 or more", "correct --seed")
+    folders = {name: Path(path) for name, path in (sites or {}).items()}
+    evidence = gather(sources, reference=reference, protocol=protocol, folders=folders)
+    judge = Judge(evidence.reference, margin, seed, resamples, infinite)
+    html = out.suffix.lower() == FORMATS[0]
+    shown: list[Block] = []
+    if pictures and html:
+        # Imported here: predicting loads torch.
+        from fedcowpro.compare.pictures import Shelf
+        from fedcowpro.compare.pictures import pictures as draw
+
+        shown = draw(evidence, judge, Shelf(folders, {name: Path(path) for name, path in (models or {}).items()}))
+    document = _document(evidence, judge, shown, command, folders)
+    replace_text(out, to_html(document) if html else to_markdown(document))
+    return out
+
+
+def _document(
+    evidence: Evidence, judge: Judge, pictures: Sequence[Block], command: str | None, folders: Mapping[str, Path]
+) -> Document:
+    whole = judge.compare(evidence.rows[evidence.rows["protocol"] == evidence.protocol]) if evidence.protocol else None
+    sections: list[Section | None] = [answer(evidence, whole, judge)]
+    if evidence.protocol is not None:
+        sections += [tables(evidence, judge), distributions(evidence, judge), ranks(whole), crossing(evidence)]
+    sections += [training(evidence), scaling(evidence)]
+    if evidence.protocol is not None:
+        sections.append(cases(evidence, judge, pictures))
+    sections += [provenance(evidence, judge, command, folders), Section("Limits", (Items(wording.LIMITS),))]
+    if evidence.protocol is not None:
+        sections.append(everything(evidence, judge))
+    kept = tuple(section for section in sections if section is not None)
+    return Document(_title(evidence), lead(evidence, whole), kept)
+
+
+def _title(evidence: Evidence) -> str:
+    if names := [str(record["name"]) for source in evidence.sources if (record := source.record or {}).get("name")]:
+        return f"Comparison: {listed(names)}"
+    if not evidence.methods:
+        return "Comparison of trainings"
+    if len(evidence.methods) > _NAMED:
+        return f"Comparison of {len(evidence.methods)} methods"
+    return (
+        f"Comparison of {listed(evidence.methods)}" if len(evidence.methods) > 1 else f"Scores of {evidence.methods[0]}"
+    )

@@ -1,0 +1,163 @@
+"""Where every number comes from: files, settings, data, versions, and the commands that make them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from fedcowpro import __version__
+from fedcowpro.compare import wording
+from fedcowpro.compare.blocks import Block, Cell, Command, Grid, Section, Text, listed, shown
+from fedcowpro.compare.comparable import TOLERANCE, options_of
+from fedcowpro.compare.evidence import Evidence
+from fedcowpro.compare.judge import Judge
+from fedcowpro.compare.sites import digest_of, site_folders
+from fedcowpro.compare.sources import Scores, Source
+from fedcowpro.compare.trainings import MODEL, Training, read_json
+from fedcowpro.evaluate.markup import MISSING
+from fedcowpro.evaluate.summary import BEFORE
+
+_NOT_OPTIONS = ("scales", "flip")  # the model's card says them, no option of `evaluate`
+
+
+def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Section:
+    """Everything that it takes to check or repeat the page."""
+    blocks: list[Block] = [
+        Text(wording.PROVENANCE.format(version=__version__, seed=judge.seed, resamples=judge.resamples))
+    ]
+    if command:
+        blocks.append(Command("This page", command))
+    for source in evidence.sources:
+        if (source.record or {}).get("command"):
+            blocks.append(Command(f"Trainings and scores of {source.path}", str((source.record or {})["command"])))
+    for source in evidence.sources:
+        if source.kind == "run":
+            words = ["fedcowpro", "federate", str(source.path / "config.yaml"), "--out", "NEW_RUN"]
+            blocks.append(Command(f"Training of {source.path}", shlex.join(words)))
+        if source.kind != "study":
+            for scores in source.tables:
+                lines = "\n".join(_evaluate(source, scores, folders))
+                blocks.append(Command(f"Scores of {scores.file}; words in capitals are for you to fill in", lines))
+    blocks += [grid for grid in (_tables(evidence), _settings(evidence), _runs(evidence)) if grid.rows]
+    blocks += [grid for grid in (_training_data(evidence), _scored_data(evidence), _trials(evidence)) if grid.rows]
+    return Section("Where the numbers come from", tuple(blocks))
+
+
+def _evaluate(source: Source, scores: Scores, folders: Mapping[str, Path]) -> Iterator[str]:
+    """A command per method of a table."""
+    sites = dict.fromkeys([*scores.rows["site"], *(name for name in scores.rows["support_site"] if "+" not in name)])
+    if scores.episodes is not None:
+        sites = dict.fromkeys(scores.episodes.digests)
+    trained = {method: run.folder for run in source.trainings for method, _ in run.users}
+    for method, rows in scores.rows.groupby("method", sort=False):
+        model = str(trained.get(str(method), source.path if source.kind == "run" else "MODEL"))
+        words = ["fedcowpro", "evaluate", "--model", model]
+        words += [word for name in sites for word in ("--site", f"{name}={folders.get(name, 'FOLDER')}")]
+        if scores.episodes is not None:
+            words += ["--episodes", str(scores.episodes_file)]
+        for protocol in dict.fromkeys(rows["protocol"]):
+            words += ["--protocol", protocol]
+        words += [word for option in options_of(rows) for word in _option(option, rows)]
+        if TOLERANCE in rows.columns:
+            words += ["--tolerance", str(rows[TOLERANCE].iloc[0])]
+        words += ["--untrained"] if method == BEFORE else ["--method", str(method)]
+        yield shlex.join([*words, "--out", "NEW.csv"])
+
+
+def _option(option: str, rows: pd.DataFrame) -> list[str]:
+    values = [value for value in dict.fromkeys(rows[option]) if value != ""]
+    if option in _NOT_OPTIONS or not values:
+        return []
+    name = "--" + option.replace("_", "-")
+    if values[0] in ("true", "false"):
+        return [name if values[0] == "true" else f"--no-{name[2:]}"]
+    # Whole-volume scores always have the one way of pairing; the other one was asked for.
+    return [name, next((value for value in values if value != "bag"), values[0])]
+
+
+def _tables(evidence: Evidence) -> Grid:
+    rows: list[tuple[Cell, ...]] = []
+    for source in evidence.sources:
+        for scores in source.tables:
+            methods = listed(list(dict.fromkeys(map(str, scores.rows["method"]))))
+            seeds = ", ".join(map(str, sorted(scores.rows["seed"].unique())))
+            episodes = f"{scores.episodes_file.name}, {scores.episodes_digest}" if scores.episodes else MISSING
+            version = scores.episodes.fedcowpro if scores.episodes else _version(source.record)
+            rows.append((str(scores.file), scores.digest, str(len(scores.rows)), methods, seeds, episodes, version))
+    head = ("Table of scores", "SHA-256", "Rows", "Methods", "Seeds", "Episodes, SHA-256", "fedcowpro")
+    return Grid(head, tuple(rows), words=len(head), caption="Files; digests are the first 16 hex digits")
+
+
+def _settings(evidence: Evidence) -> Grid:
+    options = [name for name in (*options_of(evidence.rows), TOLERANCE) if name in evidence.rows.columns]
+    options = ["support_slices", *options]
+    rows = []
+    for (method, protocol), part in evidence.rows.groupby(["method", "protocol"], sort=False):
+        values = (" or ".join(sorted(map(str, part[option].unique()))) for option in options)
+        rows.append((str(method), str(protocol), *(shown(value) for value in values)))
+    head = ("Method", "Protocol", *(option.replace("_", " ") for option in options))
+    return Grid(head, tuple(rows), words=len(head), caption="Settings of inference, as the tables have them")
+
+
+def _runs(evidence: Evidence) -> Grid:
+    rows = []
+    for run in evidence.trainings:
+        versions = run.record.get("versions", {})
+        rows.append(
+            (
+                run.label,
+                str(run.seed),
+                str(run.folder),
+                shown(run.record.get("config_digest")),
+                _weights(run),
+                shown(run.record.get("started")),
+                ", ".join(f"{name} {version}" for name, version in versions.items()) or MISSING,
+            )
+        )
+    head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", "Versions")
+    return Grid(head, tuple(rows), words=len(head), caption="Trainings, with digests of settings and weights")
+
+
+def _weights(run: Training) -> str:
+    card = (run.folder / MODEL).with_suffix(".json")
+    return shown(read_json(card, "the card of a model").get("weights_digest", ""))[:16] if card.is_file() else MISSING
+
+
+def _training_data(evidence: Evidence) -> Grid:
+    rows: dict[tuple[str, ...], None] = {}
+    for run in evidence.trainings:
+        for name, site in run.record.get("sites", {}).items():
+            facts = (site.get("modality"), site.get("cases"), site.get("train_slices"), site.get("digest"))
+            rows[run.label, name, *map(shown, facts)] = None
+    head = ("Method", "Client", "Modality", "Cases", "Training slices", "Digest")
+    return Grid(head, tuple(rows), words=len(head), caption="Training data")
+
+
+def _scored_data(evidence: Evidence) -> Grid:
+    rows: dict[tuple[str, ...], None] = {}
+    for source in evidence.sources:
+        for scores in source.tables:
+            for name, digest in (scores.episodes.digests if scores.episodes else {}).items():
+                rows[name, digest, str(scores.episodes_file)] = None
+        for (_, name), folder in site_folders(source).items():
+            rows[name, digest_of(folder), str(folder)] = None
+    return Grid(("Site", "Digest", "As in"), tuple(rows), words=3, caption="Scored data")
+
+
+def _trials(evidence: Evidence) -> Grid:
+    rows = [
+        (arm, seed, shown(trial.get("run")), shown(trial.get("results")))
+        for source in evidence.sources
+        for arm, entry in source.arms.items()
+        for seed, trial in entry.get("seeds", {}).items()
+    ]
+    head = ("Arm", "Seed", "Run", "Its scores, in the study's folder")
+    return Grid(head, tuple(rows), words=len(head), caption="Trials of studies: where each row of the table is from")
+
+
+def _version(record: Mapping[str, object] | None) -> str:
+    versions = (record or {}).get("versions")
+    return shown(versions.get("fedcowpro")) if isinstance(versions, Mapping) else MISSING
