@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # The modules whose signatures name shapes; before anything of the library is imported. Users do not pay for it.
-SHAPED = ("nn", "losses", "infer", "postprocess", "data.augment", "data.episodes", "evaluate.run")
+SHAPED = ("nn", "losses", "infer", "postprocess", "data.augment", "data.appearance", "data.episodes", "evaluate.run")
 install_import_hook([f"fedcowpro.{name}" for name in SHAPED], "beartype.beartype")
 
 from common import ORGANS, SHARED, SMALL, TESTS, TINY, Arrays  # noqa: E402
@@ -23,6 +24,9 @@ from fedcowpro.data.prepare import prepare  # noqa: E402
 from fedcowpro.data.site import Site  # noqa: E402
 from fedcowpro.nn.segmenter import build_model  # noqa: E402
 
+# The same examples in every run: a failure says something of the change, not of the draw.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 torch.set_num_threads(1)  # small arrays: more threads only wait for each other
 
 

@@ -17,7 +17,9 @@ ALLOWED = {
     "": "",
     "errors": "",
     "config_base": "errors",
-    "config": "errors config_base",
+    "config_federation": "config_base",
+    "config_training": "config_base",
+    "config": "errors config_base config_federation config_training",
     "volume": "errors config",
     "data": "errors config volume",
     "nn": "errors config",
@@ -121,7 +123,7 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
     if group(module) != "federated":
         assert "flwr" not in used
     with_torch = ("nn", "losses", "checkpoint", "train", "federated", "postprocess", "infer", "load", "evaluate.run")
-    with_torch += ("data.augment", "data.episodes", "demo", "cli", "study.worker")
+    with_torch += ("data.augment", "data.appearance", "data.episodes", "demo", "cli", "study.worker")
     if not any(module == name or module.startswith(f"{name}.") for name in with_torch):
         assert "torch" not in used
 

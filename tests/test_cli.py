@@ -369,6 +369,9 @@ def test_bad_options_of_segment(run: Run, raw: Path, tiny_checkpoint: Path, tmp_
         (["--protocol", "half-volume"], "protocol ['half-volume']"),
         (["--support-slices", "none"], "support_slices"),
         (["--pairing", "twin"], "field 'pairing'"),
+        (["--scales", "1,big"], "--scales 1,big"),
+        (["--scales", "8"], "scales: between 0.25 and 4"),
+        (["--head", "unet"], "field 'kind'"),
         (["--site", "other=nowhere"], "no folder"),
     ],
 )
@@ -516,8 +519,9 @@ SURFACE = {
     "segment": "--model --support --support-mask --query --out more --modality --spacing --probabilities --format "
     "--organs --support-slices --keep-components --refine --threshold",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
-    "--support-slices --pairing --keep-components --refine --threshold --tolerance --method --untrained",
-    "study": "file --out --workers --pools",
+    "--support-slices --pairing --keep-components --refine --threshold --scales --head --tolerance --method "
+    "--untrained",
+    "study": "file --out --workers --store",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --seed --site --model --pictures",
     "show": "path",
     "card": "model --results --data-licence",

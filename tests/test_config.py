@@ -14,6 +14,7 @@ from fedcowpro import config as config_module
 from fedcowpro.config import (
     AugmentConfig,
     Config,
+    EpisodeConfig,
     ExperimentConfig,
     FederationConfig,
     HeadConfig,
@@ -32,7 +33,7 @@ from fedcowpro.errors import FedCoWProError
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/configs/**/*.yaml")])
 PARTS: tuple[type[Config], ...] = (
-    AugmentConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
+    AugmentConfig, EpisodeConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
     PrepareConfig, SiteConfig, SuperpixelConfig, TrainConfig,
 )  # fmt: skip
 REQUIRED: dict[type[Config], dict[str, Any]] = {SiteConfig: {"name": "a"}}
@@ -83,7 +84,12 @@ def test_unknown_fields_are_refused_everywhere(part: type[Config]) -> None:
         (TrainConfig, {"clip_norm": 0}, "clip_norm"),
         (LossConfig, {"edge_operator": "canny"}, "edge_operator"),
         (LossConfig, {"alignment": -1}, "alignment"),
+        (LossConfig, {"tversky_beta": 0}, "tversky_beta"),
         (AugmentConfig, {"random_convolution": 1.1}, "random_convolution"),
+        (AugmentConfig, {"pseudo_correlation": True}, "(whole)"),
+        (EpisodeConfig, {"neighbour_overlap": 0}, "neighbour_overlap"),
+        (EpisodeConfig, {"shots": 0}, "shots"),
+        (TrainConfig, {"ema": 1.0}, "ema"),
         (FederationConfig, {"weighting": "vote"}, "weighting"),
         (InferConfig, {"support_slices": 0}, "(whole)"),
         (InferConfig, {"support_slices": "some"}, "support_slices"),
@@ -133,6 +139,7 @@ def test_digest_is_stable_and_follows_the_content() -> None:
         {"model": {"head": {"temperature": 19.0}}},
         {"augment": {"zoom": [0.9, 1.21]}},
         {"loss": {"dice_on_alignment": True}},
+        {"episodes": {"neighbour": 1}},
         {"train": {"lr": 4e-4}},
         {"federation": {"local_steps": 21}},
         {"inference": {"flip": True}},

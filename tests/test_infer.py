@@ -15,10 +15,12 @@ from fedcowpro.infer import Encoded, Group, OneShotPredictor, join, pick_slices,
 from fedcowpro.nn.segmenter import build_model, upsample
 
 SIDE = 64
+HEADS = pytest.mark.parametrize("kind", ["cowpro", "cowpro-raw", "alpnet", "panet", "nearest-support"])
 
 
-def predictor(**settings: Any) -> OneShotPredictor:
-    model = build_model(TINY.model_copy(update={"channels": 16}), 0)
+def predictor(kind: str = "cowpro", **settings: Any) -> OneShotPredictor:
+    head = HeadConfig.model_validate({"kind": kind, "train_window": 2})  # pictures of 64 x 64 pixels
+    model = build_model(TINY.model_copy(update={"channels": 16, "head": head}), 0)
     return OneShotPredictor(model, PLAIN.model_copy(update=settings))
 
 
@@ -46,9 +48,9 @@ def close(one: np.ndarray, two: np.ndarray) -> bool:
     return bool(np.abs(one - two).max() < 1e-4)
 
 
-@pytest.mark.parametrize("aggregate", ["centred", "raw"])
-def test_organs_at_once_equal_one_by_one(aggregate: str) -> None:
-    model = build_model(TINY.model_copy(update={"head": HeadConfig.model_validate({"aggregate": aggregate})}), 0)
+@HEADS
+def test_organs_at_once_equal_one_by_one(kind: str) -> None:
+    model = build_model(TINY.model_copy(update={"head": HeadConfig.model_validate({"kind": kind})}), 0)
     ours = OneShotPredictor(model, PLAIN.model_copy(update={"flip": True, "scales": (1.0, 1.5)}))
     images, labels = example(3)
     queries, _ = example(4, seed=1)
@@ -101,9 +103,10 @@ def test_several_supports_are_one_bag() -> None:
     assert not close(both, ours.probabilities(query, alone, everywhere(1, 2)))
 
 
-def test_it_is_the_head_that_was_trained() -> None:
+@HEADS
+def test_it_is_the_head_that_was_trained(kind: str) -> None:
     """Foreground probability = softmax of the scores that training compares, with the test window."""
-    ours = predictor()
+    ours = predictor(kind)
     images, labels = example(3)
     queries, _ = example(1, seed=1)
     found = ours.probabilities(
@@ -189,8 +192,9 @@ def test_the_model_is_not_in_training_mode() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-def test_an_organ_that_vanishes_on_the_feature_grid_is_defined() -> None:
-    ours = predictor()
+@HEADS
+def test_an_organ_that_vanishes_on_the_feature_grid_is_defined(kind: str) -> None:
+    ours = predictor(kind)
     images, labels = example(2)
     labels[:] = 0
     labels[:, 1, 1] = 9

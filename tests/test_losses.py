@@ -11,8 +11,8 @@ from torch import Tensor
 
 from common import TINY
 from fedcowpro.config import HeadConfig, LossConfig
-from fedcowpro.losses import cross_entropy, edge_dice, edges, episode_losses, feature_losses, spatial_dice
-from fedcowpro.nn.segmenter import Segmenter, build_model
+from fedcowpro.losses import cross_entropy, edge_dice, edges, episode_losses, feature_losses, spatial_dice, tversky
+from fedcowpro.nn.segmenter import Segmenter, build_model, upsample
 
 OPERATORS = ("sobel", "morphological", "laplacian")
 TERMS = ("cross_entropy", "alignment", "spatial_dice", "edge_dice")
@@ -68,6 +68,32 @@ def test_spatial_dice_by_hand() -> None:
     assert spatial_dice(probability, target).item() == pytest.approx(1 - 2 * 1.5 / (1.75 + 2), abs=1e-5)
 
 
+def test_tversky_by_hand() -> None:
+    probability = torch.tensor([[[0.5, 0.25], [0.0, 1.0]]])
+    target = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]])
+    # TP = 1.5, FP = 0.25, FN = 1.5
+    expected = 1 - 1.5 / (1.5 + 0.3 * 0.25 + 0.7 * 1.5)
+    assert tversky(probability, target).item() == pytest.approx(expected, abs=1e-5)
+    other = 1 - 1.5 / (1.5 + 0.9 * 0.25 + 0.2 * 1.5)
+    assert tversky(probability, target, 0.9, 0.2).item() == pytest.approx(other, abs=1e-5)
+    assert tversky(probability, target, 0.5, 0.5).item() == pytest.approx(
+        spatial_dice(probability, target).item(), abs=1e-5
+    )
+    empty = torch.zeros(1, 2, 2)
+    assert tversky(target, target).item() == tversky(empty, empty).item() == 0
+    assert tversky(1 - target, target).item() == pytest.approx(1, abs=1e-4)
+
+
+def test_tversky_of_hard_masks_is_cowpros_index() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found, truth = (torch.rand(3, 9, 9, generator=generator) < 0.4 for _ in range(2))
+    right, too_much, missed = (
+        (pair[0] & pair[1]).sum((1, 2)) for pair in ((found, truth), (found, ~truth), (~found, truth))
+    )
+    expected = 1 - right / (right + 0.3 * too_much + 0.7 * missed)
+    assert torch.allclose(tversky(found.float(), truth.float()), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_dice_terms_are_0_when_right_and_1_when_disjoint(operator: str) -> None:
     mask = square()
@@ -113,17 +139,18 @@ def test_sobel_is_the_length_of_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_gradients_of_dice_terms_are_those_of_the_functions(operator: str) -> None:
+def test_gradients_of_mask_terms_are_those_of_the_functions(operator: str) -> None:
     generator = torch.Generator().manual_seed(0)
     probability = torch.rand(2, 5, 5, generator=generator, dtype=torch.float64).requires_grad_()
     target = (torch.rand(2, 5, 5, generator=generator) < 0.5).double()
     assert torch.autograd.gradcheck(lambda p: spatial_dice(p, target), probability)
+    assert torch.autograd.gradcheck(lambda p: tversky(p, target), probability)
     assert torch.autograd.gradcheck(lambda p: edge_dice(p, target, operator), probability)
 
 
-@pytest.mark.parametrize("term", ["spatial_dice", "edge_dice"])
+@pytest.mark.parametrize("term", ["spatial_dice", "edge_dice", "tversky"])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_dice_terms_teach_the_encoder(model: Segmenter, term: str, operator: str) -> None:
+def test_mask_terms_teach_the_encoder(model: Segmenter, term: str, operator: str) -> None:
     """The reference's Tversky term is taken from the argmax and has no gradient; these have one."""
     config = LossConfig.model_validate({**dict.fromkeys(TERMS, 0.0), term: 1.0, "edge_operator": operator})
     terms, _ = episode_losses(model, *episode(), config)
@@ -136,7 +163,7 @@ def test_dice_terms_teach_the_encoder(model: Segmenter, term: str, operator: str
 def test_a_step_downhill_lowers_each_term(model: Segmenter) -> None:
     support, support_mask, query, query_mask = episode()
     features = model.encode(torch.cat((support, query))).detach()
-    for term in TERMS:
+    for term in (*TERMS, "tversky"):
         config = LossConfig.model_validate({**dict.fromkeys(TERMS, 0.0), term: 1.0})
         leaves = [part.clone().requires_grad_() for part in features.chunk(2)]
         before = feature_losses(model, leaves[0], support_mask, leaves[1], query_mask, config)[0]["total"]
@@ -168,6 +195,42 @@ def test_background_weight_and_dice_on_alignment_have_an_effect(model: Segmenter
     assert heavy["alignment"] == pytest.approx(plain["alignment"])  # unweighted in either case
     assert both["alignment"] > plain["alignment"]
     assert both["spatial_dice"] == pytest.approx(plain["spatial_dice"])
+    assert "tversky" not in plain
+    more, missed = terms(tversky=2.0), terms(tversky=2.0, tversky_alpha=0.1, tversky_beta=0.9)
+    assert more["total"] == pytest.approx(plain["total"] + 2 * more["tversky"], rel=1e-5)
+    assert more["alignment"] == pytest.approx(plain["alignment"])
+    assert missed["tversky"] != pytest.approx(more["tversky"], rel=1e-3)
+    aligned = terms(tversky=2.0, spatial_dice=0, edge_dice=0, dice_on_alignment=True)
+    assert plain["alignment"] < aligned["alignment"] < plain["alignment"] + 2
+
+
+def test_shots_count_as_one_bag_and_each_is_aligned(model: Segmenter) -> None:
+    model.eval()
+    support, support_mask, query, query_mask = episode()
+    thrice = (part.repeat_interleave(3, 0) for part in (support, support_mask))
+    one, logits = episode_losses(model, support, support_mask, query, query_mask, LossConfig())
+    same, repeated = episode_losses(model, *thrice, query, query_mask, LossConfig())
+    # The same view three times changes no weighted mean of prototypes.
+    assert torch.allclose(logits, repeated, atol=1e-3)
+    for name in one:
+        assert same[name].item() == pytest.approx(one[name].item(), abs=1e-3)
+    both, both_mask = support.flip(0), support_mask.flip(0)
+    pairs = (torch.stack((a, b), 1).flatten(0, 1) for a, b in ((support, both), (support_mask, both_mask)))
+    only = LossConfig(cross_entropy=0, spatial_dice=0, edge_dice=0)
+    features = [model.encode(part) for part in (support, both)]
+    terms, _ = episode_losses(model, *pairs, query, query_mask, only)
+    # The prediction from both shots is the mask with which the query segments either of them.
+    window = model.config.head.train_window
+    joint = torch.stack(features, 1).flatten(0, 1)
+    masks = torch.stack((support_mask, both_mask), 1).flatten(0, 1).float()
+    encoded = model.encode(query)
+    predicted = model.compare(encoded, joint, masks, window).argmax(1).float()
+    losses = [
+        cross_entropy(upsample(model.compare(part, encoded, predicted, window), (64, 64)), mask)
+        for part, mask in zip(features, (support_mask, both_mask), strict=True)
+    ]
+    model.train()
+    assert terms["alignment"].item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
 
 
 def test_a_batch_is_the_mean_of_its_episodes(model: Segmenter) -> None:

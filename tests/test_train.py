@@ -14,7 +14,7 @@ from fedcowpro.config import LossConfig, TrainConfig
 from fedcowpro.data.episodes import EpisodeBatch
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.nn.segmenter import Segmenter, build_model
-from fedcowpro.train import FitReport, fit, learning_rate
+from fedcowpro.train import FitReport, MovingAverage, fit, learning_rate
 
 
 class Squares:
@@ -25,8 +25,9 @@ class Squares:
 
     def __init__(self, bad_step: int | None = None) -> None:
         self.calls, self.bad_step = 0, bad_step
+        self.progress: list[float] = []
 
-    def sample(self, batch: int, generator: torch.Generator) -> EpisodeBatch:
+    def sample(self, batch: int, generator: torch.Generator, progress: float = 1.0) -> EpisodeBatch:
         stripes = torch.arange(64).remainder(4).lt(2).float() * 2 - 1
         images, masks = torch.randn(2 * batch, 64, 64, generator=generator) * 0.5, torch.zeros(2 * batch, 64, 64)
         for image, mask in zip(images, masks, strict=True):
@@ -36,6 +37,7 @@ class Squares:
         if self.bad_step is not None and self.calls >= self.bad_step:
             images[0, 0, 0] = math.nan
         self.calls += 1
+        self.progress.append(progress)
         first, second = images[:, None].chunk(2)
         first_mask, second_mask = masks.long().chunk(2)
         return EpisodeBatch(first, first_mask, second, second_mask)
@@ -151,3 +153,48 @@ def test_frozen_normalisation_stays_frozen_while_training() -> None:
     before = {name: value.clone() for name, value in model.named_buffers()}
     fit(model, Squares(), TrainConfig(batch=2), LossConfig(), steps=2, generator=torch.Generator().manual_seed(0))
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_the_source_is_told_how_far_training_is() -> None:
+    source, model = Squares(), build_model(TINY, 0)
+    generator = torch.Generator().manual_seed(0)
+    settings = {"steps": 3, "first_step": 6, "total_steps": 12, "generator": generator}
+    fit(model, source, TrainConfig(batch=1), LossConfig(), **settings)  # type: ignore[arg-type]
+    assert source.progress == [6 / 12, 7 / 12, 8 / 12]
+
+
+def test_a_moving_average_by_hand() -> None:
+    model = build_model(TINY, 0)
+    average = MovingAverage(model, 0.9)
+    weight, counter = model.project.weight, model.encoder.layers[1].num_batches_tracked
+    for value in (1.0, 2.0, 4.0):
+        weight.data.fill_(value)
+        counter.fill_(int(value))
+        average.update()
+        assert weight.data.unique().tolist() == [value]  # the model trains on
+    average.store()
+    expected = (0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1)
+    assert weight.data.unique().tolist() == [pytest.approx(expected)]
+    assert int(counter) == 4
+
+
+def test_with_ema_the_result_is_the_average_of_the_steps() -> None:
+    """The averaged weights of the same steps; statistics that stand still are not touched."""
+    config = TrainConfig(batch=2, ema=0.5)
+    last = [parameters(train(config.model_copy(update={"ema": None}), steps=n, total_steps=3)[0]) for n in (1, 2, 3)]
+    model, report, _ = train(config, steps=3)
+    expected = (0.25 * last[0] + 0.5 * last[1] + last[2]) / 1.75
+    assert torch.allclose(parameters(model), expected, atol=1e-6)
+    assert not torch.allclose(parameters(model), last[2], atol=1e-6)
+    assert report.losses == train(config.model_copy(update={"ema": None}), steps=3)[1].losses
+    one = train(config, steps=1, total_steps=3)[0]
+    assert torch.equal(parameters(one), last[0])  # an average of one
+    still = build_model(TINY.model_copy(update={"frozen_norm": True}), 0)
+    before = {name: value.clone() for name, value in still.named_buffers()}
+    fit(still, Squares(), config, LossConfig(), steps=2, generator=torch.Generator().manual_seed(0))
+    assert all(torch.equal(value, before[name]) for name, value in still.named_buffers())
+
+
+def test_an_average_over_no_step_is_no_training() -> None:
+    model, _, _ = train(TrainConfig(ema=0.9), steps=0)
+    assert state_digest(model.state_dict()) == state_digest(build_model(TINY, 0).state_dict())

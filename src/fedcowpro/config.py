@@ -11,10 +11,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedcowpro.config_base import Config, load, parse
+from fedcowpro.config_federation import FederationConfig
+from fedcowpro.config_training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
 
 __all__ = [
     "AugmentConfig",
     "Config",
+    "EpisodeConfig",
     "ExperimentConfig",
     "FederationConfig",
     "HeadConfig",
@@ -89,13 +92,19 @@ class PrepareConfig(Config):
 
 
 class HeadConfig(Config):
-    """CoWPro's prototype head (arXiv 2408.06235)."""
+    """A prototype head: how a support becomes prototypes, and how they score a query (docs/method.md, 4)."""
 
-    temperature: float = Field(20.0, gt=0, description="multiplies correlations, both as softmax and as score")
-    threshold: float = Field(0.95, gt=0, lt=1, description="a pooled cell is a prototype above this coverage")
-    train_window: int = Field(4, ge=1)
-    test_window: int = Field(2, ge=1)
-    aggregate: Literal["centred", "raw"] = "centred"
+    kind: Literal["cowpro", "cowpro-raw", "alpnet", "panet", "nearest-support"] = Field(
+        "cowpro",
+        description="cowpro: arXiv 2408.06235; cowpro-raw: the same weights mix original prototypes; alpnet: arXiv "
+        "2007.09886; panet: one masked mean per class, arXiv 1908.06391; nearest-support: the likest feature pixel",
+    )
+    temperature: float = Field(20.0, gt=0, description="multiplies similarities, both as softmax and as score")
+    threshold: float = Field(
+        0.95, gt=0, lt=1, description="a pooled cell is a prototype above this coverage (cowpro, cowpro-raw, alpnet)"
+    )
+    train_window: int = Field(4, ge=1, description="side of a pooled cell in training, in feature pixels")
+    test_window: int = Field(2, ge=1, description="the same at inference")
 
 
 class ModelConfig(Config):
@@ -116,75 +125,6 @@ class ModelConfig(Config):
         if self.weights is not None and not self.encoder.startswith("resnet"):
             raise ValueError("weights: only for resnet18 and resnet101; lite0 brings its own")
         return self
-
-
-class AugmentConfig(Config):
-    """Ranges of the two views of an episode (SSL-ALPNet's 'sabs_aug')."""
-
-    rotation: float = Field(5.0, ge=0, description="degrees, +-")
-    translation: float = Field(5.0, ge=0, description="pixels, +-")
-    shear: float = Field(5.0, ge=0, description="degrees, +-")
-    zoom: tuple[float, float] = (0.9, 1.2)
-    elastic_alpha: float = Field(10.0, ge=0, description="pixels; amplitude of the smoothed random field")
-    elastic_sigma: float = Field(5.0, gt=0, description="pixels")
-    gamma: tuple[float, float] = (0.5, 1.5)
-    random_convolution: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="probability per view of random shallow convolutions (GIN), drawn separately for support and query",
-    )
-
-    @model_validator(mode="after")
-    def _ranges_are_ordered(self) -> AugmentConfig:
-        for name, (low, high) in {"zoom": self.zoom, "gamma": self.gamma}.items():
-            if not 0 < low <= high:
-                raise ValueError(f"{name}: two positive numbers, the smaller first")
-        return self
-
-
-class LossConfig(Config):
-    """Weights of the loss terms; 0 switches a term off."""
-
-    cross_entropy: float = Field(1.0, ge=0)
-    alignment: float = Field(1.0, ge=0)
-    spatial_dice: float = Field(1.0, ge=0)
-    edge_dice: float = Field(1.0, ge=0)
-    edge_operator: Literal["sobel", "morphological", "laplacian"] = "sobel"
-    background_weight: float = Field(0.05, gt=0)
-    dice_on_alignment: bool = False
-
-    @model_validator(mode="after")
-    def _has_a_term(self) -> LossConfig:
-        if not (self.cross_entropy or self.alignment or self.spatial_dice or self.edge_dice):
-            raise ValueError("at least one term needs a positive weight")
-        return self
-
-
-class TrainConfig(Config):
-    """Optimiser and schedule. Defaults are CPU-friendly; the paper's are sgd, 1e-3, decay 0.95, batch 1."""
-
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: float = Field(5e-4, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "one-cycle", "constant"] = "one-cycle"
-    decay: float = Field(0.95, gt=0, le=1, description="step schedule: factor per `decay_every` steps")
-    decay_every: int = Field(1000, ge=1)
-    batch: int = Field(4, ge=1, description="episodes per step")
-    clip_norm: float | None = Field(1.0, gt=0, description="gradient norm; None does not clip")
-
-
-class FederationConfig(Config):
-    """Rounds of federated averaging."""
-
-    rounds: int = Field(10, ge=1)
-    local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
-    weighting: Literal["slices", "uniform"] = "slices"
-    normalisation: Literal["averaged", "local"] = Field(
-        "averaged", description="local = FedBN: normalisation layers stay at their site"
-    )
-    min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
 
 
 class InferConfig(Config):
@@ -235,6 +175,7 @@ class ExperimentConfig(Config):
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    episodes: EpisodeConfig = EpisodeConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()

@@ -19,7 +19,8 @@ from torch import Tensor
 from fedcowpro.config import InferConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import support_slices
-from fedcowpro.nn.head import masked_mean, masks_to_features, score_classes
+from fedcowpro.nn.head import score_classes
+from fedcowpro.nn.prototypes import build_bank, masks_to_features
 from fedcowpro.nn.segmenter import Segmenter, upsample
 from fedcowpro.postprocess import guided_filter
 
@@ -128,23 +129,15 @@ class OneShotPredictor:
             groups: which organ uses which of the n slices.
         """
         head = self.model.config.head
+        masks = [torch.from_numpy((labels == group.organ).astype(np.float32)) for group in groups]
+        used = [group.slices for group in groups]
         vectors, members = [], []
         for features in support.views:
-            cells = F.avg_pool2d(features, head.test_window).flatten(2).transpose(1, 2).flatten(0, 1)
-            means, columns, owners = [], [], []
-            for index, group in enumerate(groups):
-                mask = torch.from_numpy((labels == group.organ).astype(np.float32))
-                mask = masks_to_features(mask, (features.shape[-2], features.shape[-1]))
-                used = torch.zeros(len(mask), 1, dtype=torch.bool)
-                used[list(group.slices)] = True
-                for coverage in (1 - mask, mask):
-                    pooled = F.avg_pool2d(coverage[:, None], head.test_window).flatten(1)
-                    columns.append(((pooled > head.threshold) & used).flatten())
-                means.append(masked_mean(features, mask)[list(group.slices)])
-                owners += [2 * index + 1] * len(group.slices)
-            ends = F.one_hot(torch.tensor(owners), 2 * len(groups)).bool()
-            vectors.append(torch.cat((cells, *means)))
-            members.append(torch.cat((torch.stack(columns, dim=1), ends)))
+            size = (features.shape[-2], features.shape[-1])
+            coverages = (masks_to_features(mask, size) for mask in masks)
+            of_view, member = build_bank(features, list(zip(coverages, used, strict=True)), head.test_window, head)
+            vectors.append(of_view)
+            members.append(member)
         return Bank(tuple(vectors), tuple(members))
 
     @torch.inference_mode()

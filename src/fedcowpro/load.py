@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcowpro.checkpoint import load_model
-from fedcowpro.config import InferConfig, Modality, PrepareConfig, parse
+from fedcowpro.config import HeadConfig, InferConfig, Modality, PrepareConfig, parse
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.nn.segmenter import build_model
@@ -44,17 +44,21 @@ class Loaded:
         return Loaded(OneShotPredictor(model, self.predictor.config), self.seed, self.prepare)
 
 
-def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None) -> Loaded:
+def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None, head: str | None = None) -> Loaded:
     """Load a checkpoint (its `.safetensors` file, or a run folder).
 
     Args:
         path: file or folder.
         overrides: fields of `InferConfig` to use instead of the card's.
+        head: kind of head to compare features with instead of the one that was trained; it has no weights of its own.
 
     Raises:
         FedCoWProError: unreadable or altered files, or invalid settings.
     """
     model, card = load_model(path)
+    if head is not None:
+        other = parse(HeadConfig, {**model.config.head.model_dump(), "kind": head}, "settings of the head")
+        model.config = model.config.model_copy(update={"head": other})
     settings = {**card.get("inference", {}), **(overrides or {})}
     config = parse(InferConfig, settings, "inference settings")
     prepare: dict[Modality, PrepareConfig] = {}

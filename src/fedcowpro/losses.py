@@ -1,7 +1,8 @@
 """Losses of FedCoWPro as pure functions; every term has a gradient.
 
 L = CE_w + L_align (CoWPro) + L_ds (spatial Dice) + L_es (edge Dice) (FedCoWPro, arXiv 2503.23507). The paper's
-abstract names the two Dice terms without formulas; those below are our reading (docs/method.md).
+abstract names the two Dice terms without formulas; those below are our reading (docs/method.md). A Tversky term can be
+added; CoWPro's code has it on the argmax, where it has no gradient.
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ def spatial_dice(probability: Float[Tensor, "b h w"], target: Float[Tensor, "b h
     """1 - (2 sum p y + e) / (sum p + sum y + e) per episode."""
     overlap = (probability * target).sum((1, 2))
     return 1 - (2 * overlap + _EPS) / (probability.sum((1, 2)) + target.sum((1, 2)) + _EPS)
+
+
+def tversky(
+    probability: Float[Tensor, "b h w"], target: Float[Tensor, "b h w"], alpha: float = 0.3, beta: float = 0.7
+) -> Float[Tensor, " b"]:
+    """1 - (TP + e) / (TP + alpha FP + beta FN + e) per episode (Salehi et al. 2017, arXiv 1706.05721).
+
+    Soft counts: TP = sum p y, FP = sum p (1 - y), FN = sum (1 - p) y. With alpha = beta = 1/2 this is the spatial Dice
+    term, but for e.
+    """
+    right = (probability * target).sum((1, 2))
+    too_much, missed = probability.sum((1, 2)) - right, target.sum((1, 2)) - right
+    return 1 - (right + _EPS) / (right + alpha * too_much + beta * missed + _EPS)
 
 
 def edge_dice(
@@ -63,25 +77,26 @@ def edges(maps: Float[Tensor, "b h w"], operator: str) -> Float[Tensor, "b h w"]
 
 def episode_losses(
     model: Segmenter,
-    support: Float[Tensor, "b 1 h w"],
-    support_mask: Int[Tensor, "b h w"],
+    support: Float[Tensor, "n 1 h w"],
+    support_mask: Int[Tensor, "n h w"],
     query: Float[Tensor, "b 1 h w"],
     query_mask: Int[Tensor, "b h w"],
     config: LossConfig,
 ) -> tuple[dict[str, Tensor], Float[Tensor, "b 2 h w"]]:
     """Mean loss terms of a batch of episodes and the query's logits at image resolution.
 
-    Terms whose weight is 0 are not computed. `total` is the weighted sum.
+    Terms whose weight is 0 are not computed. `total` is the weighted sum. There are n = B * shots support slices; the
+    shots of a query are consecutive.
     """
     features = model.encode(torch.cat((support, query)))
-    support_features, query_features = features.chunk(2)
+    support_features, query_features = features.split((len(support), len(query)))
     return feature_losses(model, support_features, support_mask, query_features, query_mask, config)
 
 
 def feature_losses(
     model: Segmenter,
-    support: Float[Tensor, "b c fh fw"],
-    support_mask: Int[Tensor, "b h w"],
+    support: Float[Tensor, "n c fh fw"],
+    support_mask: Int[Tensor, "n h w"],
     query: Float[Tensor, "b c fh fw"],
     query_mask: Int[Tensor, "b h w"],
     config: LossConfig,
@@ -94,7 +109,7 @@ def feature_losses(
     terms = {}
     if config.cross_entropy:
         terms["cross_entropy"] = cross_entropy(logits, query_mask, config.background_weight)
-    terms |= _dice_terms(logits, query_mask, config)
+    terms |= _mask_terms(logits, query_mask, config)
     if config.alignment:
         terms["alignment"] = _alignment(model, support, support_mask, query, scores, window, config)
     means = {name: value.mean() for name, value in terms.items()}
@@ -103,13 +118,15 @@ def feature_losses(
     return means, logits
 
 
-def _dice_terms(logits: Tensor, target: Tensor, config: LossConfig) -> dict[str, Tensor]:
+def _mask_terms(logits: Tensor, target: Tensor, config: LossConfig) -> dict[str, Tensor]:
     probability, truth = logits.softmax(1)[:, 1], target.to(logits.dtype)
     terms = {}
     if config.spatial_dice:
         terms["spatial_dice"] = spatial_dice(probability, truth)
     if config.edge_dice:
         terms["edge_dice"] = edge_dice(probability, truth, config.edge_operator)
+    if config.tversky:
+        terms["tversky"] = tversky(probability, truth, config.tversky_alpha, config.tversky_beta)
     return terms
 
 
@@ -121,18 +138,21 @@ def _alignment(
     scores: Tensor,
     window: int,
     config: LossConfig,
-) -> Float[Tensor, " b"]:
-    """Roles swapped (PANet): the query's hard prediction segments the support image.
+) -> Float[Tensor, " n"]:
+    """Roles swapped (PANet): the query's hard prediction segments each of its support images.
 
     An episode whose prediction leaves no background prototype teaches nothing and counts 0.
     """
     predicted = scores.argmax(1).to(query.dtype)
+    shots = len(support) // len(query)
+    if shots > 1:
+        query, predicted = query.repeat_interleave(shots, 0), predicted.repeat_interleave(shots, 0)
     pooled_background = F.avg_pool2d(1 - predicted[:, None], window).flatten(1)
     usable = (pooled_background > model.config.head.threshold).any(1)
     reverse = model.compare(support, query, predicted, window)
     logits = upsample(reverse, (support_mask.shape[-2], support_mask.shape[-1]))
     loss = cross_entropy(logits, support_mask)
     if config.dice_on_alignment:
-        dice = _dice_terms(logits, support_mask, config)
-        loss = loss + sum(getattr(config, name) * value for name, value in dice.items())
+        more = _mask_terms(logits, support_mask, config)
+        loss = loss + sum(getattr(config, name) * value for name, value in more.items())
     return loss * usable

@@ -124,8 +124,8 @@ def write_study(
                 write_run(folder / "runs" / key, names, seed)
                 n = len(names)
                 costs.append(
-                    [key, arm, seed, n, 16, 8, 20, 8, 8 * (2 + n), 8 * n, 2 + 1.5 * n + 0.1 * seed, 5 * n, 10**6,
-                     10**6, 400, 500 + 12 * n]
+                    [key, arm, seed, n, 16, 8, 20, 8, 8 * (2 + n), 8 * (1 + 0.5 * n), 2 + 1.5 * n + 0.1 * seed, 5 * n,
+                     10**6, 10**6, 400, 500 + 12 * n]
                 )  # fmt: skip
             path = f"runs/{key}" if names else None
             trials[str(seed)] = {"run": key, "folder": path, "results": f"results/{key}.csv"}

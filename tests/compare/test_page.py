@@ -173,8 +173,8 @@ def test_pictures_need_the_sites_and_models_of_the_scores(
     with pytest.raises(FedCoWProError, match="--pictures: no folder of site 'ct'"):
         written(scored, pictures=True, name="page.html", models=models)
     episodes = tmp_path / "scores.episodes.json"
-    episodes.write_text(episodes.read_text().replace(ct_site.digest, "0" * 16))
-    with pytest.raises(FedCoWProError, match=f"has the digest {ct_site.digest}"):
+    episodes.write_text(episodes.read_text().replace(ct_site.labelled_digest, "0" * 16))
+    with pytest.raises(FedCoWProError, match=f"has the digest {ct_site.labelled_digest}"):
         written(scored, pictures=True, name="page.html", models=models, sites={"ct": ct_site.path})
 
 

@@ -7,13 +7,17 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from made import scores, table, write_run, write_study
 from test_answer import Written, grid
 
+from fedcowpro.compare.blocks import Items
+from fedcowpro.compare.scaling import scaling
 from fedcowpro.compare.trainings import read_training, with_drift
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import Episode, Episodes, Example
@@ -214,12 +218,33 @@ def test_a_study_says_what_it_lacks_and_costs(tmp_path: Path, written: Written) 
         "Do more clients segment better?", "Compared with 'untrained' (as the study names it).",
         "The study 'example' is not complete: 1 trial of 9 without scores ('six' seed 2).",
         "Runs of the study 'example' failed: arm 'six', seed 2.", "| ct | CT | liver |",
-        "Seconds per round: 1.5 s for each further client (95% interval ", "Peak memory (MB): 12 MB for each further",
-        "cases: 16 and local steps: 20", "fedcowpro study run example.yaml --out example",
+        "| two | 0 | 2 | 16 | 8 | 20 | 2.00 | 5.00 | 524 |", "fedcowpro study run example.yaml --out example",
     ):  # fmt: skip
         assert expected in page, expected
     assert "Pseudo-label Dice and final Dice" in page
     assert "Spearman's rank correlation over 5 of them" in page
+
+
+def test_costs_are_fitted_where_only_the_number_of_clients_changes() -> None:
+    rows = [
+        {"arms": f"{n} of {each}", "seed": 0, "clients": n, "cases": n * each, "rounds": 4, "local_steps": 20,
+         "measured_rounds": 4, "cpu_seconds": 4 * (3 + each * n + 0.01 * (n == 4)), "seconds_per_round": 9.0,
+         "peak_rss_mb": 500 + 0.01 * (n == 6)}
+        for each in (1, 2) for n in (2, 4, 6)
+    ]  # fmt: skip
+    section = scaling(SimpleNamespace(costs=pd.DataFrame(rows)))  # type: ignore[arg-type]
+    assert section is not None
+    (lines,) = [block.items for block in section.blocks if isinstance(block, Items)]
+    assert [line.partition(" for each")[0] for line in lines] == [
+        f"{title}, {each} cases and 20 steps per client: {slope}"
+        for title, slopes in (
+            ("CPU seconds per round", ("1 s", "2 s")),
+            ("Peak memory (MB)", ("0.0025 MB", "0.0025 MB")),
+        )
+        for each, slope in zip((1, 2), slopes, strict=True)
+    ]
+    assert "the line begins at 3 s for none" in lines[0]
+    assert scaling(SimpleNamespace(costs=pd.DataFrame(rows[:1]))) is None  # type: ignore[arg-type]
 
 
 def test_drift_is_the_distance_from_the_mean_update(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from common import Arrays
 from fedcowpro.config import AugmentConfig
+from fedcowpro.data.appearance import Networks, apply_gamma
 from fedcowpro.data.augment import (
     Views,
     affine_matrix,
-    apply_gamma,
     apply_views,
-    random_convolutions,
     sample_views,
     sampling_grid,
     smooth,
@@ -39,7 +38,7 @@ def matrix_of(parameters: np.ndarray, size: int = 256) -> Tensor:
 def views(matrix: Tensor, size: int, elastic: Tensor | None = None) -> Views:
     n = len(matrix)
     moved = torch.zeros(n, size, size, 2) if elastic is None else elastic
-    return Views(matrix, moved, torch.ones(n), torch.zeros(n), ())
+    return Views(matrix, moved, torch.ones(n), Networks(torch.zeros(n), ()))
 
 
 def picture(n: int = 1, size: int = 32) -> tuple[Tensor, Tensor]:
@@ -159,31 +158,55 @@ def test_outside_the_slice_lies_its_minimum() -> None:
     assert mask[0, :, 13:].all()
 
 
-def test_gamma_by_hand() -> None:
-    image = torch.tensor([[[-1.0, 1.0], [0.0, 3.0]]])
-    found = apply_gamma(image, torch.tensor([2.0]))
-    expected = 4 * ((image + 1) / 4) ** 2 - 1
-    assert torch.allclose(found, expected, atol=1e-4)
-    assert torch.allclose(apply_gamma(image, torch.tensor([1.0])), image, atol=1e-4)
-    flat = apply_gamma(torch.full((1, 2, 2), 5.0), torch.tensor([0.7]))
-    assert torch.allclose(flat, torch.full((1, 2, 2), 5.0), atol=1e-3)
+def tensors(value: object) -> list[Tensor]:
+    """All tensors in nested tuples."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in value for tensor in tensors(part)] if isinstance(value, tuple) else []
 
 
 def test_the_generator_decides_everything() -> None:
-    config = AugmentConfig(random_convolution=0.7)
+    config = AugmentConfig(random_convolution=0.7, pseudo_correlation=True, curve=0.5, invert=0.5)
     torch.manual_seed(1)
     one = sample_views(3, 32, config, seeded(4))
     torch.manual_seed(2)
     two, other = sample_views(3, 32, config, seeded(4)), sample_views(3, 32, config, seeded(5))
-    for field in fields(Views):
-        pairs = [(getattr(one, field.name), getattr(two, field.name), getattr(other, field.name))]
-        if field.name == "kernels":
-            pairs = list(zip(*pairs[0], strict=True))
-        for a, b, c in pairs:
-            assert torch.equal(a, b)
-            assert not torch.equal(a, c)
+    found = [tensors(astuple(drawn)) for drawn in (one, two, other)]
+    assert len(found[0]) == 3 + 2 * 9 + 2
+    for a, b, c in zip(*found, strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
     image, mask = picture(3)
     assert torch.equal(apply_views(image, mask, one)[0], apply_views(image, mask, two)[0])
+
+
+def test_what_is_off_draws_nothing() -> None:
+    """Results of earlier settings stay: the next draws from the generator are the same."""
+    generator = seeded(9)
+    drawn = sample_views(2, 32, AugmentConfig(), generator)
+    assert drawn.networks.offsets == ()
+    assert (drawn.second, drawn.maps, drawn.knots) == (None, None, None)
+    # Known numbers, taken before random convolutions had offsets.
+    assert drawn.gamma.tolist() == pytest.approx([1.005044937133789, 0.9239311814308167])
+    assert torch.rand(2, generator=generator).tolist() == pytest.approx([0.6608344912528992, 0.6366891264915466])
+    with_more = sample_views(2, 32, AugmentConfig(random_convolution=1, curve=1), seeded(9))
+    assert torch.equal(with_more.elastic, drawn.elastic)
+    assert torch.equal(with_more.networks.kernels[3], drawn.networks.kernels[3])
+
+
+def test_curves_stay_within_the_body_and_masks_are_not_touched() -> None:
+    image, mask = picture(2)
+    body = torch.zeros(2, 32, 32, dtype=torch.bool)
+    body[:, 4:28, 4:28] = True
+    drawn = replace(sample_views(2, 32, STILL, seeded()), knots=torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    found, found_mask = apply_views(image, mask, drawn, body)
+    assert torch.equal(found_mask, mask)
+    assert torch.allclose(found[0][~body[0]], image[0][~body[0]], atol=1e-4)
+    within = image[0][body[0]]
+    assert torch.allclose(found[0][body[0]], within.min() + within.max() - within, atol=1e-4)
+    assert torch.allclose(found[1], image[1], atol=1e-4)
+    everywhere, _ = apply_views(image, mask, drawn)
+    assert torch.allclose(everywhere[0], image.min() + image.max() - image[0], atol=1e-4)
 
 
 def test_views_differ_and_stay_in_their_ranges() -> None:
@@ -196,7 +219,7 @@ def test_views_differ_and_stay_in_their_ranges() -> None:
     assert zoom.min() > 0.895
     assert zoom.max() < 1.205
     assert zoom.max() - zoom.min() > 0.25
-    assert drawn.blend.eq(0).all()  # random convolutions are off by default
+    assert drawn.networks.blend.eq(0).all()  # random convolutions are off by default
 
 
 def test_each_view_has_its_own_elastic_field() -> None:
@@ -204,54 +227,3 @@ def test_each_view_has_its_own_elastic_field() -> None:
     assert drawn.elastic.std().item() == pytest.approx(0.36, abs=0.06)  # pixels, as measured on the reference
     assert not torch.equal(drawn.elastic[0], drawn.elastic[1])
     assert not torch.equal(drawn.elastic[..., 0], drawn.elastic[..., 1])
-
-
-def convolved(count: int, share: float, seed: int = 0) -> Views:
-    return sample_views(count, 32, STILL.model_copy(update={"random_convolution": share}), seeded(seed))
-
-
-def test_random_convolutions_are_drawn_with_their_probability() -> None:
-    used = convolved(1000, 0.3).blend > 0
-    assert used.float().mean().item() == pytest.approx(0.3, abs=0.05)
-    assert convolved(50, 1.0).blend.gt(0).all()
-
-
-def test_random_convolutions_without_blend_change_nothing() -> None:
-    image, _ = picture(4)
-    drawn = convolved(4, 1.0)
-    assert torch.equal(random_convolutions(image, replace(drawn, blend=torch.zeros(4))), image)
-    half = drawn.blend * torch.tensor([0.0, 1.0, 0.0, 1.0])
-    found = random_convolutions(image, replace(drawn, blend=half))
-    assert torch.equal(found[[0, 2]], image[[0, 2]])
-    assert not torch.allclose(found, image, atol=1e-2)
-
-
-def test_random_convolutions_do_not_mix_the_batch() -> None:
-    image, _ = picture(4)
-    image = image + torch.randn(4, 32, 32, generator=seeded())
-    drawn = convolved(4, 1.0)
-    together = random_convolutions(image, drawn)
-    for index in range(4):
-        kept = (torch.arange(4) == index).float()
-        alone = random_convolutions(image, replace(drawn, blend=drawn.blend * kept))
-        assert torch.allclose(together[index], alone[index], atol=1e-5)
-
-
-def test_random_convolutions_keep_energy_and_geometry() -> None:
-    image, mask = picture(12)
-    drawn = convolved(12, 1.0, seed=3)
-    found, found_mask = apply_views(image, mask, drawn)
-    assert torch.equal(found_mask, mask)
-    assert found.flatten(1).norm(dim=1).tolist() == pytest.approx(image.flatten(1).norm(dim=1).tolist(), rel=1e-4)
-    for kernel in drawn.kernels:
-        pointwise = kernel.flatten(1, 2).abs().sum(1)  # (n, 3, 3)
-        alone = (pointwise.flatten(1) > 0).sum(1)
-        assert set(alone.tolist()) == {1, 9}
-    # Edges stay where they are: what moved would not correlate with the ellipse's outline.
-    outline = ndimage.morphological_gradient(mask[0].numpy(), 3) > 0
-    steep = np.stack([ndimage.gaussian_gradient_magnitude(one.numpy(), 1) for one in found])
-    near = ndimage.binary_dilation(outline, iterations=2)
-    inside = np.zeros_like(near)
-    inside[5:-5, 5:-5] = True  # padding with zeros makes an edge at the frame
-    ratio = steep[:, near].mean(1) / steep[:, ~near & inside].mean(1)
-    assert np.median(ratio) > 2

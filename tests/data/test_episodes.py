@@ -6,13 +6,15 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from fedcowpro.config import AugmentConfig
-from fedcowpro.data.episodes import EpisodeSampler
+from fedcowpro.config import AugmentConfig, EpisodeConfig
+from fedcowpro.data.episodes import EpisodeBatch, EpisodeSampler
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 
@@ -59,12 +61,20 @@ def site(tmp_path: Path) -> Path:
     return root
 
 
-def draw(site: Path, count: int, seed: int = 0) -> list[tuple[int, int]]:
+def sample(site: Path, count: int, seed: int = 0, progress: float = 1.0, **episodes: Any) -> EpisodeBatch:
+    sampler = EpisodeSampler(Site.open(site), STILL, EpisodeConfig.model_validate(episodes))
+    return sampler.sample(count, torch.Generator().manual_seed(seed), progress)
+
+
+def draw(site: Path, count: int, seed: int = 0, progress: float = 1.0, **episodes: Any) -> list[tuple[int, int]]:
     """(slice, segment) of episodes, read off the pixels."""
-    sampler = EpisodeSampler(Site.open(site), STILL)
-    batch = sampler.sample(count, torch.Generator().manual_seed(seed))
+    batch = sample(site, count, seed, progress, **episodes)
+    return shown(batch.support, batch.support_mask)
+
+
+def shown(images: Tensor, masks: Tensor) -> list[tuple[int, int]]:
     drawn = []
-    for image, mask in zip(batch.support, batch.support_mask, strict=True):
+    for image, mask in zip(images, masks, strict=True):
         slice_number = round(-float(image.min()))
         segment = {round(float(value)) + slice_number for value in image[0][mask > 0]}
         assert len(segment) == 1
@@ -135,3 +145,108 @@ def test_a_site_without_usable_superpixels_is_refused(site: Path) -> None:
     (site / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(FedCoWProError, match="no training slice with a usable superpixel"):
         EpisodeSampler(Site.open(site), STILL)
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_larger_superpixels_are_drawn_more_often_by_the_root_of_their_area(site: Path) -> None:
+    drawn = Counter(draw(site, 1500, draw="area"))
+    assert drawn[2, 1] / 1500 == pytest.approx(0.5, abs=0.04)  # slices stay uniform
+    assert drawn[0, 3] / (drawn[0, 1] + drawn[0, 3]) == pytest.approx(12 / 22, abs=0.04)
+
+
+def test_a_curriculum_begins_with_the_largest(site: Path) -> None:
+    """Areas 144, 121 and 100: a quarter of three is the largest, half of them the larger two."""
+    assert set(draw(site, 50, progress=0.0, curriculum=True)) == {(0, 3)}
+    half = Counter(draw(site, 400, progress=0.4, curriculum=True))
+    assert set(half) == {(0, 3), (2, 1)}
+    assert half[2, 1] / 400 == pytest.approx(0.5, abs=0.08)
+    for progress in (0.75, 1.0):
+        assert draw(site, 50, progress=progress, curriculum=True) == draw(site, 50)
+    assert draw(site, 50, progress=0.0) == draw(site, 50)
+
+
+def near_site(site: Path, shift: int, **changes: object) -> Path:
+    """Three slices with one superpixel of 12 x 12, moved by `shift` from slice to slice."""
+    folder = site / "cases" / "a"
+    segments = np.zeros((SLICES, 32, 32), np.uint16)
+    for z in range(SLICES):
+        segments[z, 8:20, 4 + shift * z : 16 + shift * z] = 1
+    np.save(folder / "superpixels.npy", segments)
+    np.save(folder / "image.npy", (segments - np.arange(SLICES)[:, None, None]).astype(np.float16))
+    manifest = json.loads((site / "manifest.json").read_text())
+    manifest["cases"][0] |= {"areas": [[144]] * SLICES, **changes}
+    (site / "manifest.json").write_text(json.dumps(manifest))
+    return site
+
+
+def test_the_query_comes_from_a_neighbour_with_its_own_superpixel(site: Path) -> None:
+    batch = sample(near_site(site, 2), 300, neighbour=1)
+    support = [z for z, _ in shown(batch.support, batch.support_mask)]
+    query = [z for z, _ in shown(batch.query, batch.query_mask)]
+    assert set(zip(support, query, strict=True)) == {(0, 1), (1, 0), (1, 2), (2, 1)}
+    for z, mask in zip(query, batch.query_mask, strict=True):
+        assert mask[8:20, 4 + 2 * z : 16 + 2 * z].all()
+        assert int(mask.sum()) == 144
+    both = Counter(zip(support, query, strict=True))
+    assert both[1, 0] / (both[1, 0] + both[1, 2]) == pytest.approx(0.5, abs=0.15)
+    farther = sample(site, 100, neighbour=2)
+    slices = [shown(farther.support, farther.support_mask), shown(farther.query, farther.query_mask)]
+    assert ((0, 1), (2, 1)) in set(zip(*slices, strict=True))
+
+
+def test_where_superpixels_do_not_fit_the_query_stays(site: Path) -> None:
+    """Moved by 2 of 12 columns, the IoU is 10/14; by 5, 7/17; by 7, less than half of the one lies in the other."""
+    for shift, least, moved in ((2, 0.7, True), (2, 0.72, False), (5, 0.4, True), (7, 0.1, False)):
+        batch = sample(near_site(site, shift), 30, neighbour=1, neighbour_overlap=least)
+        same = [torch.equal(a, b) for a, b in zip(batch.support, batch.query, strict=True)]
+        assert any(same) is not moved
+        assert all(same) is not moved
+
+
+def test_a_slice_that_is_left_out_is_no_neighbour(site: Path) -> None:
+    batch = sample(near_site(site, 1, left_out=[1]), 60, neighbour=1)
+    for images, masks in ((batch.support, batch.support_mask), (batch.query, batch.query_mask)):
+        assert {z for z, _ in shown(images, masks)} == {0, 2}
+    assert torch.equal(batch.support, batch.query)
+
+
+def test_superpixels_are_merged_with_their_probability(site: Path) -> None:
+    folder = site / "cases" / "a"
+    segments = np.zeros((SLICES, 32, 32), np.uint16)
+    segments[:, 4:16], segments[:, 16:28], segments[:, 28:] = 1, 2, 3
+    np.save(folder / "superpixels.npy", segments)
+    np.save(folder / "image.npy", np.choose(segments, [0, 1.0, 1.2, 4.0]).astype(np.float16))
+    manifest = json.loads((site / "manifest.json").read_text())
+    manifest["cases"][0]["areas"] = [[384, 384, 128]] * SLICES
+    (site / "manifest.json").write_text(json.dumps(manifest))
+    areas = Counter(sample(site, 600, merge=0.5).support_mask.sum((1, 2)).tolist())
+    assert set(areas) == {384, 768, 128}  # 3 is like no other
+    assert areas[768] / 600 == pytest.approx(1 / 3, abs=0.06)
+    assert Counter(sample(site, 100, merge=1.0).support_mask.sum((1, 2)).tolist()).keys() == {768, 128}
+
+
+def test_shots_are_views_of_the_query_s_slice(site: Path) -> None:
+    sampler = EpisodeSampler(Site.open(site), AugmentConfig(), EpisodeConfig(shots=3))
+    batch = sampler.sample(4, torch.Generator().manual_seed(0))
+    assert batch.support.shape == (12, 1, 32, 32)
+    assert batch.support_mask.shape == (12, 32, 32)
+    assert batch.query.shape == (4, 1, 32, 32)
+    still = sample(site, 8, shots=3)
+    assert torch.equal(still.support, still.query.repeat_interleave(3, 0))
+    assert torch.equal(still.support_mask, still.query_mask.repeat_interleave(3, 0))
+    assert len({tuple(mask.flatten().tolist()) for mask in batch.support_mask[:3]}) == 3  # views of their own
+
+
+def test_curves_know_the_body(site: Path) -> None:
+    """The body is where superpixels are; what lies outside keeps its value, air included."""
+    inverted = STILL.model_copy(update={"invert": 1.0})
+    sampler = EpisodeSampler(Site.open(site), inverted)
+    batch = sampler.sample(30, torch.Generator().manual_seed(0))
+    values = {tuple(sorted({round(float(v)) for v in image.unique()})) for image in batch.support}
+    assert values == {(-2, -1), (0, 1, 2, 3)}
+    for image, mask in zip(batch.support[:, 0], batch.support_mask, strict=True):
+        if image.max() > 1:  # slice 0: superpixels of values 1, 2, 3
+            assert float(image[mask > 0].mean()) == pytest.approx(3 if mask[0, 0] else 1, abs=1e-3)
+            assert float(image[31, 31]) == pytest.approx(0, abs=1e-3)

@@ -92,8 +92,19 @@ def test_a_file_brings_back_the_same_episodes(ct_site: Site, tmp_path: Path) -> 
     plan.require_sites({"here": ct_site, "more": ct_site})
     with pytest.raises(FedCoWProError, match="no site 'here'"):
         plan.require_sites({"there": ct_site})
-    with pytest.raises(FedCoWProError, match="for which the episodes were made"):
-        plan.require_sites({"here": without_roles(ct_site, tmp_path / "other")})
+    # Roles and superpixels are of the training; an image or a label is what scores depend on.
+    plan.require_sites({"here": without_roles(ct_site, tmp_path / "roles")})
+    for part in ("cases/1/superpixels.npy", "cases/1/image.npy", "labels/1.npy"):
+        folder = tmp_path / part.replace("/", "-")
+        shutil.copytree(ct_site.path, folder)
+        array = np.load(folder / part)
+        array[0, 0, 0] += 1
+        np.save(folder / part, array)
+        if part.endswith("superpixels.npy"):
+            plan.require_sites({"here": Site.open(folder)})
+        else:
+            with pytest.raises(FedCoWProError, match="for which the episodes were made"):
+                plan.require_sites({"here": Site.open(folder)})
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

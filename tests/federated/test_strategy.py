@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord
@@ -44,7 +47,7 @@ def one_round(
     grid = InProcessGrid(app, {site: {"site-name": site} for site in ("c", "a", "b")})
     seen: list[RoundRecord] = []
     names = dict(zip(grid.get_node_ids(), "abc", strict=True))
-    strategy = CheckedFedAvg(names, BEFORE, weighting, min_sites, seen.append)
+    strategy = CheckedFedAvg(names, BEFORE, FederationConfig(weighting=weighting, min_sites=min_sites), seen.append)
     arrays = ArrayRecord({name: Array(value) for name, value in BEFORE.items()})
     replies = grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid))
     averaged, _ = strategy.aggregate_train(1, reversed(list(replies)))
@@ -72,6 +75,7 @@ def test_record_has_the_geometry_and_the_bytes_of_each_update() -> None:
         assert site.train_slices == slices
         assert site.bytes_down > 8 * 4
         assert site.bytes_up > 8 * 4
+    assert record.step_norm == pytest.approx((0.1 * 1 + 0.2 * 2 + 0.7 * 4) * math.sqrt(8))
 
 
 def set_array(name: str, value: np.ndarray) -> Spoil:
@@ -141,7 +145,7 @@ def test_bad_reply_is_left_out_where_fewer_sites_suffice(kind: str) -> None:
 
 def test_silent_site_is_named() -> None:
     grid = InProcessGrid(client(), {site: {"site-name": site} for site in "abc"})
-    strategy = CheckedFedAvg(dict(zip(grid.get_node_ids(), "abc", strict=True)), BEFORE, "slices")
+    strategy = CheckedFedAvg(dict(zip(grid.get_node_ids(), "abc", strict=True)), BEFORE, FederationConfig())
     arrays = ArrayRecord({name: Array(value) for name, value in BEFORE.items()})
     replies = list(grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid)))
     with pytest.raises(FedCoWProError, match="site 'a': no reply"):
@@ -152,7 +156,7 @@ def test_silent_site_is_named() -> None:
 
 def test_min_sites_beyond_the_sites_is_refused() -> None:
     with pytest.raises(FedCoWProError, match="min_sites is 3 with 2 sites"):
-        CheckedFedAvg({2: "a", 3: "b"}, BEFORE, "slices", 3)
+        CheckedFedAvg({2: "a", 3: "b"}, BEFORE, FederationConfig(min_sites=3))
 
 
 def test_clients_cannot_change_each_others_records() -> None:
@@ -169,3 +173,32 @@ def test_clients_cannot_change_each_others_records() -> None:
     with pytest.raises(FedCoWProError):
         one_round(app)
     assert seen == [["bias", "weight", "server-round"]] * 3
+
+
+def test_memory_does_not_grow_with_the_sites(tmp_path: Path) -> None:
+    before = {"weight": np.zeros((500, 1000), np.float32)}  # 2 MB
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = {name: Array(array.numpy() + np.float32(1)) for name, array in message.content["arrays"].items()}
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 1})})
+        return Message(content, reply_to=message)
+
+    def peak(count: int) -> int:
+        names = [f"site-{number:02}" for number in range(count)]
+        grid = InProcessGrid(app, {name: {"site-name": name} for name in names})
+        nodes = dict(zip(grid.get_node_ids(), names, strict=True))
+        strategy = CheckedFedAvg(nodes, before, FederationConfig(), scratch=tmp_path / "replies")
+        arrays = ArrayRecord({name: Array(value) for name, value in before.items()})
+        tracemalloc.start()
+        averaged, _ = strategy.aggregate_train(
+            1, grid.send_and_receive(strategy.configure_train(1, arrays, ConfigRecord(), grid))
+        )
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        np.testing.assert_array_equal(averaged["weight"].numpy(), 1)
+        return used
+
+    assert peak(16) < 1.1 * peak(4)
+    assert list((tmp_path / "replies").iterdir()) == []

@@ -59,14 +59,14 @@ Run = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def run(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a study with changed fields; all runs share one folder of pools."""
+    """Runs a study with changed fields."""
     os.environ["EXAMPLE_DATA"] = str(phantoms)
     root = tmp_path_factory.mktemp("studies")
 
-    def go(out: str, workers: int = 1, progress: bool = False, **changes: Any) -> Path:
+    def go(out: str, workers: int = 1, progress: bool = False, store: Path | None = None, **changes: Any) -> Path:
         file = root / f"{out}.yaml"
         file.write_text(yaml.safe_dump({**copy.deepcopy(STUDY), **changes}, sort_keys=False))
-        run_study(file, root / out, workers=workers, pools=root / "pools", progress=progress)
+        run_study(file, root / out, workers=workers, store=store, progress=progress)
         return root / out
 
     return go
@@ -158,16 +158,19 @@ def test_a_study_that_was_stopped_and_killed_ends_in_the_same_numbers(
         if list(out.glob("runs/*/rounds/round_*")):
             signal.raise_signal(signal.SIGINT)
 
+    # Where the tests run in the background, the shell may have switched Ctrl-C off.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(StudyProgress, "update", stop)
         with pytest.raises(KeyboardInterrupt):
             run("killed", progress=True)
+    signal.signal(signal.SIGINT, handler)
     assert "the same command goes on" in capfd.readouterr().err
     assert len(list(out.glob("results/*.csv"))) < len(list(done.glob("results/*.csv")))
 
     code = "import sys; from pathlib import Path; from fedcowpro.study.run import run_study\n"
-    code += "run_study(*map(Path, sys.argv[1:3]), workers=1, pools=Path(sys.argv[3]), progress=False)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(done) + ".yaml", str(out), str(root / "pools")])
+    code += "run_study(*map(Path, sys.argv[1:3]), workers=1, progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(done) + ".yaml", str(out)])
     while not any(5 <= RunFolder(folder).completed() < ROUNDS for folder in out.glob("runs/*")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
@@ -178,6 +181,19 @@ def test_a_study_that_was_stopped_and_killed_ends_in_the_same_numbers(
     assert (out / "table.csv").read_text() == (done / "table.csv").read_text()
     assert read_costs(out)["measured_rounds"].min() < ROUNDS
     pd.testing.assert_frame_equal(read_table(out), read_table(done))
+
+
+def test_studies_with_a_common_store_train_nothing_twice(done: Path, run: Run) -> None:
+    before = times(done)
+    out = run("sharing", store=done, name="sharing", arms={"one": STUDY["arms"]["one slice"]}, compare="one")
+    assert times(done) == before
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "costs.csv", "study.json", "table.csv"]
+    own, whole = read_table(out), read_table(done)
+    same = whole[whole["arm"] == "one slice"].drop(columns="arm").reset_index(drop=True)
+    pd.testing.assert_frame_equal(own.drop(columns="arm"), same)
+    trial = json.loads((out / "study.json").read_text())["arms"]["one"]["seeds"]["3"]
+    assert load_checkpoint(out / trial["folder"])[1]["seed"] == 3
+    assert (out / trial["results"]).is_file()
 
 
 def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:
@@ -201,6 +217,8 @@ def test_folders_of_something_else_are_refused(done: Path, run: Run) -> None:
     (other / "thesis.txt").touch()
     with pytest.raises(FedCoWProError, match="not empty"):
         run("other")
+    with pytest.raises(FedCoWProError, match=r"(?s)not empty.*another --store"):
+        run("new", store=other)
     with pytest.raises(FedCoWProError, match="at least 1"):
         run("undisturbed", workers=0)
 

@@ -145,6 +145,11 @@ def evaluate(
     ] = None,
     refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
+    scales: Annotated[str | None, typer.Option(help="Sizes at which slices are encoded, as 0.75,1,1.25.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="cowpro, cowpro-raw, alpnet, panet or nearest-support; default the one that was trained."),
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Of NSD, in mm.")] = 2.0,
     method: Annotated[str, typer.Option(help="Name in the column 'method'.")] = "fedcowpro",
     untrained: Annotated[
@@ -165,7 +170,8 @@ def evaluate(
     if unknown := set(wanted) - set(PROTOCOLS):
         raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
     opened = {name: Site.open(path) for name, path in site_folders([*site, *(more or [])], {}).items()}
-    loaded = load_predictor(model, inference_overrides(support_slices, pairing, keep_components, refine, threshold))
+    overrides = inference_overrides(support_slices, pairing, keep_components, refine, threshold, scales)
+    loaded = load_predictor(model, overrides, head)
     chosen = {"supports": split_list(support), "queries": split_list(queries), "organs": split_list(organs)}
     given = {name: value for name, value in chosen.items() if value}
     if episodes is None:

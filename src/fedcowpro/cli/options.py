@@ -79,6 +79,7 @@ def inference_overrides(
     keep_components: bool | None,
     refine: int | None,
     threshold: float | None,
+    scales: str | None = None,
 ) -> dict[str, Any]:
     """The inference settings that were given; they replace those of the model's card."""
     given = {
@@ -87,5 +88,6 @@ def inference_overrides(
         "keep_components": keep_components,
         "refine": refine,
         "threshold": threshold,
+        "scales": numbers(scales, "--scales"),
     }
     return {name: value for name, value in given.items() if value is not None}

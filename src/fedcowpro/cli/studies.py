@@ -20,12 +20,15 @@ def study(
     file: Annotated[Path, typer.Argument(help="YAML of the study (see experiments/).")],
     out: Annotated[Path, typer.Option(help="Folder of the study; one that was interrupted goes on.")],
     workers: Annotated[int | None, typer.Option(help="Processes of one thread each; default one per core.")] = None,
-    pools: Annotated[Path | None, typer.Option(help="Prepared volumes that several studies share.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Folder of volumes, trainings and scores that several studies share; default --out."),
+    ] = None,
 ) -> None:
     """Train and score every arm of a study with every seed; nothing twice."""
     from fedcowpro.study.run import run_study
 
-    table = run_study(file, out, workers=workers, pools=pools)
+    table = run_study(file, out, workers=workers, store=store)
     echo.print(f"scores: {table}")
 
 

@@ -85,7 +85,7 @@ def _overlay(evidence: Evidence, shelf: Shelf, pick: Pick, method: str) -> Overl
     sites = {pick.site: site}
     episode = _episode(evidence, sites, mine)
     settings = _settings(first, options_of(rows))
-    predictor = _predictor(evidence, method, model, settings)
+    predictor = _predictor(evidence, method, model, settings, str(first.get("head") or "") or None)
     masks: dict[int, npt.NDArray[np.bool_]] = {}
 
     def keep(_case: str, organ: int, mask: np.ndarray) -> None:
@@ -145,8 +145,10 @@ def _model_settings(evidence: Evidence, method: str) -> Any:
     return next((s.arms[method]["settings"]["model"] for s in evidence.sources if method in s.arms), None)
 
 
-def _predictor(evidence: Evidence, method: str, model: Path, settings: Mapping[str, Any]) -> OneShotPredictor:
-    loaded = load_predictor(model, settings)
+def _predictor(
+    evidence: Evidence, method: str, model: Path, settings: Mapping[str, Any], head: str | None
+) -> OneShotPredictor:
+    loaded = load_predictor(model, settings, head)
     return (loaded.untrained() if _is_untrained(evidence, method) else loaded).predictor
 
 
@@ -172,10 +174,10 @@ def _episode(evidence: Evidence, sites: Mapping[str, Site], rows: pd.DataFrame) 
                 fits = (episode.site, episode.support_site, episode.support_case) == (name, name, support)
                 if fits and case in episode.queries and episode.support_numbers == first["support_slices"]:
                     assert scores.episodes is not None
-                    if sites[name].digest != scores.episodes.digests[name]:
+                    if sites[name].labelled_digest != scores.episodes.digests[name]:
                         raise FedCoWProError(
-                            f"{sites[name].path} has the digest {sites[name].digest}, the scores' site '{name}' had "
-                            f"{scores.episodes.digests[name]}",
+                            f"{sites[name].path} has the digest {sites[name].labelled_digest}, the scores' site "
+                            f"'{name}' had {scores.episodes.digests[name]}",
                             "the site folder that was scored",
                             "name it",
                         )

@@ -20,7 +20,7 @@ from fedcowpro.compare.trainings import MODEL, Training, read_json
 from fedcowpro.evaluate.markup import MISSING
 from fedcowpro.evaluate.summary import BEFORE
 
-_NOT_OPTIONS = ("scales", "flip")  # the model's card says them, no option of `evaluate`
+_NOT_OPTIONS = ("flip",)  # the model's card says it, no option of `evaluate`
 
 
 def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Section:
@@ -75,7 +75,7 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     if values[0] in ("true", "false"):
         return [name if values[0] == "true" else f"--no-{name[2:]}"]
     # Whole-volume scores always have the one way of pairing; the other one was asked for.
-    return [name, next((value for value in values if value != "bag"), values[0])]
+    return [name, next((value for value in values if value != "bag"), values[0]).replace("+", ",")]
 
 
 def _tables(evidence: Evidence) -> Grid:

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy import stats
 
 from fedcowpro.compare import wording
-from fedcowpro.compare.blocks import Block, Chart, Grid, Items, Section, Text, count, listed
+from fedcowpro.compare.blocks import Block, Chart, Grid, Items, Section, Text, count
 from fedcowpro.compare.evidence import Evidence
 from fedcowpro.compare.training_charts import scatter
 from fedcowpro.evaluate.markup import MISSING, number
@@ -19,49 +20,62 @@ Numbers = npt.NDArray[np.float64]
 
 
 def scaling(evidence: Evidence) -> Section | None:
-    """Seconds per round and memory against the number of clients, with the line of least squares."""
+    """CPU seconds per round and memory against the number of clients, with a line of least squares per series."""
     costs = evidence.costs
     if costs is None or costs["clients"].nunique() < 2:
         return None
-    constant, varying = [], []
-    for column in ("cases", "local_steps"):
-        values = sorted(set(costs[column].dropna()))
-        name = column.replace("_", " ")
-        if len(values) == 1:
-            constant.append(f"{name}: {values[0]:g}")
-        else:
-            varying.append(f"{name}: {', '.join(f'{value:g}' for value in values)}")
-    fixed = f"The same in all of them: {listed(constant)}." if constant else ""
-    if varying:
-        fixed += f" Different too, so that the line is not of clients alone: {listed(varying)}."
-    blocks: list[Block] = [Text(wording.SCALING.format(fixed=fixed).strip())]
+    costs = costs.assign(cpu_per_round=costs["cpu_seconds"] / costs["measured_rounds"])
+    series = _series(costs)
+    blocks: list[Block] = [Text(wording.SCALING)]
     lines: list[str] = []
-    wanted = (("seconds_per_round", "Seconds per round", "s"), ("peak_rss_mb", "Peak memory (MB)", "MB"))
+    wanted = (("cpu_per_round", "CPU seconds per round", "s"), ("peak_rss_mb", "Peak memory (MB)", "MB"))
     for column, title, unit in wanted:
-        known = costs.dropna(subset=[column])
-        if known["clients"].nunique() < 2:
-            continue
-        line = fit_line(known["clients"].to_numpy(float), known[column].to_numpy(float))
-        series = {
-            str(arms): list(zip(part["clients"], part[column], strict=True))
-            for arms, part in known.groupby("arms", sort=False)
-        }
-        blocks.append(
-            Chart(partial(scatter, series, "Clients", title, line=line[:2], zero=True), f"{title} against clients")
-        )
-        lines.append(slope_text(title, unit, len(known), *line))
-    blocks.append(Items(tuple(lines)))
-    head = ("Method", "Seed", "Clients", "Cases", "Rounds", "Local steps", "Seconds per round", "Peak memory (MB)")
+        points, fitted = {}, {}
+        for name, rows in series.items():
+            known = rows.dropna(subset=[column])
+            x, y = known["clients"].to_numpy(float), known[column].to_numpy(float)
+            if len(known):
+                points[name] = list(zip(x, y, strict=True))
+            if len(np.unique(x)) > 2:
+                line = fit_line(x, y)
+                fitted[name] = line[:2]
+                lines.append(slope_text(f"{title}, {name}", unit, len(known), *line))
+        if points:
+            chart = partial(scatter, points, "Clients", title, lines=fitted, zero=True)
+            blocks.append(Chart(chart, f"{title} against clients"))
+    if lines:
+        blocks.append(Items(tuple(lines)))
+    head = (
+        "Method", "Seed", "Clients", "Cases", "Rounds", "Local steps", "CPU seconds per round", "Seconds per round",
+        "Peak memory (MB)",
+    )  # fmt: skip
     table = tuple(
         (
             str(row.arms),
             *(number(float(value), 0) for value in (row.seed, row.clients, row.cases, row.rounds, row.local_steps)),
+            number(float(row.cpu_per_round), 2),
             number(float(row.seconds_per_round), 2),
             number(float(row.peak_rss_mb), 0),
         )
         for row in costs.itertuples()
     )
     return Section("Cost and the number of clients", (*blocks, Grid(head, table)))
+
+
+def _series(costs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Trainings that differ in the number of clients and in what necessarily goes with it.
+
+    Those with the same cases in all (a training may be in both kinds), and those with the same cases and steps per
+    client; only where there are more than two numbers of clients. Otherwise each arm for itself.
+    """
+    each = costs["cases"] / costs["clients"]
+    found = {f"{cases:g} cases in all": rows for cases, rows in costs.groupby("cases")}
+    found |= {
+        f"{cases:g} cases and {steps:g} steps per client": rows
+        for (cases, steps), rows in costs.groupby([each, "local_steps"])
+    }
+    series = {name: rows for name, rows in found.items() if rows["clients"].nunique() > 2}
+    return series or {str(arms): rows for arms, rows in costs.groupby("arms", sort=False)}
 
 
 def fit_line(x: Numbers, y: Numbers) -> tuple[float, float, float]:

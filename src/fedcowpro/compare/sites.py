@@ -11,6 +11,7 @@ import pandas as pd
 from fedcowpro.compare.comparable import MODALITY
 from fedcowpro.compare.sources import Source
 from fedcowpro.data.manifest import MANIFEST, Manifest, read_json
+from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import COLUMNS
 
@@ -55,9 +56,9 @@ def site_folders(source: Source) -> dict[tuple[str, str], Path]:
 
 
 def digest_of(folder: Path) -> str:
-    """A site's digest, from its manifest; says so where that cannot be read."""
+    """The digest of a site's images and labels; says so where it cannot be read."""
     try:
-        return read_json(Manifest, folder / MANIFEST).digest()
+        return Site.open(folder).labelled_digest
     except FedCoWProError:
         return "not readable"
 

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedcowpro.compare.charts import Line, legend_columns, styles, wrapped
 from fedcowpro.compare.trainings import Training
-from fedcowpro.evaluate.charts import BLUE, GREY, INK, STYLE, WIDTH, canvas, svg
+from fedcowpro.evaluate.charts import BLUE, GREY, STYLE, WIDTH, canvas, svg
 
 MANY = 12  # clients; more are not told apart
 _PANEL = 1.75  # inches
@@ -107,7 +107,7 @@ def scatter(
     x: str,
     y: str,
     *,
-    line: tuple[float, float] | None = None,
+    lines: Mapping[str, tuple[float, float]] | None = None,
     zero: bool = False,
 ) -> str:
     """Points with a colour and a marker per name.
@@ -115,7 +115,7 @@ def scatter(
     Args:
         series: name -> points.
         x, y: labels of the axes.
-        line: intercept and slope of a line over the whole width.
+        lines: name -> intercept and slope of its line, over the whole width.
         zero: both axes begin at 0.
 
     Returns:
@@ -129,9 +129,9 @@ def scatter(
             colour, marker, _ = look[name]
             across, up = np.asarray(points, dtype=float).T
             axes.scatter(across, up, s=36, color=colour, marker=marker, label=wrapped(name, 30), zorder=3)
-        if line is not None:
-            ends = np.array([0.0 if zero else axes.get_xlim()[0], axes.get_xlim()[1]])
-            axes.plot(ends, line[0] + line[1] * ends, color=INK, linewidth=1.2, linestyle="--", zorder=2)
+        ends = np.array([0.0 if zero else axes.get_xlim()[0], axes.get_xlim()[1]])
+        for name, (intercept, slope) in (lines or {}).items():
+            axes.plot(ends, intercept + slope * ends, color=look[name][0], linewidth=1.2, linestyle="--", zorder=2)
         if zero:
             axes.set_xlim(left=0)
             axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))

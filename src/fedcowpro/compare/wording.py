@@ -95,9 +95,9 @@ PSEUDO = (
     "({protocol}). {rank} Trainings share cases and settings, so they are not independent: this describes these runs."
 )
 SCALING = (
-    "Trainings with different numbers of clients, a mark each, and the line of least squares. Seconds are those of a "
-    "clock for a whole round of all clients, one process with one thread each, so whatever else the machine did is "
-    "in them; memory is the largest of that process. {fixed}"
+    "Trainings with different numbers of clients, a mark each, and lines of least squares. CPU seconds are of all "
+    "clients and the server, which take turns in one process with one thread; seconds of a clock, in the table, also "
+    "have in them whatever else the machine did. Memory is the largest of that process."
 )
 CASES = (
     "Best, median and worst case of each method by its mean Dice over organs and seeds ({protocol}), among the cases "

@@ -6,6 +6,7 @@ Arrays are memory-mapped for the length of one read, so memory does not grow wit
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +94,19 @@ class Site:
     def digest(self) -> str:
         """16 hex digits of the manifest: equal for sites of equal cases, settings and roles."""
         return self.manifest.digest()
+
+    @cached_property
+    def labelled_digest(self) -> str:
+        """16 hex digits of images, labels, spacing and organs of all labelled cases: what scores depend on.
+
+        Superpixels, roles and unlabelled cases do not change it.
+        """
+        digest = hashlib.sha256(json.dumps(self.organs, sort_keys=True).encode())
+        for case in sorted(self.labelled_cases):
+            digest.update(json.dumps([case, self.spacing(case)]).encode())
+            digest.update(self._image(case).tobytes())
+            digest.update(self.labels(case).tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def organs(self) -> dict[int, str]:

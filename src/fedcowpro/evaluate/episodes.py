@@ -1,7 +1,7 @@
 """Evaluation as data: which annotated slices support which query cases. Written once, used by every method.
 
-An episode file names sites, cases, organs and slices, and the digest of each site, so that results of different
-methods, machines and months are results on the same questions.
+An episode file names sites, cases, organs and slices, and the digest of each site's images and labels, so that
+results of different methods, machines and months are results on the same questions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Episode(Config):
 
 
 class Episodes(Config):
-    """An episode file. `digests` are those of the sites it was made for."""
+    """An episode file. `digests` are `Site.labelled_digest` of the sites it was made for."""
 
     version: Literal[1]
     fedcowpro: str
@@ -78,9 +78,10 @@ class Episodes(Config):
                     "the sites that the episodes name",
                     f"give --site {name}=FOLDER",
                 )
-            if sites[name].digest != digest:
+            if sites[name].labelled_digest != digest:
                 raise FedCoWProError(
-                    f"site '{name}' ({sites[name].path}) has the digest {sites[name].digest}",
+                    f"images and labels of site '{name}' ({sites[name].path}) have the digest "
+                    f"{sites[name].labelled_digest}",
                     f"{digest}, for which the episodes were made",
                     "use that site folder, or write new episodes",
                 )
@@ -154,7 +155,7 @@ def plan_episodes(
         raise FedCoWProError(
             "no example shows an organ that a query site names", "organs of the same name", "see --organs of 'prepare'"
         )
-    digests = {name: site.digest for name, site in sites.items()}
+    digests = {name: site.labelled_digest for name, site in sites.items()}
     return Episodes(version=1, fedcowpro=__version__, digests=digests, episodes=tuple(planned))
 
 

@@ -88,7 +88,12 @@ def evaluate_episode(
                         support_site=episode.support_site,
                         support_case=episode.support_case,
                         support_slices=episode.support_numbers,
-                        options={"pairing": pairing, **_options(predictor), "tolerance_mm": f"{tolerance:g}"},
+                        options={
+                            "modality": site.record(case).modality,
+                            "pairing": pairing,
+                            **_options(predictor),
+                            "tolerance_mm": f"{tolerance:g}",
+                        },
                     )
                 )
         if on_case is not None:
@@ -99,6 +104,7 @@ def evaluate_episode(
 def _options(predictor: OneShotPredictor) -> dict[str, str]:
     config = predictor.config
     return {
+        "head": predictor.model.config.head.kind,
         "scales": "+".join(f"{scale:g}" for scale in config.scales),
         "flip": str(config.flip).lower(),
         "refine": str(config.refine),

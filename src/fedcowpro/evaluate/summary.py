@@ -15,7 +15,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import COLUMNS
 
 BEFORE, AFTER = "untrained", "fedcowpro"
-LOSS_TERMS = ("total", "cross_entropy", "alignment", "spatial_dice", "edge_dice")
+LOSS_TERMS = ("total", "cross_entropy", "alignment", "spatial_dice", "edge_dice", "tversky", "proximal")
 ROUND_VALUES = ("pseudo_dice", "update_norm", "update_cosine", "seconds", "bytes_down", "bytes_up")
 
 

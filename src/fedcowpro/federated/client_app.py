@@ -59,6 +59,21 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
+@app.query(records.LAYERS)
+def layers(message: Message, context: Context) -> Message:
+    """Reply with the site's own normalisation layers; asked once, after the last round, where the settings say so."""
+    name, path = _site_of(context)
+    local = records.array_record(context.state, records.LOCAL)
+    if local is None:
+        raise FedCoWProError(
+            f"site '{name}' has no normalisation layers of its own", "a site that trained", "leave the site out"
+        )
+    floating = {key: value for key, value in records.to_tensors(local).items() if value.is_floating_point()}
+    metrics = MetricRecord({records.WEIGHT: describe_site(name, path).train_slices})
+    content = RecordDict({records.ARRAYS: records.to_record(floating), records.METRICS: metrics})
+    return Message(content, reply_to=message)
+
+
 def _metrics(update: LocalUpdate) -> MetricRecord:
     report = update.report
     losses = {f"{records.LOSS_PREFIX}{name}": value for name, value in report.losses.items()}

@@ -4,7 +4,8 @@ RUN/config.yaml                     settings, with the sites' folders
 RUN/run.json                        command, digests of settings and sites, versions, counts
 RUN/metrics.jsonl                   a line for each round and site
 RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
-RUN/rounds/round_0003/sites/        and what sites keep to themselves (normalisation: local)
+RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
+RUN/rounds/round_0003/server.safetensors  and the moments of the server's optimiser, where it has one
 RUN/model.safetensors, model.json   the result
 RUN/MODEL_CARD.md                   the result in words, to be read by people
 RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,18 @@ from fedcowpro.federated.task import SiteFacts
 from fedcowpro.model_card import CARD_NAME, write_model_card
 
 FORMAT = "fedcowpro-run/1"
+_MOMENTS = "server.safetensors"
 SiteStates = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class CompleteRound:
-    """A round from which to go on: global tensors, and each site's own where there are any."""
+    """A round from which to go on: global tensors; each site's own and the server's moments, where there are any."""
 
     number: int
     state: dict[str, Tensor]
     sites: dict[str, dict[str, Tensor]]
+    moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -63,6 +66,7 @@ class RunFolder:
         self.model_file = path / FILE_NAME
         self.card_file = path / CARD_NAME
         self._record_file = path / "run.json"
+        self.replies = path / "replies"
         self._rounds = path / "rounds"
 
     def start(
@@ -101,6 +105,7 @@ class RunFolder:
         else:
             self._check_same(digest, sites)
         truncate_rounds(self.metrics_file, self.completed())
+        shutil.rmtree(self.replies, ignore_errors=True)
 
     def record(self) -> dict[str, Any]:
         """`run.json`: format, started, command, seed, versions, and per site its facts.
@@ -136,9 +141,17 @@ class RunFolder:
         folder = self._round_folder(number)
         state, _ = load_checkpoint(folder)
         sites = {file.stem: load_tensors(file) for file in sorted((folder / "sites").glob("*.safetensors"))}
-        return CompleteRound(number, state, sites)
+        moments = folder / _MOMENTS
+        return CompleteRound(number, state, sites, load_tensors(moments) if moments.is_file() else {})
 
-    def commit(self, number: int, state: Mapping[str, Tensor], card: Mapping[str, Any], sites: SiteStates) -> None:
+    def commit(
+        self,
+        number: int,
+        state: Mapping[str, Tensor],
+        card: Mapping[str, Any],
+        sites: SiteStates,
+        moments: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Keep a complete round in place of the one before it: one rename makes it count."""
         folder = self._round_folder(number)
         temporary = folder.with_name(f".{folder.name}")
@@ -147,17 +160,24 @@ class RunFolder:
         save_checkpoint(temporary / FILE_NAME, state, card)
         for site, own in sites.items():
             save_tensors(temporary / "sites" / f"{site}.safetensors", own)
+        if moments:
+            save_tensors(temporary / _MOMENTS, moments)
         older = list(self._rounds.glob("round_*"))
         os.replace(temporary, folder)
         for other in older:
             shutil.rmtree(other)
 
-    def finish(self, last: CompleteRound, card: Mapping[str, Any]) -> None:
-        """Write the result of the run; may be repeated."""
+    def finish(self, last: CompleteRound, card: Mapping[str, Any], unseen: Mapping[str, Tensor] | None = None) -> None:
+        """Write the result of the run; may be repeated.
+
+        Args:
+            unseen: layers of the model for sites that have none of their own, where they are not those of `last.state`.
+        """
         for site, own in last.sites.items():
             save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
-        save_checkpoint(self.model_file, last.state, card)
+        save_checkpoint(self.model_file, {**last.state, **(unseen or {})}, card)
         write_model_card(self.model_file)
+        shutil.rmtree(self.replies, ignore_errors=True)
 
     def is_finished(self, rounds: int) -> bool:
         """Whether the result is there and whole."""

@@ -22,9 +22,9 @@ _STATISTICS = ("running_mean", "running_var")
 class SiteRecord:
     """One site in one round.
 
-    `weight` is the site's share of the average; `update_norm` the L2 norm of its update of the learnt
-    tensors, `update_cosine` its cosine to the mean update (None where one of them is zero); `seconds` the
-    local training; bytes are those of the records, down to the site and up to the server.
+    `weight` is the site's share of the average (robust aggregates do not use it); `update_norm` the L2 norm of its
+    update of the learnt tensors, `update_cosine` its cosine to the aggregated update (None where one of them is zero);
+    `seconds` the local training; bytes are those of the records, down to the site and up to the server.
     """
 
     site: str
@@ -42,35 +42,38 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: its sites, and the reason for each that was left out."""
+    """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
+    learnt tensors made; NaN where it is not known.
+    """
 
     round: int
     sites: tuple[SiteRecord, ...]
     left_out: dict[str, str]
+    step_norm: float = math.nan
 
 
-def update_geometry(before: Arrays, after: Arrays, mean: Arrays) -> tuple[float, float | None]:
-    """L2 norm of the update `after - before` and its cosine to `mean - before`, over the learnt tensors.
+def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
+    """L2 norm of the update `after - before` and its cosine to `common - before`, over the learnt tensors.
 
     Args:
         before: global tensors at the start of the round, by name.
         after: the site's; its names are those compared.
-        mean: the new global ones.
+        common: what the sites' were aggregated to.
 
     Returns:
         Norm, and cosine in -1..1 (None where one update is zero).
     """
-    squared = across = mean_squared = 0.0
+    squared = across = shared_squared = 0.0
     for name in after:
         if name.endswith(_STATISTICS):
             continue
         start = before[name].astype(np.float64)
-        own, common = (after[name] - start).ravel(), (mean[name] - start).ravel()
+        own, shared = (after[name] - start).ravel(), (common[name] - start).ravel()
         # Not `own @ own`: BLAS starts a team of threads for each of some hundred small tensors.
         squared += float(np.square(own).sum())
-        across += float((own * common).sum())
-        mean_squared += float(np.square(common).sum())
-    lengths = math.sqrt(squared) * math.sqrt(mean_squared)
+        across += float((own * shared).sum())
+        shared_squared += float(np.square(shared).sum())
+    lengths = math.sqrt(squared) * math.sqrt(shared_squared)
     return math.sqrt(squared), max(-1.0, min(1.0, across / lengths)) if lengths > 0 else None
 
 
@@ -83,12 +86,13 @@ def append_round(path: Path, record: RoundRecord) -> None:
 
 
 def round_totals(record: RoundRecord) -> dict[str, float]:
-    """Numbers of the whole round: count of its sites, their weighted mean loss and pseudo-Dice, summed bytes."""
+    """Numbers of the whole round: count of its sites, weighted mean loss and pseudo-Dice, the step, summed bytes."""
     weights = [site.weight for site in record.sites]
     return {
         "sites": len(record.sites),
         "loss": float(np.dot(weights, [site.losses.get("total", math.nan) for site in record.sites])),
         "pseudo_dice": float(np.dot(weights, [site.pseudo_dice for site in record.sites])),
+        "step_norm": record.step_norm,
         "bytes_down": sum(site.bytes_down for site in record.sites),
         "bytes_up": sum(site.bytes_up for site in record.sites),
     }
@@ -104,7 +108,9 @@ def read_rounds(path: Path) -> list[RoundRecord]:
         if line["kind"] == "site":
             sites.append(_site_record(line))
         else:
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"]))
+            step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
+            step_norm = math.nan if step is None else step
+            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm))
             sites = []
     return rounds
 

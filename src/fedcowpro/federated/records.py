@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
 # Records of a message.
@@ -15,6 +15,9 @@ CONFIG = "config"
 FACTS = "facts"
 # Record of a site's own state, which stays there.
 LOCAL = "local"
+# The question for that record, and its kind of message.
+LAYERS = "layers"
+ASK_FOR_LAYERS = f"{MessageType.QUERY}.{LAYERS}"
 # Keys of CONFIG (server to site).
 EXPERIMENT = "experiment"
 ROUND = "server-round"

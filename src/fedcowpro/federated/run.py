@@ -20,6 +20,7 @@ from rich.progress import (
 
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.federated import client_app, records, server_app
+from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.server_app import check_sites
@@ -67,6 +68,7 @@ def federate(
     config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
     facts = [describe_site(name, path) for name, path in sorted(sites.items())]
     check_sites(facts)
+    check_federation(config.federation, len(facts))
     folder, console = RunFolder(out), Console(stderr=True)
     folder.start(config, facts, resume, command or _as_call(folder, sites))
     rounds = config.federation.rounds
@@ -118,11 +120,11 @@ class _Bar:
         self._progress.stop()
 
     def count(self, site: str, reply: Message) -> None:
-        """One more answer; those to the questions before the first round have no metrics and do not count."""
+        """One more answer; those to the questions before and after the rounds have no loss and do not count."""
         metrics = None if reply.has_error() else reply.content.get(records.METRICS)
-        if not reply.has_error() and not isinstance(metrics, MetricRecord):
+        loss = metrics.get(f"{records.LOSS_PREFIX}total") if isinstance(metrics, MetricRecord) else None
+        if not reply.has_error() and loss is None:
             return
-        loss = metrics.get(f"{records.LOSS_PREFIX}total") if metrics is not None else None
         text = f"loss {loss:.3f}" if isinstance(loss, float) else "failed"
         number = min(self._done // self._sites + 1, self._rounds)
         self._done += 1

@@ -9,22 +9,25 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
+from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.strategy import CheckedFedAvg
-from fedcowpro.federated.task import SiteFacts, exchanged_names, normalisation_names
+from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
 from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
 
@@ -65,6 +68,7 @@ def serve(
     nodes = ask_sites(grid)
     facts = list(nodes.values())
     check_sites(facts)
+    check_federation(config.federation, len(facts))
     folder.start(config, facts, resume, command)
     model = build_model(config.model, config.seed)
     exchanged = exchanged_names(model)
@@ -81,12 +85,15 @@ def serve(
     for site, own in last.sites.items():
         states[site][records.LOCAL] = records.to_record(own)
     observed: list[RoundRecord] = []
+    names = {node: site.name for node, site in nodes.items()}
     strategy = CheckedFedAvg(
-        {node: site.name for node, site in nodes.items()},
+        names,
         exchanged - kept,
-        config.federation.weighting,
-        config.federation.min_sites,
+        config.federation,
         observed.append,
+        learnt=learnt_names(model) - kept,
+        moments={name: tensor.numpy() for name, tensor in last.moments.items()},
+        scratch=folder.replies,
     )
     settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
     with tracking(sinks, folder, config) as tell:
@@ -97,10 +104,34 @@ def serve(
             append_round(folder.metrics_file, observed[-1])
             local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
             own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
-            last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors)
-            folder.commit(number, last.state, model_card(config, facts, number), last.sites)
+            moments = {name: torch.from_numpy(array) for name, array in strategy.moments.items()}
+            last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors, moments)
+            folder.commit(number, last.state, model_card(config, facts, number), last.sites, last.moments)
             tell(observed[-1])
-        folder.finish(last, model_card(config, facts, last.number))
+        shared = kept & exchanged if config.federation.unseen == "average" else set()
+        unseen = common_layers(grid, names, config, {name: last.state[name] for name in shared}, last.number)
+        folder.finish(last, model_card(config, facts, last.number), unseen)
+
+
+def common_layers(
+    grid: Grid, sites: Mapping[int, str], config: ExperimentConfig, like: Mapping[str, Tensor], number: int
+) -> dict[str, Tensor]:
+    """Layers for a site that was not in training: the sites' own, aggregated as all other tensors are.
+
+    Args:
+        sites: name of each node.
+        like: tensors of the names, shapes and types asked for; without any nothing is asked.
+        number: the last round.
+
+    Raises:
+        FedCoWProError: too few good replies.
+    """
+    if not like:
+        return {}
+    strategy = CheckedFedAvg(sites, like, config.federation)
+    replies = grid.send_and_receive(strategy.ask_for_layers(records.to_record(like)))
+    found, _ = strategy.aggregate_train(number, replies)
+    return records.to_tensors(found)
 
 
 def ask_sites(grid: Grid) -> dict[int, SiteFacts]:
@@ -161,6 +192,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         "round": number,
         "rounds": config.federation.rounds,
         "normalisation": config.federation.normalisation,
+        **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {

@@ -1,20 +1,24 @@
-"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629) that checks every reply before it averages."""
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629) and its kin; every reply is checked before it counts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
+from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
+from fedcowpro.federated.shelf import StoredArrays
 
 
 @dataclass(frozen=True)
@@ -32,41 +36,48 @@ class _BadReply(Exception):
 
 
 class CheckedFedAvg(Strategy):
-    """Averages the sites' tensors after checking names, shapes, types, finiteness and weight of each.
+    """Aggregates the sites' tensors after checking names, shapes, types, finiteness and weight of each.
 
     Sums run in float64 in the order of the sites' names, so the result does not depend on who answers first.
 
     Args:
         sites: name of each node.
         expected: names of the tensors that a site sends back; the global model's others stay as they are.
-        weighting: by training slices, or all sites alike.
-        min_sites: fewest good replies in a round; with all sites (the usual case) any failure stops the run.
+        config: aggregate, weights, the server's optimiser, and the fewest good replies in a round; with all sites
+            (the usual case) any failure stops the run.
         observe: told the record of each round.
+        learnt: names of those `expected` that are parameters. The server's optimiser moves them; all others (running
+            statistics) become what the aggregate says.
+        moments: of the server's optimiser after the rounds before, to go on with a run.
+        scratch: folder for the replies of a round, which are on disk until it ends; None = the system's.
 
     Raises:
-        FedCoWProError: in `aggregate_train`, naming site and reason, when good replies are too few.
+        FedCoWProError: too few sites for the settings; in `aggregate_train`, naming site and reason, too few good
+            replies.
     """
 
     def __init__(
         self,
         sites: Mapping[int, str],
         expected: Iterable[str],
-        weighting: Literal["slices", "uniform"],
-        min_sites: int | None = None,
+        config: FederationConfig,
         observe: Callable[[RoundRecord], None] | None = None,
+        *,
+        learnt: Iterable[str] = (),
+        moments: Arrays | None = None,
+        scratch: Path | None = None,
     ) -> None:
+        check_federation(config, len(sites))
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
         self._expected = frozenset(expected)
-        self._weighting, self._observe = weighting, observe
-        self._min_sites = len(self._sites) if min_sites is None else min_sites
+        self._config, self._observe = config, observe
+        self._min_sites = len(self._sites) if config.min_sites is None else config.min_sites
+        self._aggregate = aggregate_of(config)
+        self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
+        self.moments: Arrays = moments or {}
+        self._scratch = scratch
         self._global = ArrayRecord()
         self._bytes_down = 0
-        if not 1 <= self._min_sites <= len(self._sites):
-            raise FedCoWProError(
-                f"federation.min_sites is {min_sites} with {len(self._sites)} sites",
-                "at most the number of sites",
-                "lower federation.min_sites or add sites",
-            )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -77,10 +88,30 @@ class CheckedFedAvg(Strategy):
         self._global, self._bytes_down = arrays, records.payload_bytes(content)
         return [Message(content, node, MessageType.TRAIN) for node in self._sites]
 
+    def ask_for_layers(self, like: ArrayRecord) -> Iterable[Message]:
+        """Messages that ask for what sites keep to themselves, without a training; `like` has its shapes and types.
+
+        The replies go to `aggregate_train`.
+        """
+        self._global, self._bytes_down = like, 0
+        return [Message(RecordDict(), node, records.ASK_FOR_LAYERS) for node in self._sites]
+
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """The new global arrays and the weighted means of the sites' losses."""
+        """The new global arrays and the weighted means of the sites' losses.
+
+        Raises:
+            FedCoWProError: too few good replies; each other site is named with the reason.
+        """
+        if self._scratch is not None:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="replies-", dir=self._scratch) as shelf:
+            return self._aggregate_stored(server_round, replies, Path(shelf))
+
+    def _aggregate_stored(
+        self, server_round: int, replies: Iterable[Message], shelf: Path
+    ) -> tuple[ArrayRecord, MetricRecord]:
         before = {name: array.numpy() for name, array in self._global.items()}
-        good, left_out = self._sort_out(replies, before)
+        good, left_out = self._sort_out(replies, before, shelf)
         if len(good) < self._min_sites:
             reasons = "; ".join(f"site '{site}': {reason}" for site, reason in left_out.items())
             raise FedCoWProError(
@@ -89,18 +120,21 @@ class CheckedFedAvg(Strategy):
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
             )
-        raw = {site: reply.slices if self._weighting == "slices" else 1.0 for site, reply in good.items()}
+        raw = {site: reply.slices if self._config.weighting == "slices" else 1.0 for site, reply in good.items()}
         total = math.fsum(raw.values())
         weights = {site: value / total for site, value in raw.items()}
-        mean = {
-            name: _weighted_sum([(weights[site], reply.arrays[name]) for site, reply in good.items()])
+        common = {
+            name: self._aggregate((reply.arrays[name] for reply in good.values()), list(weights.values()))
             for name in sorted(self._expected)
         }
-        record = self._record(server_round, good, left_out, weights, before, mean)
+        target = {name: value for name, value in common.items() if name in self._learnt}
+        stepped, self.moments = adam_step(server_round, before, target, self.moments, self._config)
+        after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
+        record = self._record(server_round, good, left_out, weights, before, common, after)
         if self._observe is not None:
             self._observe(record)
-        averaged = {name: Array(np.asarray(value, before[name].dtype)) for name, value in mean.items()}
-        return ArrayRecord({**dict(self._global), **averaged}), _mean_losses(record)
+        arrays = {name: Array(value) for name, value in after.items()}
+        return ArrayRecord({**dict(self._global), **arrays}), _mean_losses(record)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -114,7 +148,9 @@ class CheckedFedAvg(Strategy):
     def summary(self) -> None:
         """Nothing to log: the run folder has the settings."""
 
-    def _sort_out(self, replies: Iterable[Message], before: Arrays) -> tuple[dict[str, _Reply], dict[str, str]]:
+    def _sort_out(
+        self, replies: Iterable[Message], before: Arrays, shelf: Path
+    ) -> tuple[dict[str, _Reply], dict[str, str]]:
         """Good replies and reasons against the others, both in the order of the sites' names."""
         good: dict[str, _Reply] = {}
         bad: dict[str, str] = {}
@@ -123,7 +159,7 @@ class CheckedFedAvg(Strategy):
             site = self._sites.get(message.metadata.src_node_id)
             try:
                 if site is not None:
-                    good[site] = self._check(message, before)
+                    good[site] = self._check(message, before, shelf / f"{len(good)}.safetensors")
                 elif message.has_error():
                     # A node that died is answered for by the server itself, under the server's own number.
                     unknown.append(records.failure(message))
@@ -134,7 +170,7 @@ class CheckedFedAvg(Strategy):
         ordered = {site: good[site] for site in names if site in good}
         return ordered, {site: bad.get(site, silent) for site in names if site not in good}
 
-    def _check(self, message: Message, before: Arrays) -> _Reply:
+    def _check(self, message: Message, before: Arrays, file: Path) -> _Reply:
         if message.has_error():
             raise _BadReply(records.failure(message))
         record = records.array_record(message.content, records.ARRAYS)
@@ -161,7 +197,7 @@ class CheckedFedAvg(Strategy):
         slices = metrics.get(records.WEIGHT)
         if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
             raise _BadReply(f"its weight '{records.WEIGHT}' is {slices}, expected a positive number")
-        return _Reply(arrays, float(slices), metrics, records.payload_bytes(message.content))
+        return _Reply(StoredArrays(file, arrays), float(slices), metrics, records.payload_bytes(message.content))
 
     def _record(
         self,
@@ -170,11 +206,12 @@ class CheckedFedAvg(Strategy):
         left_out: dict[str, str],
         weights: Mapping[str, float],
         before: Arrays,
-        mean: Arrays,
+        common: Arrays,
+        after: Arrays,
     ) -> RoundRecord:
         sites = []
         for site, reply in good.items():
-            norm, cosine = update_geometry(before, reply.arrays, mean)
+            norm, cosine = update_geometry(before, reply.arrays, common)
             numbers = {key: float(value) for key, value in reply.metrics.items() if isinstance(value, int | float)}
             prefix = records.LOSS_PREFIX
             sites.append(
@@ -192,14 +229,8 @@ class CheckedFedAvg(Strategy):
                     bytes_up=reply.size,
                 )
             )
-        return RoundRecord(server_round, tuple(sites), left_out)
-
-
-def _weighted_sum(terms: Sequence[tuple[float, np.ndarray]]) -> np.ndarray:
-    total = np.zeros(terms[0][1].shape, np.float64)
-    for weight, array in terms:
-        total += weight * array.astype(np.float64)
-    return total
+        step_norm, _ = update_geometry(before, after, common)
+        return RoundRecord(server_round, tuple(sites), left_out, step_norm)
 
 
 def _mean_losses(record: RoundRecord) -> MetricRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from fedcowpro.config import ExperimentConfig
 from fedcowpro.data.episodes import EpisodeSampler
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.nn.segmenter import Segmenter, build_model
 from fedcowpro.train import FitReport, fit
 
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -109,19 +109,24 @@ def local_update(
         raise FedCoWProError(
             f"site '{name}': {error}", "weights of this architecture", "use the same version everywhere"
         ) from error
+    kept = normalisation_names(model) if federation.normalisation == "local" else set()
+    penalties = {}
+    if federation.proximal:
+        penalties["proximal"] = proximal_term(model, learnt_names(model) - kept, federation.proximal)
     generator = site_generator(config.seed, name, round_number)
     # Layers that draw from torch's global generator (dropout) are tied to the same seed.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
         report = fit(
             model,
-            EpisodeSampler(site, config.augment),
+            EpisodeSampler(site, config.augment, config.episodes),
             config.train,
             config.loss,
             steps=federation.local_steps,
             first_step=(round_number - 1) * federation.local_steps,
             total_steps=federation.rounds * federation.local_steps,
             generator=generator,
+            penalties=penalties,
         )
     state = {tensor_name: tensor.detach().clone() for tensor_name, tensor in model.state_dict().items()}
     bad = sorted(tensor_name for tensor_name, tensor in state.items() if not tensor.isfinite().all())
@@ -131,7 +136,6 @@ def local_update(
             "finite weights",
             "lower train.lr, or switch on train.clip_norm",
         )
-    kept = normalisation_names(model) if federation.normalisation == "local" else set()
     shared = exchanged_names(model) - kept
     return LocalUpdate(
         shared={tensor_name: state[tensor_name] for tensor_name in sorted(shared)},
@@ -144,6 +148,32 @@ def local_update(
 def exchanged_names(model: nn.Module) -> set[str]:
     """Floating-point tensors. Counters (integers) stay at home: an average of counts means nothing."""
     return {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+def learnt_names(model: nn.Module) -> set[str]:
+    """Parameters that the optimiser changes; running statistics are not among them."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def proximal_term(model: nn.Module, names: set[str], mu: float) -> Callable[[Segmenter], Tensor]:
+    """FedProx's term mu/2 sum (w - w_global)^2 (Li et al. 2020, arXiv 1812.06127).
+
+    Args:
+        model: with the weights as the server sent them; they are copied.
+        names: of the parameters that are pulled back to these weights.
+        mu: 0 or more.
+
+    Returns:
+        The term, a scalar, as a function of the model in training.
+    """
+    start = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in names}
+
+    def term(moved: Segmenter) -> Tensor:
+        parameters = dict(moved.named_parameters())
+        squares = [(parameters[name] - value).square().sum() for name, value in start.items()]
+        return mu / 2 * torch.stack(squares).sum()
+
+    return term
 
 
 def normalisation_names(model: nn.Module) -> set[str]:

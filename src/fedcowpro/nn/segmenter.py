@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcowpro.config import ModelConfig
-from fedcowpro.nn.head import build_bag, masks_to_features, merge_shots, score
+from fedcowpro.nn.head import score
 from fedcowpro.nn.lite0 import Lite0Encoder
+from fedcowpro.nn.prototypes import build_bag, masks_to_features
 from fedcowpro.nn.resnet import ResNetEncoder
 
 
@@ -77,8 +78,8 @@ class Segmenter(nn.Module):
         foreground = masks_to_features(masks, (support.shape[-2], support.shape[-1]))
         shots = len(support) // len(query)
         bags = [
-            merge_shots(build_bag(support, mask, window, head.threshold, with_global), shots)
-            for mask, with_global in ((1 - foreground, False), (foreground, True))
+            build_bag(support, mask, shots, window, head, is_foreground)
+            for mask, is_foreground in ((1 - foreground, False), (foreground, True))
         ]
         return torch.stack([score(query, bag, head) for bag in bags], dim=1)
 

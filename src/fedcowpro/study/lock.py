@@ -18,12 +18,11 @@ _PATIENCE = 10.0  # seconds; the workers of a killed study notice at once, or af
 
 
 @contextmanager
-def locked(file: Path, *, wait: bool = False) -> Iterator[int | None]:
+def locked(file: Path) -> Iterator[int | None]:
     """Hold the lock of `file`; yields its descriptor, which child processes can inherit to hold it too.
 
     Args:
         file: made where it is missing; its folder exists.
-        wait: as long as it takes; otherwise some seconds.
 
     Raises:
         FedCoWProError: another process holds it.
@@ -38,7 +37,7 @@ def locked(file: Path, *, wait: bool = False) -> Iterator[int | None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
-                if not wait and time.monotonic() - started > _PATIENCE:
+                if time.monotonic() - started > _PATIENCE:
                     raise FedCoWProError(
                         f"another process works in {file.parent}", "one at a time", "wait for it, or end it"
                     ) from error

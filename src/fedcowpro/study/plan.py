@@ -80,13 +80,13 @@ class Plan:
         return {scoring.key: scoring for job in self.jobs.values() for scoring in job.scorings}
 
 
-def make_plan(study: Study, variants: Sequence[Variant], pools: Mapping[str, Site], out: Path) -> Plan:
-    """Compose the sites of all arms below `out` and list the jobs, all arms of a seed before the next seed.
+def make_plan(study: Study, variants: Sequence[Variant], pools: Mapping[str, Site], store: Path) -> Plan:
+    """Compose the sites of all arms below `store` and list the jobs, all arms of a seed before the next seed.
 
     Raises:
         FedCoWProError: pools that cannot be at one site, because they were prepared differently.
     """
-    composer = _Composer(pools, out / "sites")
+    composer = _Composer(pools, store / "sites")
     trials: list[Trial] = []
     jobs: dict[str, Job] = {}
     for seed in study.seeds:
@@ -94,13 +94,13 @@ def make_plan(study: Study, variants: Sequence[Variant], pools: Mapping[str, Sit
             config = variant.config.model_copy(update={"seed": seed})
             trained = {name: composer.training(members) for name, members in sorted(variant.sites.items())}
             digest = _training_digest(config, trained)
-            scoring = _scoring(study, variant, config, composer, digest, out)
+            scoring = _scoring(study, variant, config, composer, digest, store)
             job = jobs.get(digest)
             if job is None:
                 sites = {name: site.path for name, site in trained.items()}
                 job = Job(
-                    key=digest, config=_without_inference(config), sites=sites, folder=out / "runs" / digest,
-                    log=out / "logs" / f"{digest}.log", scorings=(),
+                    key=digest, config=_without_inference(config), sites=sites, folder=store / "runs" / digest,
+                    log=store / "logs" / f"{digest}.log", scorings=(),
                 )  # fmt: skip
             if scoring.key not in [known.key for known in job.scorings]:
                 job = job.model_copy(update={"scorings": (*job.scorings, scoring)})
@@ -151,19 +151,19 @@ def _training_digest(config: ExperimentConfig, sites: Mapping[str, Site]) -> str
 
 
 def _scoring(
-    study: Study, variant: Variant, config: ExperimentConfig, composer: _Composer, training: str, out: Path
+    study: Study, variant: Variant, config: ExperimentConfig, composer: _Composer, training: str, store: Path
 ) -> Scoring:
     sites = {}
     names = []
     for name, evaluation in variant.evaluation.items():
         site = composer.evaluation(evaluation.pool, evaluation.support, evaluation.query)
         sites[name] = Scored(path=site.path, organs=evaluation.organs)
-        names.append((name, site.digest, evaluation.organs))
+        names.append((name, site.labelled_digest, evaluation.organs))
     inference = config.inference.model_dump(mode="json")
     digest = _digest([__version__, training, inference, names, study.protocols])
     return Scoring(
         key=digest, inference=config.inference, sites=sites, protocols=study.protocols,
-        out=out / "results" / f"{digest}.csv",
+        out=store / "results" / f"{digest}.csv",
     )  # fmt: skip
 
 

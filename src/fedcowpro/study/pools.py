@@ -16,15 +16,12 @@ from fedcowpro.data.phantom.patients import Patient, make_patients
 from fedcowpro.data.prepare import prepare
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.study.lock import locked
 from fedcowpro.study.read import expand_variables
 from fedcowpro.study.spec import Pool, Study
 
 
 def prepare_pools(study: Study, folder: Path, workers: int | None, progress: bool) -> dict[str, Site]:
     """Make the site folder of each pool, or take it as it is there: FOLDER/<name>-<digest of its settings>.
-
-    Studies may share the folder; one prepares at a time, others wait.
 
     Args:
         study: which pools, and how volumes become slices.
@@ -44,15 +41,14 @@ def prepare_pools(study: Study, folder: Path, workers: int | None, progress: boo
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=not progress, highlight=False)
     sites = {}
-    with locked(folder / ".lock", wait=True):
-        for name, pool in study.pools.items():
-            console.print(f"pool '{name}': {len(pool.case_ids)} cases")
-            settings = pool.settings(study.prepare)
-            home = folder / _key(name, pool, settings)
-            try:
-                sites[name] = _prepare(pool, settings, sources.get(name), home, workers, progress)
-            except FedCoWProError as error:
-                raise FedCoWProError(f"pool '{name}': {error.got}", error.expected, error.remedy) from error
+    for name, pool in study.pools.items():
+        console.print(f"pool '{name}': {len(pool.case_ids)} cases")
+        settings = pool.settings(study.prepare)
+        home = folder / _key(name, pool, settings)
+        try:
+            sites[name] = _prepare(pool, settings, sources.get(name), home, workers, progress)
+        except FedCoWProError as error:
+            raise FedCoWProError(f"pool '{name}': {error.got}", error.expected, error.remedy) from error
     return sites
 
 

@@ -1,11 +1,13 @@
 """Run a study file from its pools to its tables; the same call completes what an earlier one began.
 
-STUDY/pools/                 prepared cases (or in a folder that studies share)
-STUDY/sites/<digest>/        training and evaluation sites, composed of links to them
-STUDY/runs/<digest>/         trainings (layout: `fedcowpro.federated.folder`), with cost.json
-STUDY/results/<digest>.csv   evaluations, each with its episodes (<digest>.episodes.json)
-STUDY/logs/<digest>.log      what each worker process printed
+STORE/pools/                 prepared cases
+STORE/sites/<digest>/        training and evaluation sites, composed of links to them
+STORE/runs/<digest>/         trainings (layout: `fedcowpro.federated.folder`), with cost.json
+STORE/results/<digest>.csv   evaluations, each with its episodes (<digest>.episodes.json)
+STORE/logs/<digest>.log      what each worker process printed
 STUDY/table.csv, costs.csv, study.json   (layout: `fedcowpro.study.table`)
+
+The store is the study's own folder, or one that several studies share.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +33,11 @@ from fedcowpro.study.pools import prepare_pools, required_organs
 from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.read import load_study
 from fedcowpro.study.spec import Study
-from fedcowpro.study.table import RECORD, read_record, record_of, write_costs, write_record, write_table
+from fedcowpro.study.table import read_record, record_of, write_costs, write_record, write_table
 
 
 def run_study(
-    file: Path, out: Path, *, workers: int | None = None, pools: Path | None = None, progress: bool = True
+    file: Path, out: Path, *, workers: int | None = None, store: Path | None = None, progress: bool = True
 ) -> Path:
     """Run or complete a study.
 
@@ -46,7 +49,8 @@ def run_study(
         file: the study file.
         out: folder for everything, new, empty or of this study.
         workers: processes at a time, each with one thread; None = one per core.
-        pools: folder of prepared pools that several studies share; None = OUT/pools.
+        store: folder of prepared volumes, trainings and evaluations that several studies share, one at a time; None =
+            `out`.
         progress: bars on standard error.
 
     Returns:
@@ -60,26 +64,30 @@ def run_study(
     if workers is not None and workers < 1:
         raise FedCoWProError(f"workers: {workers}", "at least 1", "leave it out to use every core")
     started, study, out = time.monotonic(), load_study(Path(file)), Path(out).absolute()
+    store = Path(store or out).absolute()
     variants = expand(study)
     _require_usable(out, study)
-    out.mkdir(parents=True, exist_ok=True)
+    if store != out:
+        _require_folder(store, "--store")
+    for folder in (out, store):
+        folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=not progress, highlight=False, soft_wrap=True)
     try:
-        with locked(out / ".lock") as lock:
-            sites = prepare_pools(study, Path(pools or out / "pools").absolute(), workers, progress)
+        with locked(out / ".lock") as own, nullcontext(own) if store == out else locked(store / ".lock") as lock:
+            sites = prepare_pools(study, store / "pools", workers, progress)
             required_organs(study, sites)
-            plan = make_plan(study, variants, sites, out)
-            return _Running(study, plan, out, started, progress).run(_workers(workers), lock)
+            plan = make_plan(study, variants, sites, store)
+            return _Running(study, plan, out, store, started, progress).run(_workers(workers), lock)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. Finished rounds and evaluations are safe in {out}; the same command goes on.")
+        console.print(f"Interrupted. Finished rounds and evaluations are safe in {store}; the same command goes on.")
         raise
 
 
 class _Running:
     """One session of a study."""
 
-    def __init__(self, study: Study, plan: Plan, out: Path, started: float, progress: bool) -> None:
-        self.plan, self.out, self.started, self.progress = plan, out, started, progress
+    def __init__(self, study: Study, plan: Plan, out: Path, store: Path, started: float, progress: bool) -> None:
+        self.plan, self.out, self.store, self.started, self.progress = plan, out, store, started, progress
         before = read_record(out) or {}
         self.seconds_before = float(before.get("seconds", 0.0))
         self.record: dict[str, Any] = record_of(study, plan, out)
@@ -89,7 +97,7 @@ class _Running:
     def run(self, workers: int, lock: int | None) -> Path:
         """Do what is not done yet."""
         waiting = [job for job in self.plan.jobs.values() if not _is_done(job)]
-        (self.out / "results").mkdir(exist_ok=True)
+        (self.store / "results").mkdir(exist_ok=True)
         with StudyProgress(self.plan, self.progress) as bar:
 
             def look(active: Sequence[Job]) -> None:
@@ -98,7 +106,7 @@ class _Running:
 
             look([])
             try:
-                failures = run_jobs(waiting, workers, self.out / "logs", inherit=lock, on_look=look)
+                failures = run_jobs(waiting, workers, self.store / "logs", inherit=lock, on_look=look)
                 self.record["failed"] = [self._name(one.job) for one in failures]
             finally:
                 table = self._note(last=True)
@@ -111,7 +119,7 @@ class _Running:
         if last or scored != self.scored:
             self.scored = scored
             self.record["seconds"] = round(self.seconds_before + time.monotonic() - self.started, 1)
-            write_table(self.out, self.plan.trials, self.out / "results")
+            write_table(self.out, self.plan.trials, self.store / "results")
             write_costs(self.out, self.plan)
             write_record(self.out, self.record)
         return self.out / "table.csv"
@@ -130,8 +138,6 @@ def _is_done(job: Job) -> bool:
 
 def _require_usable(out: Path, study: Study) -> None:
     """Refuse a folder that holds something else."""
-    if out.exists() and not out.is_dir():
-        raise FedCoWProError(f"{out} is a file", "a folder for the study", "choose another --out")
     record = read_record(out)
     if record is not None:
         if record["name"] != study.name:
@@ -139,10 +145,18 @@ def _require_usable(out: Path, study: Study) -> None:
                 f"{out} holds the study '{record['name']}'", f"a new folder, or that of '{study.name}'",
                 "choose another --out",
             )  # fmt: skip
-    elif out.is_dir() and any(out.iterdir()) and not (out / ".lock").is_file():
+    else:
+        _require_folder(out, "--out")
+
+
+def _require_folder(folder: Path, option: str) -> None:
+    """Refuse what no study has ever used."""
+    if folder.exists() and not folder.is_dir():
+        raise FedCoWProError(f"{folder} is a file", "a folder for studies", f"choose another {option}")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / ".lock").is_file():
         raise FedCoWProError(
-            f"{out} is not empty and has no {RECORD}", "a new or empty folder, or that of this study",
-            "choose another --out",
+            f"{folder} is not empty and holds no study", "a new or empty folder, or one that a study has used",
+            f"choose another {option}",
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def record_of(study: Study, plan: Plan, out: Path) -> dict[str, Any]:
     arms: dict[str, Any] = {}
     for trial in plan.trials:
         variant, job = trial.variant, plan.jobs[trial.job]
-        scored = next(one for one in job.scorings if one.key == trial.scoring).sites
+        scoring = next(one for one in job.scorings if one.key == trial.scoring)
+        scored = scoring.sites
         entry = arms.setdefault(
             variant.arm,
             {
@@ -125,7 +127,7 @@ def record_of(study: Study, plan: Plan, out: Path) -> dict[str, Any]:
                 "settings": variant.config.model_dump(mode="json", exclude={"sites", "seed"}),
                 "train": {name: [member.id for member in members] for name, members in variant.sites.items()},
                 "evaluation": {
-                    name: site.model_dump(mode="json") | {"folder": scored[name].path.relative_to(out).as_posix()}
+                    name: site.model_dump(mode="json") | {"folder": _relative(scored[name].path, out)}
                     for name, site in variant.evaluation.items()
                 },
                 "seeds": {},
@@ -133,10 +135,14 @@ def record_of(study: Study, plan: Plan, out: Path) -> dict[str, Any]:
         )
         entry["seeds"][str(trial.seed)] = {
             "run": trial.job,
-            "folder": job.folder.relative_to(out).as_posix() if job.trains else None,
-            "results": f"results/{trial.scoring}.csv",
+            "folder": _relative(job.folder, out) if job.trains else None,
+            "results": _relative(scoring.out, out),
         }
     return {"name": study.name, "question": study.question, "compare": study.compare, "arms": arms}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

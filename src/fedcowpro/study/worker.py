@@ -114,7 +114,7 @@ def score(job: Job, scoring: Scoring) -> list[Row]:
     episodes = Episodes(
         version=1,
         fedcowpro=__version__,
-        digests={name: site.digest for name, site in sites.items()},
+        digests={name: site.labelled_digest for name, site in sites.items()},
         episodes=tuple(episode for part in parts for episode in part),
     )
     episodes.save(scoring.out.with_suffix(".episodes.json"))

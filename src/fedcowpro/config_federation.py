@@ -1,0 +1,46 @@
+"""The settings of a federation: its rounds, and how one model comes of many. `fedcowpro.config` offers them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fedcowpro.config_base import Config
+
+
+class FederationConfig(Config):
+    """Rounds of federated learning; the defaults are federated averaging."""
+
+    rounds: int = Field(10, ge=1)
+    local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
+    weighting: Literal["slices", "uniform"] = "slices"
+    aggregate: Literal["mean", "trimmed-mean", "median"] = Field(
+        "mean", description="what becomes of the sites' tensors, coordinate by coordinate"
+    )
+    trim: float = Field(0.25, gt=0, lt=0.5, description="trimmed-mean: share of the sites cut off at either end")
+    proximal: float = Field(0.0, ge=0, description="FedProx: mu of mu/2 |w - w_global|^2 in the local loss")
+    server_optimizer: Literal["none", "adam"] = Field(
+        "none", description="adam = FedAdam: the change that the aggregate makes is a gradient for the server's Adam"
+    )
+    server_lr: float = Field(0.01, gt=0)
+    server_beta1: float = Field(0.9, ge=0, lt=1)
+    server_beta2: float = Field(0.99, ge=0, lt=1)
+    server_tau: float = Field(0.001, gt=0, description="adam: added to the root of the second moment")
+    normalisation: Literal["averaged", "local"] = Field(
+        "averaged", description="local = FedBN: normalisation layers stay at their site"
+    )
+    unseen: Literal["average", "initial"] = Field(
+        "average",
+        description="local normalisation: layers of the model for sites that did not train; "
+        "average: the sites send theirs once, after the last round",
+    )
+    min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
+
+    @model_validator(mode="after")
+    def _robust_aggregates_have_no_weights(self) -> FederationConfig:
+        if self.aggregate != "mean" and self.weighting != "uniform":
+            raise ValueError(
+                f"aggregate: '{self.aggregate}' counts all sites alike; set weighting to uniform, or aggregate to mean"
+            )
+        return self
