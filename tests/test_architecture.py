@@ -33,10 +33,11 @@ ALLOWED = {
     "evaluate.statistics": "errors evaluate.metrics",
     "evaluate.protocol": "errors evaluate.metrics",
     "postprocess": "errors config",
-    "infer": "errors config volume nn checkpoint postprocess evaluate.protocol",
+    "guidance": "errors config",
+    "infer": "errors config volume nn checkpoint postprocess guidance evaluate.protocol",
     "load": "errors config nn checkpoint infer",
-    "segment": "errors config volume postprocess infer",
-    "evaluate": "errors config volume data nn postprocess infer load",
+    "segment": "errors config volume postprocess guidance infer",
+    "evaluate": "errors config volume data nn postprocess guidance infer load",
     "model_card": "errors checkpoint evaluate.metrics evaluate.protocol evaluate.statistics",
     "show": "errors checkpoint evaluate.episodes evaluate.protocol federated.folder model_card",
     "study": "errors config volume data nn checkpoint federated infer load evaluate",
@@ -122,8 +123,8 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
     used = libraries(modules()[module])
     if group(module) != "federated":
         assert "flwr" not in used
-    with_torch = ("nn", "losses", "checkpoint", "train", "federated", "postprocess", "infer", "load", "evaluate.run")
-    with_torch += ("data.augment", "data.appearance", "data.episodes", "demo", "cli", "study.worker")
+    with_torch = ("nn", "losses", "checkpoint", "train", "federated", "postprocess", "guidance", "infer", "load")
+    with_torch += ("evaluate.run", "data.augment", "data.appearance", "data.episodes", "demo", "cli", "study.worker")
     if not any(module == name or module.startswith(f"{name}.") for name in with_torch):
         assert "torch" not in used
 

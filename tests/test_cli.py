@@ -517,9 +517,9 @@ SURFACE = {
     "inspect": "site --out",
     "federate": "config --out --site more --seed --rounds --track",
     "segment": "--model --support --support-mask --query --out more --modality --spacing --probabilities --format "
-    "--organs --support-slices --keep-components --refine --threshold",
+    "--organs --support-slices --keep-components --refine --threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
-    "--support-slices --pairing --keep-components --refine --threshold --scales --head --tolerance --method "
+    "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",
     "study": "file --out --workers --store",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --seed --site --model --pictures",

@@ -151,6 +151,18 @@ class InferConfig(Config):
     )
     threshold: float = Field(0.4, gt=0, lt=1, description="probability above which a pixel is foreground")
     keep_components: bool = Field(True, description="keep as many connected parts of an organ as the support has")
+    axial_prior: float = Field(
+        0.0,
+        ge=0,
+        description="log-odds taken off where a slice, matched with the support's by features, lies 60 mm or more "
+        "outside the organ's annotated extent; less from 15 mm on",
+    )
+    location_prior: float = Field(
+        0.0, ge=0, description="log-odds taken off far from the organ's annotated place in the body's width and height"
+    )
+    quadrant_mask: bool = Field(
+        False, description="exclude quadrants about the body's centre that the annotated organ does not touch"
+    )
 
     @model_validator(mode="after")
     def _in_range(self) -> InferConfig:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedcowpro.config import InferConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import support_slices
+from fedcowpro.guidance import Anatomy, Guide, Numbers, describe
 from fedcowpro.nn.head import score_classes
 from fedcowpro.nn.prototypes import build_bank, masks_to_features
 from fedcowpro.nn.segmenter import Segmenter, upsample
@@ -107,6 +108,17 @@ class OneShotPredictor:
         low, high = guide.amin((1, 2), keepdim=True), guide.amax((1, 2), keepdim=True)
         return Encoded(tuple(torch.cat(parts) for parts in views), (guide - low) / (high - low).clamp_min(1e-6))
 
+    @torch.inference_mode()
+    def anatomy(self, slices: Float[np.ndarray, "n s s"], spacing: float, encoded: Encoded | None = None) -> Anatomy:
+        """Where a whole volume lies in the body (`guidance`); its features in the first view, if they are not given."""
+        if encoded is not None:
+            return describe(encoded.views[0], slices, spacing)
+        scale, mirror = self._views[0]
+        images = torch.from_numpy(np.asarray(slices, dtype=np.float32))[:, None]
+        features = torch.cat([self._encode_view(images[part], scale, mirror) for part in _parts(len(images))])
+        self.encoded_slices += len(images)
+        return describe(features, slices, spacing)
+
     @property
     def _views(self) -> list[tuple[float, bool]]:
         mirrors = (False, True) if self.config.flip else (False,)
@@ -141,25 +153,34 @@ class OneShotPredictor:
         return Bank(tuple(vectors), tuple(members))
 
     @torch.inference_mode()
-    def probabilities(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Float[np.ndarray, "k n s s"]:
+    def probabilities(
+        self,
+        query: Encoded,
+        bank: Bank,
+        choice: Int[np.ndarray, "k n"],
+        prior: Float[np.ndarray, "k n s s"] | None = None,
+    ) -> Float[np.ndarray, "k n s s"]:
         """Foreground probability (0..1) of K organs on n slices: mean of the views, borders moved to image edges.
 
         Args:
             query: features of n slices.
             bank: prototypes of G groups.
             choice: group of organ k on slice i.
+            prior: log-odds that are added (see `guidance`).
         """
         organs, count = choice.shape
         out = np.empty((organs, count, query.size, query.size), np.float32)
         for part in _parts(count):
             pick = torch.from_numpy(np.ascontiguousarray(choice[:, part].T))
             total = torch.zeros(len(pick), organs, query.size, query.size)
+            known = None if prior is None else torch.from_numpy(prior[:, part]).transpose(0, 1)
             for features, vectors, member in zip(query.views, bank.vectors, bank.member, strict=True):
                 scores = score_classes(features[part], vectors, member, self.model.config.head)
                 pairs = scores.unflatten(1, (-1, 2))
                 chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)
                 logits = upsample(chosen, (query.size, query.size))
-                total += (logits[:, 1] - logits[:, 0]).sigmoid().unflatten(0, (len(pick), organs))
+                odds = (logits[:, 1] - logits[:, 0]).unflatten(0, (len(pick), organs))
+                total += (odds if known is None else odds + known).sigmoid()
             total /= len(query.views)
             if self.config.refine:
                 radius = max(1, round(self.config.refine * query.size / 256))
@@ -167,12 +188,27 @@ class OneShotPredictor:
             out[:, part] = total.transpose(0, 1).numpy()
         return out
 
-    def masks(self, query: Encoded, bank: Bank, choice: Int[np.ndarray, "k n"]) -> Bool[np.ndarray, "k n s s"]:
-        """Where `probabilities` exceeds the threshold; organs may overlap."""
+    def masks(
+        self,
+        query: Encoded,
+        bank: Bank,
+        choice: Int[np.ndarray, "k n"],
+        guide: Guide | None = None,
+        numbers: Numbers | None = None,
+    ) -> Bool[np.ndarray, "k n s s"]:
+        """Where `probabilities` exceeds the threshold; organs may overlap.
+
+        Args:
+            query, bank, choice: as for `probabilities`.
+            guide: to the volume that the slices are of.
+            numbers: which slices of it they are; None = all, in order.
+        """
         parts = []
+        numbers = range(len(query)) if numbers is None else numbers
         for part in _parts(len(query)):
             some = query.select(range(part.start, part.stop))
-            parts.append(self.probabilities(some, bank, choice[:, part]) > self.config.threshold)
+            prior = None if guide is None else guide.log_odds(numbers[part])
+            parts.append(self.probabilities(some, bank, choice[:, part], prior) > self.config.threshold)
         return np.concatenate(parts, axis=1)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
 from fedcowpro.infer import Bank, Group, OneShotPredictor, join, pick_slices, slices_of
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 from fedcowpro.volume.checks import require_nonempty
@@ -43,6 +44,7 @@ class Support:
         organs: label values that the masks show.
         masks: per organ its mask in the used slices (n, size, size).
         pixel: mm per pixel of the first support's slices, which queries follow.
+        atlas: where the volumes have the organs; without volumes where no guide is wanted.
     """
 
     organs: tuple[int, ...]
@@ -50,6 +52,7 @@ class Support:
     masks: Mapping[int, np.ndarray]
     pixel: float
     size: int
+    atlas: Atlas
 
 
 def load_support(
@@ -76,6 +79,8 @@ def load_support(
     encoded, labels, found, start = [], [], [], 0
     slices: dict[int, list[int]] = {}
     pixel = 0.0
+    volumes: list[Anatomy] = []
+    places: list[dict[int, Place]] = []
     for image_path, mask_path in pairs:
         volume = read_volume(image_path)
         native = read_labels(mask_path, volume).voxels
@@ -96,13 +101,18 @@ def load_support(
             slices.setdefault(organ, []).extend(start + used.index(z) for z in zs)
         encoded.append(predictor.encode(prepared[used]))
         labels.append(mask[used])
+        if is_wanted(predictor.config):
+            volumes.append(predictor.anatomy(prepared, volume.spacing[0]))
+            places.append({organ: place_of(mask[zs] == organ, zs, volumes[-1]) for organ, zs in picked.items()})
         found.append(config.size)
         start += len(used)
     joined = np.concatenate(labels)
     groups = [Group(organ, tuple(zs)) for organ, zs in sorted(slices.items())]
     masks = {group.organ: joined[sorted(set(group.slices))] == group.organ for group in groups}
     bank = predictor.bank(join(encoded), joined, groups)
-    return Support(tuple(group.organ for group in groups), bank, masks, pixel, found[0])
+    shown = tuple(tuple(of_volume.get(group.organ) for of_volume in places) for group in groups)
+    atlas = Atlas(tuple(volumes), shown, predictor.config)
+    return Support(tuple(group.organ for group in groups), bank, masks, pixel, found[0], atlas)
 
 
 def segment_files(
@@ -194,13 +204,18 @@ def segment_volume(
     config = config.model_copy(update={"spacing": _pixel(volume, config, support), "size": support.size})
     prepared, placement = preprocess(volume, config)
     encoded = predictor.encode(prepared)
+    guide = None
+    if support.atlas.volumes:
+        guide = support.atlas.guide(predictor.anatomy(prepared, volume.spacing[0], encoded))
     shape = volume.voxels.shape
     label_map = np.zeros(shape, np.uint8)
     scores = np.zeros((len(support.organs), *shape), np.float32) if probabilities else None
     for start in range(0, len(prepared), _SLICES_AT_ONCE):
         part = slice(start, min(start + _SLICES_AT_ONCE, len(prepared)))
         choice = np.repeat(np.arange(len(support.organs))[:, None], part.stop - start, axis=1)
-        soft = predictor.probabilities(encoded.select(range(start, part.stop)), support.bank, choice)
+        numbers = range(start, part.stop)
+        prior = guide.log_odds(numbers) if guide is not None else None
+        soft = predictor.probabilities(encoded.select(numbers), support.bank, choice, prior)
         native = placement.to_native_scores(soft)
         best = native.argmax(0)
         label_map[part] = np.where(

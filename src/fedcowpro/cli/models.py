@@ -81,6 +81,9 @@ def segment(
     ] = None,
     refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
+    ] = None,
 ) -> None:
     """Segment volumes like one annotated example; masks lie on each query's own grid."""
     from fedcowpro.load import load_predictor
@@ -95,7 +98,8 @@ def segment(
     if file_format not in ("nifti", "dicom-seg"):
         raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
     kind, names = a_modality(modality), organ_names(organs) or {}
-    loaded = load_predictor(model, inference_overrides(support_slices, None, keep_components, refine, threshold))
+    overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
+    loaded = load_predictor(model, overrides)
     predictor, prepares = loaded.predictor, dict(loaded.prepare)
     if spacing is not None:
         prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
@@ -150,6 +154,9 @@ def evaluate(
         str | None,
         typer.Option(help="cowpro, cowpro-raw, alpnet, panet or nearest-support; default the one that was trained."),
     ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="Of NSD, in mm.")] = 2.0,
     method: Annotated[str, typer.Option(help="Name in the column 'method'.")] = "fedcowpro",
     untrained: Annotated[
@@ -170,7 +177,7 @@ def evaluate(
     if unknown := set(wanted) - set(PROTOCOLS):
         raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
     opened = {name: Site.open(path) for name, path in site_folders([*site, *(more or [])], {}).items()}
-    overrides = inference_overrides(support_slices, pairing, keep_components, refine, threshold, scales)
+    overrides = inference_overrides(support_slices, pairing, keep_components, refine, threshold, scales, settings or ())
     loaded = load_predictor(model, overrides, head)
     chosen = {"supports": split_list(support), "queries": split_list(queries), "organs": split_list(organs)}
     given = {name: value for name, value in chosen.items() if value}

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
+
 from fedcowpro.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -80,8 +82,16 @@ def inference_overrides(
     refine: int | None,
     threshold: float | None,
     scales: str | None = None,
+    others: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The inference settings that were given; they replace those of the model's card."""
+    """The inference settings that were given; they replace those of the model's card.
+
+    Args:
+        others: FIELD=VALUE for any field of `InferConfig`.
+
+    Raises:
+        FedCoWProError: one of `others` without '=', or a field that is given twice.
+    """
     given = {
         "support_slices": int(support_slices) if support_slices and support_slices.isdigit() else support_slices,
         "pairing": pairing,
@@ -90,4 +100,13 @@ def inference_overrides(
         "threshold": threshold,
         "scales": numbers(scales, "--scales"),
     }
-    return {name: value for name, value in given.items() if value is not None}
+    found = {name: value for name, value in given.items() if value is not None}
+    for text in others:
+        name, separator, value = text.partition("=")
+        if not separator or name in found:
+            raise FedCoWProError(
+                f"--set {text}" + (": given already" if separator else ""), "FIELD=VALUE, each field once",
+                "see 'Inference' in docs/configuration.md, as in --set axial_prior=4",
+            )  # fmt: skip
+        found[name] = yaml.safe_load(value)
+    return found

@@ -20,7 +20,7 @@ from fedcowpro.compare.trainings import MODEL, Training, read_json
 from fedcowpro.evaluate.markup import MISSING
 from fedcowpro.evaluate.summary import BEFORE
 
-_NOT_OPTIONS = ("flip",)  # the model's card says it, no option of `evaluate`
+_SET = ("flip", "axial_prior", "location_prior", "quadrant_mask")  # fields without an option of their own
 
 
 def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Section:
@@ -69,8 +69,10 @@ def _evaluate(source: Source, scores: Scores, folders: Mapping[str, Path]) -> It
 
 def _option(option: str, rows: pd.DataFrame) -> list[str]:
     values = [value for value in dict.fromkeys(rows[option]) if value != ""]
-    if option in _NOT_OPTIONS or not values:
+    if not values:
         return []
+    if option in _SET:
+        return ["--set", f"{option}={values[0]}"]
     name = "--" + option.replace("_", "-")
     if values[0] in ("true", "false"):
         return [name if values[0] == "true" else f"--no-{name[2:]}"]

@@ -15,6 +15,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import Episode
 from fedcowpro.evaluate.metrics import score
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
+from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
 from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 
@@ -110,6 +111,9 @@ def _options(predictor: OneShotPredictor) -> dict[str, str]:
         "refine": str(config.refine),
         "threshold": f"{config.threshold:g}",
         "keep_components": str(config.keep_components).lower(),
+        "axial_prior": f"{config.axial_prior:g}",
+        "location_prior": f"{config.location_prior:g}",
+        "quadrant_mask": str(config.quadrant_mask).lower(),
     }
 
 
@@ -120,6 +124,8 @@ class _Support:
         self.predictor, self.organs = predictor, episode.organs
         self._picked: dict[str, list[tuple[int, ...]]] = {organ: [] for organ in self.organs}
         encoded, labels, start = [], [], 0
+        volumes: list[Anatomy] = []
+        places: dict[str, list[Place | None]] = {organ: [] for organ in self.organs}
         for example in episode.supports:
             site = sites[example.site]
             if site.size != sites[episode.site].size:
@@ -140,8 +146,15 @@ class _Support:
             labels.append(numbered)
             encoded.append(predictor.encode(np.stack([site.image_slice(example.case, z) for z in used])))
             start += len(used)
+            if is_wanted(predictor.config):
+                volumes.append(predictor.anatomy(site.image(example.case), site.spacing(example.case)[0]))
+                for organ in self.organs:
+                    zs = wanted.get(organ, ())
+                    shown = numbered[[used.index(z) for z in zs]] == self._number(organ)
+                    places[organ].append(place_of(shown, zs, volumes[-1]) if zs else None)
         self.labels = np.concatenate(labels)
         self.encoded = join(encoded)
+        self.atlas = Atlas(tuple(volumes), tuple(map(tuple, places.values())), predictor.config)
         self._banks: dict[str, Bank] = {}
 
     def _number(self, organ: str) -> int:
@@ -186,8 +199,10 @@ class _Query:
         position: (depth,) where slice z stands among the encoded ones.
     """
 
-    def __init__(self, encoded: Encoded, truth: Mapping[str, np.ndarray], needed: np.ndarray) -> None:
-        self.encoded, self.truth = encoded, truth
+    def __init__(
+        self, encoded: Encoded, truth: Mapping[str, np.ndarray], needed: np.ndarray, anatomy: Anatomy | None
+    ) -> None:
+        self.encoded, self.truth, self._anatomy = encoded, truth, anatomy
         self.position = needed.cumsum() - 1
         self._numbers = np.flatnonzero(needed)
         self._masks: dict[str, np.ndarray] = {}
@@ -206,7 +221,12 @@ class _Query:
             if mask.any():
                 low, high = gt_range(mask)
                 needed[low : high + 1] = True
-        return cls(predictor.encode(site.image(case)[needed]), truth, needed)
+        image = site.image(case)
+        encoded = predictor.encode(image[needed])
+        anatomy = None
+        if is_wanted(predictor.config):
+            anatomy = predictor.anatomy(image, site.spacing(case)[0], encoded if needed.all() else None)
+        return cls(encoded, truth, needed, anatomy)
 
     def slices(self, organ: str, protocol: str) -> slice | None:
         """Which slices are scored; None where the protocol is not defined."""
@@ -226,7 +246,9 @@ class _Query:
                 choice.append(start + self._thirds(organ, groups))
                 start += groups
             bank = support.bank(pairing)
-            self._masks[pairing] = support.predictor.masks(self.encoded, bank, np.stack(choice))
+            guide = support.atlas.guide(self._anatomy) if self._anatomy is not None else None
+            chosen = np.stack(choice)
+            self._masks[pairing] = support.predictor.masks(self.encoded, bank, chosen, guide, self._numbers)
         return self._masks[pairing]
 
     def _thirds(self, organ: str, groups: int) -> np.ndarray:
