@@ -11,18 +11,18 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
-from fedcowpro.infer import Bank, Group, OneShotPredictor, join, pick_slices, slices_of
-from fedcowpro.postprocess import count_parts, keep_components, location_map
+from fedcowpro.infer import OneShotPredictor
+from fedcowpro.interactive import Annotation, Segmentation, Support, encode_volume, prepare_volume, segment_encoded
+from fedcowpro.interactive.encoded import encode_prepared
+from fedcowpro.interactive.support import join_marked, mark
 from fedcowpro.volume.checks import require_nonempty
 from fedcowpro.volume.nifti import write_labels, write_probabilities
-from fedcowpro.volume.preprocess import BORDER, guess_modality, preprocess
+from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.read import ENDINGS, is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
 MaskFormat = Literal["nifti", "dicom-seg"]
 _ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
-_SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,6 @@ class Segmented:
     modality: Modality
     voxels: Mapping[int, int]
     millilitres: Mapping[int, float]
-
-
-@dataclass(frozen=True)
-class Support:
-    """Annotated volumes, ready to segment others.
-
-    Attributes:
-        organs: label values that the masks show.
-        masks: per organ its mask in the used slices (n, size, size).
-        pixel: mm per pixel of the first support's slices, which queries follow.
-        atlas: where the volumes have the organs; without volumes where no guide is wanted.
-    """
-
-    organs: tuple[int, ...]
-    bank: Bank
-    masks: Mapping[int, np.ndarray]
-    pixel: float
-    size: int
-    atlas: Atlas
 
 
 def load_support(
@@ -76,43 +57,16 @@ def load_support(
     """
     if not pairs:
         raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
-    encoded, labels, found, start = [], [], [], 0
-    slices: dict[int, list[int]] = {}
-    pixel = 0.0
-    volumes: list[Anatomy] = []
-    places: list[dict[int, Place]] = []
+    marked = []
     for image_path, mask_path in pairs:
         volume = read_volume(image_path)
-        native = read_labels(mask_path, volume).voxels
-        if organs:
-            native = np.where(np.isin(native, list(organs)), native, np.uint8(0))
-        require_nonempty(native, mask_path)
-        config = prepare[modality or guess_modality(volume)]
-        prepared, placement = preprocess(volume, config)
-        mask = placement.to_prepared_labels(native)
-        require_nonempty(mask, mask_path)
-        pixel = pixel or placement.pixel
-        picked = {
-            int(organ): pick_slices(slices_of(mask, int(organ)), predictor.config.support_slices)
-            for organ in np.unique(mask[mask > 0])
-        }
-        used = sorted({z for zs in picked.values() for z in zs})
-        for organ, zs in picked.items():
-            slices.setdefault(organ, []).extend(start + used.index(z) for z in zs)
-        encoded.append(predictor.encode(prepared[used]))
-        labels.append(mask[used])
-        if is_wanted(predictor.config):
-            volumes.append(predictor.anatomy(prepared, volume.spacing[0]))
-            places.append({organ: place_of(mask[zs] == organ, zs, volumes[-1]) for organ, zs in picked.items()})
-        found.append(config.size)
-        start += len(used)
-    joined = np.concatenate(labels)
-    groups = [Group(organ, tuple(zs)) for organ, zs in sorted(slices.items())]
-    masks = {group.organ: joined[sorted(set(group.slices))] == group.organ for group in groups}
-    bank = predictor.bank(join(encoded), joined, groups)
-    shown = tuple(tuple(of_volume.get(group.organ) for of_volume in places) for group in groups)
-    atlas = Atlas(tuple(volumes), shown, predictor.config)
-    return Support(tuple(group.organ for group in groups), bank, masks, pixel, found[0], atlas)
+        annotation = Annotation.whole(read_labels(mask_path, volume).voxels, str(mask_path)).only(organs)
+        require_nonempty(annotation.labels, mask_path)
+        prepared = prepare_volume(volume, prepare[modality or guess_modality(volume)])
+        marks = mark(prepared.placement, annotation, predictor.config.support_slices)
+        require_nonempty(marks.labels, mask_path)
+        marked.append((encode_prepared(predictor, prepared, marks.numbers), marks))
+    return join_marked(predictor, marked)
 
 
 def segment_files(
@@ -166,7 +120,8 @@ def segment_files(
     for stem, query in targets.items():
         volume = read_volume(query)
         kind = modality or guess_modality(volume)
-        label_map, scores = segment_volume(predictor, support, volume, prepare[kind], probabilities)
+        found = segment_volume(predictor, support, volume, prepare[kind], probabilities)
+        label_map, scores = found.labels, found.probability
         mask_path = out / f"{stem}_mask{_ENDING[file_format]}"
         if scores is not None:
             write_probabilities(out / f"{stem}_probabilities.nii.gz", scores, volume.grid)
@@ -196,48 +151,10 @@ def segment_volume(
     volume: Volume,
     config: PrepareConfig,
     probabilities: bool = False,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Label map uint8 (depth, height, width) of a volume and, on request, float32 (organ, depth, height, width).
-
-    Where organs compete, the likelier wins; below the threshold is background.
-    """
-    config = config.model_copy(update={"spacing": _pixel(volume, config, support), "size": support.size})
-    prepared, placement = preprocess(volume, config)
-    encoded = predictor.encode(prepared)
-    guide = None
-    if support.atlas.volumes:
-        guide = support.atlas.guide(predictor.anatomy(prepared, volume.spacing[0], encoded))
-    shape = volume.voxels.shape
-    label_map = np.zeros(shape, np.uint8)
-    scores = np.zeros((len(support.organs), *shape), np.float32) if probabilities else None
-    for start in range(0, len(prepared), _SLICES_AT_ONCE):
-        part = slice(start, min(start + _SLICES_AT_ONCE, len(prepared)))
-        choice = np.repeat(np.arange(len(support.organs))[:, None], part.stop - start, axis=1)
-        numbers = range(start, part.stop)
-        prior = guide.log_odds(numbers) if guide is not None else None
-        soft = predictor.probabilities(encoded.select(numbers), support.bank, choice, prior)
-        native = placement.to_native_scores(soft)
-        best = native.argmax(0)
-        label_map[part] = np.where(
-            native.max(0) > predictor.config.threshold, np.array(support.organs, np.uint8)[best], 0
-        )
-        if scores is not None:
-            scores[:, part] = native
-    if predictor.config.keep_components:
-        for organ in support.organs:
-            mask, example = label_map == organ, support.masks[organ]
-            location = placement.to_native_scores(location_map(example)[None, None])[0, 0]
-            label_map[mask & ~keep_components(mask, location, count_parts(example))] = 0
-    return label_map, scores
-
-
-def _pixel(volume: Volume, config: PrepareConfig, support: Support) -> float:
-    """mm per pixel: the support's, so that organs keep their size, unless that would cut off more than a border."""
-    if config.spacing is not None:
-        return config.spacing
-    _, height, width = volume.voxels.shape
-    extent = max(height * volume.spacing[1], width * volume.spacing[2])
-    return max(support.pixel, extent * (1 - 2 * BORDER) / support.size)
+) -> Segmentation:
+    """Encode a volume as the support was and segment it (see `segment_encoded`)."""
+    encoded = encode_volume(predictor, volume, config, pixel=support.pixel, size=support.size)
+    return segment_encoded(predictor, support, encoded, probabilities=probabilities)
 
 
 def _stem(path: Path) -> str:
