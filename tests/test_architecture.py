@@ -37,6 +37,7 @@ ALLOWED = {
     "infer": "errors config volume nn checkpoint postprocess guidance evaluate.protocol",
     "confidence": "errors config volume infer evaluate.overlap",
     "interactive": "errors config volume postprocess guidance infer confidence",
+    "adapt": "errors config nn train",
     "load": "errors config nn checkpoint infer",
     "segment": "errors config volume infer interactive",
     "evaluate": "errors config volume data nn postprocess guidance infer load",

@@ -12,10 +12,15 @@ import numpy as np
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
-from fedcowpro.interactive import Annotation, Segmentation, Support, encode_volume, prepare_volume, segment_encoded
-from fedcowpro.interactive.encoded import encode_prepared
-from fedcowpro.interactive.support import join_marked, mark
-from fedcowpro.volume.checks import require_nonempty
+from fedcowpro.interactive import (
+    Annotation,
+    Segmentation,
+    Support,
+    encode_example,
+    encode_volume,
+    join_examples,
+    segment_encoded,
+)
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.read import ENDINGS, is_series, read_labels, read_volume, require_volume
@@ -57,16 +62,13 @@ def load_support(
     """
     if not pairs:
         raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
-    marked = []
+    examples = []
     for image_path, mask_path in pairs:
         volume = read_volume(image_path)
-        annotation = Annotation.whole(read_labels(mask_path, volume).voxels, str(mask_path)).only(organs)
-        require_nonempty(annotation.labels, mask_path)
-        prepared = prepare_volume(volume, prepare[modality or guess_modality(volume)])
-        marks = mark(prepared.placement, annotation, predictor.config.support_slices)
-        require_nonempty(marks.labels, mask_path)
-        marked.append((encode_prepared(predictor, prepared, marks.numbers), marks))
-    return join_marked(predictor, marked)
+        annotation = Annotation.whole(read_labels(mask_path, volume).voxels, str(mask_path))
+        config = prepare[modality or guess_modality(volume)]
+        examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
+    return join_examples(predictor, examples)
 
 
 def segment_files(

@@ -4,19 +4,23 @@
 corrected annotation gives new masks without another pass through the encoder.
 """
 
+from fedcowpro.interactive.annotation import Annotation
 from fedcowpro.interactive.encoded import Cancelled, EncodedVolume, PreparedVolume, encode_volume, prepare_volume
 from fedcowpro.interactive.segmentation import Segmentation, segment_encoded
-from fedcowpro.interactive.support import Annotation, Support, build_support
+from fedcowpro.interactive.support import Example, Support, build_support, encode_example, join_examples
 
 __all__ = [
     "Annotation",
     "Cancelled",
     "EncodedVolume",
+    "Example",
     "PreparedVolume",
     "Segmentation",
     "Support",
     "build_support",
+    "encode_example",
     "encode_volume",
+    "join_examples",
     "prepare_volume",
     "segment_encoded",
 ]

@@ -11,8 +11,9 @@ from jaxtyping import Float, UInt8
 from fedcowpro.confidence import reverse_dice, slice_margins
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
+from fedcowpro.interactive.annotation import Annotation
 from fedcowpro.interactive.encoded import EncodedVolume
-from fedcowpro.interactive.support import Annotation, Support
+from fedcowpro.interactive.support import Support
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 from fedcowpro.volume.preprocess import Placement
 

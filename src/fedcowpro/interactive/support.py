@@ -1,105 +1,33 @@
-"""What a user has drawn, and what the network compares other slices with."""
+"""What the network compares other slices with."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 
+from fedcowpro.config import PrepareConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.guidance import Anatomy, Atlas, Place, place_of
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join, pick_slices, slices_of
-from fedcowpro.interactive.encoded import EncodedVolume
-from fedcowpro.volume.preprocess import Placement
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join
+from fedcowpro.interactive.annotation import Annotation, Marks, mark
+from fedcowpro.interactive.encoded import EncodedVolume, encode_prepared, encode_volume, prepare_volume
+from fedcowpro.volume.checks import require_nonempty
+from fedcowpro.volume.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
-class Annotation:
-    """Labels of a volume, of all its slices or of some.
+class Example:
+    """An annotated volume: its features, what was drawn, and the slices that the prototypes are taken from."""
 
-    A slice that is not painted is unknown, not background. A painted slice is complete: what carries no label there
-    is none of the labelled organs.
-
-    Attributes:
-        labels: (depth, height, width) of the volume; 0 is background, other values are organs. What lies outside the
-            painted slices is ignored.
-        painted: which slices are known.
-        name: how messages call it, usually a path.
-    """
-
-    labels: UInt8[np.ndarray, "d h w"]
-    painted: Bool[np.ndarray, " d"]
-    name: str = "the annotation"
-
-    def __post_init__(self) -> None:
-        labels, painted = self.labels, self.painted
-        if labels.ndim != 3 or labels.dtype != np.uint8 or painted.shape != labels.shape[:1] or painted.dtype != bool:
-            raise FedCoWProError(
-                f"{self.name}: labels {labels.dtype} {labels.shape}, painted {painted.dtype} {painted.shape}",
-                "uint8 (depth, height, width), and one bool for each slice",
-                "convert the arrays",
-            )
-
-    @classmethod
-    def whole(cls, labels: UInt8[np.ndarray, "d h w"], name: str = "the annotation") -> Annotation:
-        """The labels of every slice."""
-        return cls(labels, np.ones(len(labels), bool), name)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every slice is known."""
-        return bool(self.painted.all())
-
-    def only(self, organs: Collection[int]) -> Annotation:
-        """With these label values alone, the others being background; all where none is given."""
-        if not organs:
-            return self
-        labels = np.where(np.isin(self.labels, list(organs)), self.labels, np.uint8(0))
-        return replace(self, labels=labels)
+    encoded: EncodedVolume
+    annotation: Annotation
+    marks: Marks
 
 
-@dataclass(frozen=True)
-class Marks:
-    """An annotation on the prepared slices that the prototypes are taken from.
-
-    Attributes:
-        numbers: those slices, ascending.
-        labels: of each of them (n, size, size).
-        shows: per organ the slices that show it and may be used for it, ascending.
-        empty: slices on which nothing was painted: background of every organ.
-        is_whole: whether the rest of the volume is known, too.
-    """
-
-    numbers: tuple[int, ...]
-    labels: np.ndarray
-    shows: Mapping[int, tuple[int, ...]]
-    empty: tuple[int, ...]
-    is_whole: bool
-
-
-def mark(placement: Placement, annotation: Annotation, wanted: int | str) -> Marks:
-    """Choose the slices of an annotation, and bring them to the prepared grid.
-
-    Of a whole annotation `wanted` slices of each organ are used (see `pick_slices`), of a partial one all that are
-    painted.
-    """
-    if annotation.is_whole:
-        labels = placement.to_prepared_labels(annotation.labels)
-        organs = [int(organ) for organ in np.unique(labels[labels > 0])]
-        shows = {organ: tuple(pick_slices(slices_of(labels, organ), wanted)) for organ in organs}
-        numbers = sorted({z for zs in shows.values() for z in zs})
-        return Marks(tuple(numbers), labels[numbers], shows, (), True)
-    painted = np.flatnonzero(annotation.painted)
-    labels = placement.to_prepared_labels(annotation.labels[painted])
-    organs = [int(organ) for organ in np.unique(labels[labels > 0])]
-    shows = {organ: tuple(int(z) for z in painted[slices_of(labels, organ)]) for organ in organs}
-    empty = painted[~annotation.labels[painted].any(axis=(1, 2))]
-    return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, empty)), False)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Support:
     """Annotated volumes, ready to segment others. It never changes, so several threads may use it.
 
@@ -113,7 +41,7 @@ class Support:
         features: of the used slices of all volumes.
         labels: of those slices (n, size, size).
         groups: which organ uses which of them.
-        examples: the volumes and what was painted in them.
+        examples: the annotated volumes.
     """
 
     organs: tuple[int, ...]
@@ -125,11 +53,11 @@ class Support:
     features: Encoded
     labels: np.ndarray
     groups: tuple[Group, ...]
-    examples: tuple[tuple[EncodedVolume, Annotation], ...] = ()
+    examples: tuple[Example, ...]
 
     def painted_in(self, encoded: EncodedVolume) -> Annotation | None:
         """What was painted in a volume, if it is one of the annotated ones."""
-        return next((annotation for volume, annotation in self.examples if volume is encoded), None)
+        return next((example.annotation for example in self.examples if example.encoded is encoded), None)
 
 
 def build_support(
@@ -147,24 +75,54 @@ def build_support(
     Raises:
         FedCoWProError: no volume, an annotation of another shape than its volume, slices of different sizes, no label.
     """
-    chosen = [(encoded, annotation.only(organs)) for encoded, annotation in examples]
-    marked = []
-    for encoded, annotation in chosen:
-        if annotation.labels.shape != encoded.volume.voxels.shape:
-            raise FedCoWProError(
-                f"{annotation.name}: labels of shape {annotation.labels.shape}",
-                f"{encoded.volume.voxels.shape}, the shape of {encoded.volume.name}",
-                "give the labels on the volume's own grid, as (depth, height, width)",
-            )
-        marked.append((encoded, mark(encoded.placement, annotation, predictor.config.support_slices)))
-    return replace(join_marked(predictor, marked), examples=tuple(chosen))
+    return join_examples(predictor, [example_of(predictor, *pair, organs) for pair in examples])
 
 
-def join_marked(predictor: OneShotPredictor, marked: Sequence[tuple[EncodedVolume, Marks]]) -> Support:
-    """`build_support` of annotations on the prepared grid."""
-    if not marked:
+def example_of(
+    predictor: OneShotPredictor, encoded: EncodedVolume, annotation: Annotation, organs: Collection[int] = ()
+) -> Example:
+    """An encoded volume with its annotation; see `build_support`."""
+    annotation.require_fits(encoded.volume)
+    annotation = annotation.only(organs)
+    return Example(encoded, annotation, mark(encoded.placement, annotation, predictor.config.support_slices))
+
+
+def encode_example(
+    predictor: OneShotPredictor,
+    volume: Volume,
+    annotation: Annotation,
+    config: PrepareConfig,
+    *,
+    organs: Collection[int] = (),
+    pixel: float | None = None,
+    size: int | None = None,
+) -> Example:
+    """Encode an annotated volume: all of it, or where the whole of it is annotated no more than the slices in use.
+
+    Args:
+        organs: see `build_support`.
+        pixel, size: see `prepare_volume`.
+
+    Raises:
+        FedCoWProError: a whole annotation without a label, or what `build_support` and `prepare_volume` refuse.
+    """
+    annotation.require_fits(volume)
+    if not annotation.is_whole:
+        encoded = encode_volume(predictor, volume, config, pixel=pixel, size=size)
+        return example_of(predictor, encoded, annotation, organs)
+    annotation = annotation.only(organs)
+    require_nonempty(annotation.labels, Path(annotation.name))
+    prepared = prepare_volume(volume, config, pixel=pixel, size=size)
+    marks = mark(prepared.placement, annotation, predictor.config.support_slices)
+    require_nonempty(marks.labels, Path(annotation.name))
+    return Example(encode_prepared(predictor, prepared, marks.numbers), annotation, marks)
+
+
+def join_examples(predictor: OneShotPredictor, examples: Sequence[Example]) -> Support:
+    """`build_support` of examples."""
+    if not examples:
         raise FedCoWProError("no support", "one annotated volume at least", "annotate a volume first")
-    if len(sizes := {encoded.placement.size for encoded, _ in marked}) > 1:
+    if len(sizes := {example.encoded.placement.size for example in examples}) > 1:
         raise FedCoWProError(
             f"annotated volumes with slices of {' and '.join(map(str, sorted(sizes)))} pixels",
             "slices of one size",
@@ -173,7 +131,7 @@ def join_marked(predictor: OneShotPredictor, marked: Sequence[tuple[EncodedVolum
     shows: dict[int, list[int]] = {}
     empty: list[int] = []
     start = 0
-    for _, marks in marked:
+    for marks in (example.marks for example in examples):
         position = {z: start + index for index, z in enumerate(marks.numbers)}
         for organ, zs in marks.shows.items():
             shows.setdefault(organ, []).extend(position[z] for z in zs)
@@ -184,34 +142,38 @@ def join_marked(predictor: OneShotPredictor, marked: Sequence[tuple[EncodedVolum
             "an annotation without a labelled voxel", "an organ on one slice at least", "paint an organ"
         )
     groups = tuple(Group(organ, tuple(zs), tuple(empty)) for organ, zs in sorted(shows.items()))
-    features = join([_of_slices(encoded, marks.numbers) for encoded, marks in marked])
-    labels = np.concatenate([marks.labels for _, marks in marked])
-    first = marked[0][0].placement
+    features = join([_used(example) for example in examples])
+    labels = np.concatenate([example.marks.labels for example in examples])
+    first = examples[0].encoded.placement
     return Support(
         organs=tuple(group.organ for group in groups),
         bank=predictor.bank(features, labels, groups),
         masks={group.organ: labels[sorted(set(group.slices))] == group.organ for group in groups},
         pixel=first.pixel,
         size=first.size,
-        atlas=_atlas(predictor, marked, [group.organ for group in groups]),
+        atlas=_atlas(predictor, examples, [group.organ for group in groups]),
         features=features,
         labels=labels,
         groups=groups,
+        examples=tuple(examples),
     )
 
 
-def _of_slices(encoded: EncodedVolume, numbers: Sequence[int]) -> Encoded:
-    return encoded.features.select(np.searchsorted(np.array(encoded.numbers), np.array(numbers, np.int64)))
+def _used(example: Example) -> Encoded:
+    """The features of the slices that the prototypes are taken from."""
+    encoded, numbers = example.encoded, np.array(example.marks.numbers, np.int64)
+    return encoded.features.select(np.searchsorted(np.array(encoded.numbers), numbers))
 
 
-def _atlas(predictor: OneShotPredictor, marked: Sequence[tuple[EncodedVolume, Marks]], organs: Sequence[int]) -> Atlas:
+def _atlas(predictor: OneShotPredictor, examples: Sequence[Example], organs: Sequence[int]) -> Atlas:
     volumes: list[Anatomy] = []
     places: list[dict[int, Place]] = []
-    for encoded, marks in marked:
-        if encoded.anatomy is None or not marks.shows:
+    for example in examples:
+        marks, anatomy = example.marks, example.encoded.anatomy
+        if anatomy is None or not marks.shows:
             continue
-        volumes.append(encoded.anatomy)
-        places.append({organ: _place(marks, organ, encoded.anatomy) for organ in marks.shows})
+        volumes.append(anatomy)
+        places.append({organ: _place(marks, organ, anatomy) for organ in marks.shows})
     shown = tuple(tuple(of_volume.get(organ) for of_volume in places) for organ in organs)
     return Atlas(tuple(volumes), shown, predictor.config)
 
