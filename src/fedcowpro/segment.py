@@ -21,24 +21,15 @@ from fedcowpro.interactive import (
     join_examples,
     segment_encoded,
 )
+from fedcowpro.segment_record import OrganFound, Segmented, read_record, write_record
+from fedcowpro.volume.find import stem_of
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import guess_modality
-from fedcowpro.volume.read import ENDINGS, is_series, read_labels, read_volume, require_volume
+from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
 MaskFormat = Literal["nifti", "dicom-seg"]
 _ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """What was written for one query: the mask's file, voxels and millilitres per label value."""
-
-    query: Path
-    mask: Path
-    modality: Modality
-    voxels: Mapping[int, int]
-    millilitres: Mapping[int, float]
 
 
 def load_support(
@@ -81,8 +72,12 @@ def segment_files(
     modality: Modality | None = None,
     probabilities: bool = False,
     file_format: MaskFormat = "nifti",
+    preview: bool = False,
     organs: Mapping[int, str] | None = None,
+    settings: str | None = None,
+    resume: bool = True,
     on_query: Callable[[Segmented], None] | None = None,
+    on_error: Callable[[Path, FedCoWProError], None] | None = None,
 ) -> list[Segmented]:
     """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
 
@@ -93,50 +88,131 @@ def segment_files(
         modality: of the queries; None guesses each from its values.
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
         file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
+        preview: write OUT/<query>_preview.png, three slices with outlines.
         organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
+        settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
+        resume: a query whose files an earlier call made with the same digest is not segmented again.
         on_query: called after each query.
+        on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
 
     Raises:
         FedCoWProError: before anything is written: missing files, files that are no volumes, two queries whose
             results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a query with
             unusable voxels. Finished results stay.
     """
+    options = _Options(out, modality, probabilities, file_format, preview, settings)
     targets: dict[str, Path] = {}
     for query in queries:
-        require_volume(query)
-        stem = _stem(query)
+        try:
+            options.require(query)
+        except FedCoWProError as error:
+            if on_error is None:
+                raise
+            on_error(query, error)
+            continue
+        stem = stem_of(query)
         if stem in targets:
             raise FedCoWProError(
-                f"{targets[stem]} and {query} would both be written to {out / stem}_mask{_ENDING[file_format]}",
+                f"{targets[stem]} and {query} would both be written to {options.mask(stem)}",
                 "queries with different file names",
                 "rename one of them, or use two output folders",
             )
-        if file_format == "dicom-seg" and not is_series(query):
+        targets[stem] = query
+    names = {value: f"label {value}" for value in support.organs} | dict(organs or {})
+    results = []
+    for stem, query in targets.items():
+        try:
+            result = options.finished(stem, query) if resume else None
+            if result is None:
+                shown = {value: names[value] for value in support.organs}
+                result = _segment_file(predictor, support, stem, query, options, prepare, shown)
+        except FedCoWProError as error:
+            if on_error is None:
+                raise
+            on_error(query, error)
+            continue
+        results.append(result)
+        if on_query is not None:
+            on_query(result)
+    return results
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is written for each query, and where."""
+
+    out: Path
+    modality: Modality | None
+    probabilities: bool
+    file_format: MaskFormat
+    preview: bool
+    settings: str | None
+
+    def mask(self, stem: str) -> Path:
+        return self.out / f"{stem}_mask{_ENDING[self.file_format]}"
+
+    def scores(self, stem: str) -> Path:
+        return self.out / f"{stem}_probabilities.nii.gz"
+
+    def picture(self, stem: str) -> Path:
+        return self.out / f"{stem}_preview.png"
+
+    def require(self, query: Path) -> None:
+        """Refuse early what cannot be segmented."""
+        require_volume(query)
+        if self.file_format == "dicom-seg" and not is_series(query):
             raise FedCoWProError(
                 f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
             )
-        targets[stem] = query
-    names = {value: f"label {value}" for value in support.organs} | dict(organs or {})
-    out.mkdir(parents=True, exist_ok=True)
-    results = []
-    for stem, query in targets.items():
-        volume = read_volume(query)
-        kind = modality or guess_modality(volume)
-        found = segment_volume(predictor, support, volume, prepare[kind], probabilities)
-        label_map, scores = found.labels, found.probability
-        mask_path = out / f"{stem}_mask{_ENDING[file_format]}"
-        if scores is not None:
-            write_probabilities(out / f"{stem}_probabilities.nii.gz", scores, volume.grid)
-        if file_format == "nifti":
-            write_labels(mask_path, label_map, volume.grid)
-        else:
-            _write_dicom_seg(mask_path, label_map, query, {value: names[value] for value in support.organs})
-        counts = {organ: int((label_map == organ).sum()) for organ in support.organs}
-        millilitres = {organ: count * float(np.prod(volume.spacing)) / 1000 for organ, count in counts.items()}
-        results.append(Segmented(query, mask_path, kind, counts, millilitres))
-        if on_query is not None:
-            on_query(results[-1])
-    return results
+
+    def finished(self, stem: str, query: Path) -> Segmented | None:
+        """What an earlier run made, if all of it is there."""
+        missing = (self.probabilities and not self.scores(stem).is_file()) or (
+            self.preview and not self.picture(stem).is_file()
+        )
+        return None if missing or self.settings is None else read_record(query, self.mask(stem), self.settings)
+
+
+def _segment_file(
+    predictor: OneShotPredictor,
+    support: Support,
+    stem: str,
+    query: Path,
+    options: _Options,
+    prepare: Mapping[Modality, PrepareConfig],
+    names: Mapping[int, str],
+) -> Segmented:
+    volume = read_volume(query)
+    kind = options.modality or guess_modality(volume)
+    found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
+    mask = options.mask(stem)
+    options.out.mkdir(parents=True, exist_ok=True)
+    if found.probability is not None:
+        write_probabilities(options.scores(stem), found.probability, volume.grid)
+    if options.preview:
+        from fedcowpro.preview import write_preview  # loads a drawing library
+
+        write_preview(options.picture(stem), volume.voxels, found.labels)
+    if options.file_format == "nifti":
+        write_labels(mask, found.labels, volume.grid)
+    else:
+        _write_dicom_seg(mask, found.labels, query, names)
+    result = Segmented(query, mask, kind, _count(found, volume))
+    if options.settings is not None:
+        write_record(result, options.settings)
+    return result
+
+
+def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
+    voxel = float(np.prod(volume.spacing)) / 1000
+    organs = {}
+    for organ in found.organs:
+        mask = found.labels == organ
+        count = int(mask.sum())
+        organs[organ] = OrganFound(
+            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
+        )
+    return organs
 
 
 def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:
@@ -157,11 +233,3 @@ def segment_volume(
     """Encode a volume as the support was and segment it (see `segment_encoded`)."""
     encoded = encode_volume(predictor, volume, config, pixel=support.pixel, size=support.size)
     return segment_encoded(predictor, support, encoded, probabilities=probabilities)
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for ending in sorted(ENDINGS, key=len, reverse=True):
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return path.resolve().name if path.is_dir() else path.stem
