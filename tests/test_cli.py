@@ -355,7 +355,9 @@ def test_bad_options_of_segment(run: Run, raw: Path, tiny_checkpoint: Path, tmp_
     refused(run(*command, "--modality", "pet"), "--modality pet")
     refused(run(*command, "--support-slices", "many"), "support_slices")
     refused(run(*command, "--support-slices", "0"), "support_slices")
-    refused(run(*command, "--query", raw / "image_2.nii.gz"), "would both be written")
+    (tmp_path / "other").mkdir()
+    shutil.copy(raw / "image_2.nii.gz", tmp_path / "other")
+    refused(run(*command, "--query", tmp_path / "other" / "image_2.nii.gz"), "would both be written")
     refused(run(*command, raw / "other.nii.gz"), "no file")
     assert not (tmp_path / "out").exists()
 
@@ -516,8 +518,8 @@ SURFACE = {
     "datasets": "",
     "inspect": "site --out",
     "federate": "config --out --site more --seed --rounds --track",
-    "segment": "--model --support --support-mask --query --out more --modality --spacing --probabilities --format "
-    "--organs --support-slices --keep-components --refine --threshold --set",
+    "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
+    "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",

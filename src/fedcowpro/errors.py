@@ -20,3 +20,7 @@ class FedCoWProError(Exception):
 
     def __reduce__(self) -> tuple[type[FedCoWProError], tuple[str, str, str]]:
         return type(self), (self.got, self.expected, self.remedy)
+
+
+class NotFittedError(FedCoWProError, AttributeError, ValueError):
+    """A method was called before the one that it builds on; caught like scikit-learn's error of this name."""

@@ -73,10 +73,15 @@ class Bank:
 
 @dataclass(frozen=True)
 class Group:
-    """An organ's label value and the positions of its support slices among the encoded support."""
+    """An organ's label value and the positions of its support slices among the encoded support.
+
+    Attributes:
+        without: positions of slices that are known not to show it: they add to its background alone.
+    """
 
     organ: int
     slices: tuple[int, ...]
+    without: tuple[int, ...] = ()
 
 
 class OneShotPredictor:
@@ -142,12 +147,12 @@ class OneShotPredictor:
         """
         head = self.model.config.head
         masks = [torch.from_numpy((labels == group.organ).astype(np.float32)) for group in groups]
-        used = [group.slices for group in groups]
         vectors, members = [], []
         for features in support.views:
             size = (features.shape[-2], features.shape[-1])
             coverages = (masks_to_features(mask, size) for mask in masks)
-            of_view, member = build_bank(features, list(zip(coverages, used, strict=True)), head.test_window, head)
+            classes = [(part, group.slices, group.without) for part, group in zip(coverages, groups, strict=True)]
+            of_view, member = build_bank(features, classes, head.test_window, head)
             vectors.append(of_view)
             members.append(member)
         return Bank(tuple(vectors), tuple(members))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ class Loaded:
         predictor: ready to encode and compare.
         seed: of the training.
         prepare: settings per modality, those of the training sites where the card has them.
+        card: of the checkpoint.
     """
 
     predictor: OneShotPredictor
     seed: int
     prepare: Mapping[Modality, PrepareConfig]
+    card: Mapping[str, Any] = field(default_factory=dict)
 
     def untrained(self) -> Loaded:
         """The same encoder before any training of ours, without projection, with the same inference settings.
@@ -44,17 +47,23 @@ class Loaded:
         return Loaded(OneShotPredictor(model, self.predictor.config), self.seed, self.prepare)
 
 
-def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None, head: str | None = None) -> Loaded:
+def default_model() -> Path:
+    """The checkpoint that comes with the package: the ImageNet encoder, adapted to phantoms (docs/python.md)."""
+    return Path(str(files("fedcowpro"))) / "models" / "default.safetensors"
+
+
+def load_predictor(path: Path | None, overrides: Mapping[str, Any] | None = None, head: str | None = None) -> Loaded:
     """Load a checkpoint (its `.safetensors` file, or a run folder).
 
     Args:
-        path: file or folder.
+        path: file or folder; None = the model that comes with the package.
         overrides: fields of `InferConfig` to use instead of the card's.
         head: kind of head to compare features with instead of the one that was trained; it has no weights of its own.
 
     Raises:
         FedCoWProError: unreadable or altered files, or invalid settings.
     """
+    path = default_model() if path is None else path
     model, card = load_model(path)
     if head is not None:
         other = parse(HeadConfig, {**model.config.head.model_dump(), "kind": head}, "settings of the head")
@@ -68,4 +77,4 @@ def load_predictor(path: Path, overrides: Mapping[str, Any] | None = None, head:
         size = {"size": card["data"]["size"]} if "size" in card.get("data", {}) else {}
         stored = card.get("prepare", {}).get(modality, {"modality": modality, **size})
         prepare[modality] = parse(PrepareConfig, stored, f"card of {path}, 'prepare'")
-    return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare)
+    return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare, card)

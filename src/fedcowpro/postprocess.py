@@ -38,7 +38,10 @@ def _box(maps: Tensor, radius: int) -> Tensor:
 
 
 def keep_components(
-    mask: Bool[np.ndarray, "d h w"], location: Float[np.ndarray, "h w"], parts: int
+    mask: Bool[np.ndarray, "d h w"],
+    location: Float[np.ndarray, "h w"],
+    parts: int,
+    sure: Bool[np.ndarray, "d h w"] | None = None,
 ) -> Bool[np.ndarray, "d h w"]:
     """The connected parts of a mask that lie best where the support has the organ.
 
@@ -46,12 +49,17 @@ def keep_components(
         mask: prediction.
         location: weight of each pixel of a slice (see `location_map`); a part's rank is its sum over the part.
         parts: how many to keep (see `count_parts`).
+        sure: voxels of the mask that are known; parts with one come first, and all of them are kept.
     """
     labelled, count = ndimage.label(mask)
     if count <= parts:
         return mask
     weights = np.broadcast_to(location, mask.shape)[mask]
     rank = np.bincount(labelled[mask], weights, count + 1)
+    if sure is not None:
+        known = np.unique(labelled[sure & mask])
+        rank[known] += rank.sum()
+        parts = max(parts, len(known))
     best = np.argsort(rank, kind="stable")[::-1][:parts]
     return np.isin(labelled, best)
 

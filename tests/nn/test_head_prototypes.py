@@ -155,18 +155,18 @@ def test_training_and_inference_score_alike(kind: str, data: st.DataObject) -> N
             height, width = draw(st.integers(0, 8)), draw(st.integers(0, 8))
             mask[top : top + height, left : left + width] = draw(st.sampled_from((0.25, 0.75, 1.0, 1.0)))
         used = draw(st.lists(st.integers(0, slices - 1), min_size=1, max_size=slices, unique=True), "used")
-        groups.append((masks, used))
+        groups.append((masks, used, ()))
     vectors, member = build_bank(support, groups, window, config)
     assert member.shape == (len(vectors), 2 * organs)
     together = score_classes(query, vectors, member, config)
-    for index, (masks, used) in enumerate(groups):
+    for index, (masks, used, _) in enumerate(groups):
         alone = model.compare(query, support[used], masks[used], window)
         assert torch.allclose(together[:, 2 * index : 2 * index + 2], alone, atol=1e-10)
 
 
 def test_the_bank_has_each_cell_once() -> None:
     _, support, masks = random_episode(1, 3)
-    groups = [(masks, (0, 1)), (1 - masks, (2,)), (masks, (1,))]
+    groups = [(masks, (0, 1), ()), (1 - masks, (2,), ()), (masks, (1,), ())]
     pooled = 3 * 16 + 4
     for kind, count in zip(KINDS, (pooled, pooled, pooled, 6, 3 * 64), strict=True):
         vectors, member = build_bank(support, groups, 2, head(kind, train_window=2))

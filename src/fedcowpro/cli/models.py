@@ -14,13 +14,12 @@ from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import a_modality, inference_overrides, organ_names, site_folders, split_list
+from fedcowpro.cli.options import inference_overrides, site_folders, split_list
 from fedcowpro.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.evaluate.protocol import Row
     from fedcowpro.federated.tracking import Track
-    from fedcowpro.segment import MaskFormat
 
 
 @app.command()
@@ -55,72 +54,6 @@ def federate(
         experiment, sites, out, track=cast("list[Track]", track or []), command=shlex.join(["fedcowpro", *sys.argv[1:]])
     )
     echo.print(f"model: {checkpoint}")
-
-
-@app.command()
-def segment(
-    model: Annotated[Path, typer.Option(help="Checkpoint file or run folder.")],
-    support: Annotated[list[Path], typer.Option(help="Annotated image; repeat for several.")],
-    support_mask: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
-    query: Annotated[
-        list[Path],
-        typer.Option(help="Image, or folder of a DICOM series, to segment; repeat, or list more at the end."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks.")],
-    more: Annotated[list[Path] | None, typer.Argument(help="More query images.", metavar="[IMAGE]...")] = None,
-    modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
-    spacing: Annotated[float | None, typer.Option(help="In-plane mm per pixel; default the support's.")] = None,
-    probabilities: Annotated[bool, typer.Option(help="Write probabilities too.")] = False,
-    file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
-    organs: Annotated[
-        str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
-    ] = None,
-    support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
-    keep_components: Annotated[
-        bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
-    ] = None,
-    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
-    ] = None,
-) -> None:
-    """Segment volumes like one annotated example; masks lie on each query's own grid."""
-    from fedcowpro.load import load_predictor
-    from fedcowpro.segment import Segmented, load_support, segment_files
-
-    if len(support) != len(support_mask):
-        raise FedCoWProError(
-            f"{len(support)} --support and {len(support_mask)} --support-mask",
-            "one mask for each support image",
-            "give both options once per annotated volume",
-        )
-    if file_format not in ("nifti", "dicom-seg"):
-        raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
-    kind, names = a_modality(modality), organ_names(organs) or {}
-    overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
-    loaded = load_predictor(model, overrides)
-    predictor, prepares = loaded.predictor, dict(loaded.prepare)
-    if spacing is not None:
-        prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
-    example = load_support(predictor, list(zip(support, support_mask, strict=True)), prepares, kind, names)
-
-    def report(result: Segmented) -> None:
-        volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-        echo.print(f"{result.mask}  ({result.modality}; {volumes})")
-
-    segment_files(
-        predictor,
-        example,
-        [*query, *(more or [])],
-        out,
-        prepares,
-        modality=kind,
-        probabilities=probabilities,
-        file_format=cast("MaskFormat", file_format),
-        organs=names,
-        on_query=report,
-    )
 
 
 @app.command()

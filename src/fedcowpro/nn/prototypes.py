@@ -126,7 +126,7 @@ def build_bag(
 
 def build_bank(
     features: Float[Tensor, "n c h w"],
-    groups: Sequence[tuple[Float[Tensor, "n h w"], Sequence[int]]],
+    groups: Sequence[tuple[Float[Tensor, "n h w"], Sequence[int], Sequence[int]]],
     window: int,
     config: HeadConfig,
 ) -> tuple[Float[Tensor, "p c"], Bool[Tensor, "p m"]]:
@@ -134,8 +134,8 @@ def build_bank(
 
     Args:
         features: of n support slices.
-        groups: for each organ its coverage of all slices, in 0..1 at feature resolution, and the positions of the
-            slices that it may use.
+        groups: for each organ its coverage of all slices, in 0..1 at feature resolution, the positions of the slices
+            that it may use, and of further ones that only its background may use.
         window: side of the cells (see `pool_cells`).
         config: the head.
 
@@ -145,9 +145,9 @@ def build_bank(
     """
     cells = pool_cells(features, window, config)
     whole, columns, owners = [], [], []
-    for index, (mask, used) in enumerate(groups):
-        slices = torch.tensor([list(used)], device=features.device)
-        for number, coverage in ((2 * index, 1 - mask), (2 * index + 1, mask)):
+    for index, (mask, used, without) in enumerate(groups):
+        for number, coverage, allowed in ((2 * index, 1 - mask, [*used, *without]), (2 * index + 1, mask, [*used])):
+            slices = torch.tensor([allowed], device=features.device)
             found = class_prototypes(features, coverage, slices, window, config, foreground=number % 2 == 1)
             column = torch.zeros(cells.shape[:2], dtype=torch.bool, device=features.device)
             column[slices[0]] = found.local[0]

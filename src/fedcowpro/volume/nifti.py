@@ -88,6 +88,15 @@ def write_probabilities(path: Path, probs: np.ndarray, grid: Grid) -> None:
     _write(Path(path), native, grid)
 
 
+def nifti_of(array_dhw: np.ndarray, grid: Grid) -> nib.Nifti1Image:
+    """An array (depth, height, width) as an image on the native grid.
+
+    Raises:
+        FedCoWProError: a shape that does not fit.
+    """
+    return _image(_on_grid(array_dhw, grid), grid)
+
+
 def _on_grid(array: np.ndarray, grid: Grid) -> np.ndarray:
     if array.shape != grid.internal_shape:
         raise FedCoWProError(
@@ -98,14 +107,18 @@ def _on_grid(array: np.ndarray, grid: Grid) -> np.ndarray:
     return grid.to_native(array)
 
 
-def _write(path: Path, native: np.ndarray, grid: Grid) -> None:
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise FedCoWProError(f"output {path}", "a name ending with .nii or .nii.gz", "choose such a name")
+def _image(native: np.ndarray, grid: Grid) -> nib.Nifti1Image:
     image = nib.Nifti1Image(native, grid.affine)
     image.set_sform(grid.affine if grid.sform_code else None, grid.sform_code)
     image.set_qform(grid.affine if grid.qform is None else grid.qform, grid.qform_code)
     image.header.set_xyzt_units("mm")
-    raw = image.to_bytes()
+    return image
+
+
+def _write(path: Path, native: np.ndarray, grid: Grid) -> None:
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise FedCoWProError(f"output {path}", "a name ending with .nii or .nii.gz", "choose such a name")
+    raw = _image(native, grid).to_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -7,7 +7,6 @@ overwriting each other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.resample import Taps, resample, taps_of
 from fedcowpro.volume.volume import Volume
 
 CROP_ONLY = 1.1  # up to this many times `size`, a slice is cropped rather than resampled
@@ -24,15 +24,6 @@ BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256
 # Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
 _CT_BELOW, _CT_SHARE = -20.0, 0.01
 _SAME = 1e-3  # relative difference of spacings that is rounding in the header
-
-
-@dataclass(frozen=True, eq=False)
-class _Taps:
-    """Output pixel i of a line is the sum over k of weight[k, i] * input[source[k, i]], if inside[i]."""
-
-    source: np.ndarray
-    weight: np.ndarray
-    inside: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class Placement:
 
     def to_prepared_image(self, image: np.ndarray, fill: float) -> np.ndarray:
         """Resample (D, H, W) to float32 (D, size, size), low-passed when shrinking; `fill` lies outside."""
-        return _resample(image, self._forward, fill)
+        return resample(image, self._forward, fill)
 
     def to_prepared_labels(self, labels: np.ndarray) -> np.ndarray:
         """Resample labels (D, H, W) to uint8 (D, size, size): a pixel takes the class that covers most of it.
@@ -87,24 +78,36 @@ class Placement:
         Background counts as a class; on a tie the smaller value wins. Outside the volume is background.
         """
         out = np.zeros((len(labels), self.size, self.size), np.uint8)
-        best = 1 - _resample(labels > 0, self._forward, 0)
+        best = 1 - resample(labels > 0, self._forward, 0)
         for value in np.unique(labels[labels > 0]):
             mask = labels == value
             present = mask.any(axis=(1, 2))
-            coverage = _resample(mask[present], self._forward, 0)
+            coverage = resample(mask[present], self._forward, 0)
             wins = coverage > best[present]
             out[present] = np.where(wins, value, out[present])
             best[present] = np.where(wins, coverage, best[present])
         return out
 
-    def to_native_scores(self, scores: np.ndarray, outside: float = 0.0) -> np.ndarray:
-        """Resample scores (K, D, size, size) linearly to float32 (K, D, H, W); D may be any number of slices.
+    def to_native_scores(
+        self, scores: np.ndarray, outside: float = 0.0, window: tuple[slice, slice] | None = None
+    ) -> np.ndarray:
+        """Resample scores (..., size, size) linearly to float32 (..., H, W), the leading axes being classes and slices.
 
         Args:
             scores: per class and slice.
             outside: value of native pixels that no prepared pixel reaches.
+            window: rows and columns of the native grid to which the result is limited.
         """
-        return _resample(scores, self._backward, outside)
+        rows, columns = self._backward
+        return resample(scores, (rows, columns) if window is None else (rows[window[0]], columns[window[1]]), outside)
+
+    def native_window(self, rows: np.ndarray, columns: np.ndarray) -> tuple[slice, slice]:
+        """Rows and columns of the native grid that are made of the prepared rows and columns given as bool (size,)."""
+        reach = []
+        for taps, used in zip(self._backward, (rows, columns), strict=True):
+            found = np.flatnonzero((used[taps.source] & (taps.weight > 0)).any(axis=0) & taps.inside)
+            reach.append(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0))
+        return reach[0], reach[1]
 
     def lost_fraction(self, labels: np.ndarray) -> float:
         """Share of the labelled voxels of (D, H, W) that the crop cuts off, 0..1."""
@@ -135,19 +138,19 @@ class Placement:
         )
 
     @cached_property
-    def _forward(self) -> tuple[_Taps, _Taps]:
+    def _forward(self) -> tuple[Taps, Taps]:
         """Height and width: how prepared pixels are made from native ones."""
         rows, columns = (
-            _taps(scale * np.arange(self.size) + start, scale, n)
+            taps_of(scale * np.arange(self.size) + start, scale, n)
             for n, (scale, start) in zip(self.shape[1:], self._axes, strict=True)
         )
         return rows, columns
 
     @cached_property
-    def _backward(self) -> tuple[_Taps, _Taps]:
+    def _backward(self) -> tuple[Taps, Taps]:
         """Height and width: how native pixels are made from prepared ones."""
         rows, columns = (
-            _taps((np.arange(n) - start) / scale, 1 / scale, self.size)
+            taps_of((np.arange(n) - start) / scale, 1 / scale, self.size)
             for n, (scale, start) in zip(self.shape[1:], self._axes, strict=True)
         )
         return rows, columns
@@ -224,30 +227,3 @@ def preprocess(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Place
     """
     grey, placement = grey_levels(volume, config)
     return normalise(grey), placement
-
-
-def _taps(centres: np.ndarray, step: float, n: int) -> _Taps:
-    """Linear interpolation of a line of `n` pixels at `centres`, which lie `step` apart.
-
-    Where the output is coarser, the triangle is widened to `step`, which keeps fine structure from aliasing.
-    """
-    reach = max(1.0, step)
-    index = np.floor(centres - reach).astype(int) + 1 + np.arange(math.ceil(2 * reach))[:, None]
-    weight = np.clip(1 - np.abs(centres - index) / reach, 0, None) * ((index >= 0) & (index < n))
-    inside = (centres > -0.5 - 1e-6) & (centres < n - 0.5 + 1e-6)
-    weight = np.divide(weight, weight.sum(axis=0), out=np.zeros_like(weight), where=inside)
-    used = weight.any(axis=1)
-    return _Taps(np.clip(index[used], 0, n - 1), weight[used].astype(np.float32), inside)
-
-
-def _resample(array: np.ndarray, taps: tuple[_Taps, _Taps], outside: float) -> np.ndarray:
-    """Apply `taps` to the last two axes; float32, `outside` where either axis is outside."""
-    rows, columns = taps
-    array = array.astype(np.float32, copy=False)
-    pairs = zip(rows.source, rows.weight, strict=True)
-    array = sum(np.take(array, index, axis=-2) * weight[:, None] for index, weight in pairs)
-    pairs = zip(columns.source, columns.weight, strict=True)
-    array = sum(np.take(array, index, axis=-1) * weight for index, weight in pairs)
-    array[..., ~rows.inside, :] = outside
-    array[..., ~columns.inside] = outside
-    return array

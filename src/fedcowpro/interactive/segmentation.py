@@ -1,0 +1,140 @@
+"""From a support and an encoded volume to labels on the volume's own grid, with what to think of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fedcowpro.confidence import reverse_dice, slice_margins
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.infer import OneShotPredictor
+from fedcowpro.interactive.annotation import Annotation
+from fedcowpro.interactive.encoded import EncodedVolume
+from fedcowpro.interactive.support import Support
+from fedcowpro.postprocess import count_parts, keep_components, location_map
+from fedcowpro.volume.preprocess import Placement
+
+_SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A segmented volume.
+
+    Attributes:
+        organs: label values, in the order of the other fields' first axis.
+        labels: (depth, height, width) on the volume's own grid; 0 is background.
+        probability: (organ, depth, height, width), on request.
+        confidence: per organ an estimate of the mask's Dice, 0..1; nan where nothing was found (see `confidence`).
+        slice_confidence: (organ, depth) how clear the organ is on each slice, 0..1; nan where it is not found.
+    """
+
+    organs: tuple[int, ...]
+    labels: UInt8[np.ndarray, "d h w"]
+    probability: Float[np.ndarray, "k d h w"] | None
+    confidence: Mapping[int, float]
+    slice_confidence: Float[np.ndarray, "k d"]
+
+
+def segment_encoded(
+    predictor: OneShotPredictor, support: Support, encoded: EncodedVolume, *, probabilities: bool = False
+) -> Segmentation:
+    """Segment an encoded volume like the support's volumes; the encoder is not used.
+
+    Where organs compete, the likelier wins; below the threshold is background. In a volume that is itself annotated,
+    the painted slices are what was painted.
+
+    Args:
+        probabilities: give probabilities on the volume's own grid, too; costs time and memory.
+
+    Raises:
+        FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
+    """
+    _check(support, encoded)
+    config, organs, placement = predictor.config, support.organs, encoded.placement
+    shape = encoded.volume.voxels.shape
+    labels = np.zeros(shape, np.uint8)
+    scores = np.zeros((len(organs), *shape), np.float32) if probabilities else None
+    margins = np.full((len(organs), shape[0]), np.nan, np.float32)
+    guide = None
+    if support.atlas.volumes and encoded.anatomy is not None:
+        guide = support.atlas.guide(encoded.anatomy)
+    for start in range(0, shape[0], _SLICES_AT_ONCE):
+        part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
+        numbers = range(part.start, part.stop)
+        choice = np.repeat(np.arange(len(organs))[:, None], len(numbers), axis=1)
+        prior = guide.log_odds(numbers) if guide is not None else None
+        soft = predictor.probabilities(encoded.features.select(numbers), support.bank, choice, prior)
+        margins[:, part] = slice_margins(soft, config.threshold)
+        if scores is not None:
+            scores[:, part] = placement.to_native_scores(soft)
+        _label(labels[part], soft, organs, placement, config.threshold)
+    annotation = support.painted_in(encoded)
+    if annotation is not None:
+        labels[annotation.painted] = annotation.labels[annotation.painted]
+    if config.keep_components:
+        _keep_parts(labels, support, placement, annotation)
+    confidence = reverse_dice(predictor, support, encoded.features, placement, labels)
+    return Segmentation(organs, labels, scores, confidence, margins)
+
+
+def _check(support: Support, encoded: EncodedVolume) -> None:
+    if not encoded.is_whole:
+        raise FedCoWProError(
+            f"{encoded.volume.name}: {len(encoded.numbers)} of {encoded.depth} slices are encoded", "all of them",
+            "encode it with encode_volume",
+        )  # fmt: skip
+    if encoded.placement.size != support.size:
+        raise FedCoWProError(
+            f"{encoded.volume.name}: slices of {encoded.placement.size} pixels",
+            f"slices of {support.size} pixels, as the annotated volume has",
+            "encode it with the support's size",
+        )
+
+
+def _label(
+    labels: UInt8[np.ndarray, "n h w"],
+    soft: Float[np.ndarray, "k n s s"],
+    organs: tuple[int, ...],
+    placement: Placement,
+    threshold: float,
+) -> None:
+    """Write the likeliest organ above the threshold into `labels`, which is background so far.
+
+    Resampling takes means, so only the pixels around those above the threshold are brought to the native grid.
+    """
+    best = np.full(labels.shape, threshold, np.float32)
+    above = soft > threshold
+    for organ, maps, mask in zip(organs, soft, above, strict=True):
+        slices = np.flatnonzero(mask.any(axis=(1, 2)))
+        if len(slices) == 0:
+            continue
+        rows, columns = placement.native_window(mask.any(axis=(0, 2)), mask.any(axis=(0, 1)))
+        native = placement.to_native_scores(maps[slices], window=(rows, columns))
+        where = np.ix_(slices, np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop))
+        wins = native > best[where]
+        best[where] = np.where(wins, native, best[where])
+        labels[where] = np.where(wins, np.uint8(organ), labels[where])
+
+
+def _keep_parts(
+    labels: UInt8[np.ndarray, "d h w"], support: Support, placement: Placement, annotation: Annotation | None
+) -> None:
+    """Take back the parts of each organ that the support does not make likely; painted voxels stay."""
+    for organ in support.organs:
+        mask, example = labels == organ, support.masks[organ]
+        if not mask.any():
+            continue
+        box = tuple(
+            slice(int(used[0]), int(used[-1]) + 1)
+            for used in (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+        )
+        location = placement.to_native_scores(location_map(example)[None, None], window=(box[1], box[2]))[0, 0]
+        sure = None
+        if annotation is not None:
+            sure = (annotation.labels[box] == organ) & annotation.painted[box[0], None, None]
+        inside = mask[box]
+        labels[box][inside & ~keep_components(inside, location, count_parts(example), sure)] = 0

@@ -1,0 +1,60 @@
+"""Confidence: high where a mask leads back to the annotation, low where it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import PLAIN
+from fedcowpro.confidence import reverse_dice, slice_margins
+from fedcowpro.config import PrepareConfig
+from fedcowpro.infer import OneShotPredictor
+from fedcowpro.interactive import Annotation, EncodedVolume, Support, build_support, encode_volume
+from fedcowpro.load import load_predictor
+from fedcowpro.volume.read import read_labels, read_volume
+
+ORGAN = 1
+
+
+@pytest.fixture(scope="module")
+def setting(tiny_checkpoint: Path, phantoms: Path) -> tuple[OneShotPredictor, EncodedVolume, Support, np.ndarray]:
+    predictor = load_predictor(tiny_checkpoint, PLAIN.model_dump()).predictor
+    volume = read_volume(phantoms / "ct" / "image_1.nii.gz")
+    labels = read_labels(phantoms / "ct" / "label_1.nii.gz", volume).voxels
+    encoded = encode_volume(predictor, volume, PrepareConfig(modality="ct", size=64))
+    return predictor, encoded, build_support(predictor, [(encoded, Annotation.whole(labels))], [ORGAN, 4]), labels
+
+
+def test_a_right_mask_leads_back_and_a_wrong_one_does_not(
+    setting: tuple[OneShotPredictor, EncodedVolume, Support, np.ndarray],
+) -> None:
+    predictor, encoded, support, labels = setting
+    right = np.where(np.isin(labels, [ORGAN, 4]), labels, 0).astype(np.uint8)
+    wrong = np.where(labels == ORGAN, 4, np.where(labels == 4, ORGAN, 0)).astype(np.uint8)  # organs exchanged
+    scores = [
+        reverse_dice(predictor, support, encoded.features, encoded.placement, mask)[ORGAN] for mask in (right, wrong)
+    ]
+    assert scores[0] > scores[1] + 0.2
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_an_organ_that_was_not_found_has_none(
+    setting: tuple[OneShotPredictor, EncodedVolume, Support, np.ndarray],
+) -> None:
+    predictor, encoded, support, labels = setting
+    alone = np.where(labels == 4, labels, 0).astype(np.uint8)
+    found = reverse_dice(predictor, support, encoded.features, encoded.placement, alone)
+    assert np.isnan(found[ORGAN])
+    assert found[4] > 0
+    nothing = reverse_dice(predictor, support, encoded.features, encoded.placement, np.zeros_like(labels))
+    assert all(np.isnan(value) for value in nothing.values())
+
+
+def test_margins_of_slices() -> None:
+    soft = np.zeros((1, 3, 2, 2), np.float32)
+    soft[0, 0, 0] = (0.7, 1.0)
+    soft[0, 1, 0, 0] = 0.4  # not above the threshold
+    soft[0, 2] = 1.0
+    np.testing.assert_allclose(slice_margins(soft, 0.4), [[0.75, np.nan, 1.0]], atol=1e-6)
