@@ -82,10 +82,10 @@ def _attempt(job: Job, number: int) -> Outcome:
     def tell(share: float) -> None:
         _shares[number] = share
 
-    try:
-        return attempt(job, tell)
-    finally:
+    result = attempt(job, tell)
+    if not isinstance(result, tuple):
         tell(1.0)
+    return result
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def _by_pattern(source: Path, options: Options) -> Found:
     notes = [hide(note, words) for note in lone]
     if renamed:
         notes.append(
-            f"{renamed} cases go by pseudonyms, because their folders are named by patients; --list says which is which"
+            f"folders named by their patients: {renamed}; these cases go by pseudonyms, and --list says which is which"
         )
     if renamed < sum(path.is_dir() for path in images.values()):
         notes.append(

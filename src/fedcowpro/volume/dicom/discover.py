@@ -54,7 +54,7 @@ class Found:
     series: tuple[Series, ...]
     segmentations: tuple[SegmentationFile, ...] = ()
     notes: tuple[str, ...] = ()
-    damaged: tuple[Path, ...] = ()
+    damaged: tuple[Path, ...] = field(default=(), repr=False)
     words: frozenset[str] = field(default=frozenset(), repr=False)
 
 

@@ -39,19 +39,20 @@ def hide(text: str, words: Collection[str]) -> str:
 
 @contextmanager
 def hiding_errors(words: Collection[str]) -> Iterator[None]:
-    """Errors from within do not have the words.
+    """Errors from within do not have the words. They are changed, not replaced: a cause would still have them.
 
     Raises:
-        FedCoWProError, OSError: those from within, without what caused them.
+        FedCoWProError, OSError: those from within.
     """
     try:
         yield
     except FedCoWProError as error:
-        raise FedCoWProError(*(hide(part, words) for part in (error.got, error.expected, error.remedy))) from None
+        FedCoWProError.__init__(error, *(hide(part, words) for part in (error.got, error.expected, error.remedy)))
+        raise
     except OSError as error:
-        if error.filename is None:
-            raise
-        raise type(error)(error.errno, error.strerror, hide(str(error.filename), words)) from None
+        if error.filename is not None:
+            error.filename = hide(str(error.filename), words)
+        raise
 
 
 @contextmanager
