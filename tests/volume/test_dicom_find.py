@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from fedcowpro.volume.dicom import (
     pseudonym,
     read_image,
 )
+from fedcowpro.volume.dicom import library as library_module
 from fedcowpro.volume.dicom.hiding import hide, words_of
 from fedcowpro.volume.dicom.series import Identity
 
@@ -413,11 +415,19 @@ def test_a_key_made_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_or_make_key(path) == key
 
 
+def not_installed(package: str) -> str:
+    raise PackageNotFoundError(package)
+
+
 def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path, VOXELS, SPACING)
     series = find_series(tmp_path)[0]
+    monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
+    with pytest.raises(FedCoWProError, match=r"package 'pydicom' 3.* has no usable 'pydicom\.pixels'"):
+        series.read()  # as with pydicom 2
     for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(library_module, "version", not_installed)
     actions: list[Callable[[], object]] = [lambda: find(tmp_path), lambda: read_image(tmp_path), series.read]
     for action in actions:
         with pytest.raises(FedCoWProError, match="no package 'pydicom'") as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,7 @@ def test_a_pattern_for_labels_alone(tmp_path: Path) -> None:
     assert found.notes == (f"{tmp_path / 'drawn_3.nii'}: left out, because no image has the id '3'",)
 
 
-def test_other_formats_are_paired_by_their_headers(tmp_path: Path) -> None:
+def test_other_formats_are_paired_by_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sitk = pytest.importorskip("SimpleITK")
     array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
     for name, size in (("a.mha", 1.0), ("b.mha", 2.0), ("b_seg.nrrd", 2.0)):
@@ -183,6 +184,13 @@ def test_other_formats_are_paired_by_their_headers(tmp_path: Path) -> None:
     scan = found.scans[1]
     assert scan.labels is not None
     np.testing.assert_array_equal(np.unique(scan.labels.read(scan.image.read()).voxels), np.arange(5))
+    # Without SimpleITK a label map beside a NIfTI image is not just left out.
+    (tmp_path / "a.mha").unlink()
+    (tmp_path / "b.mha").unlink()
+    grids(tmp_path, "b.nii")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(FedCoWProError, match="no package 'SimpleITK'"):
+        find(tmp_path)
 
 
 # ------------------------------------------------------------------ DICOM
