@@ -509,13 +509,35 @@ def test_paths_with_brackets_are_printed_whole(run: Run, raw: Path, tiny_checkpo
     assert f"{table}: 8 rows" in printed
 
 
+def test_datasets_are_listed_in_lines_that_can_be_copied(run: Run) -> None:
+    code, printed, _ = run("datasets")
+    assert code == 0
+    for line in (
+        "btcv: BTCV",
+        "  on disk  RawData/Training/img/img0001.nii.gz with RawData/Training/label/label0001.nii.gz",
+    ):
+        assert line in printed
+    code, printed, _ = run("datasets", "amos22")
+    assert (code, printed.count("licence")) == (0, 1)
+    refused(run("datasets", "amos"), "dataset 'amos'", "chaos, btcv")
+
+
+def test_cases_are_listed_without_preparing(run: Run, raw: Path, tmp_path: Path) -> None:
+    code, printed, _ = run("prepare", raw, "--out", tmp_path / "site", "--list")
+    assert code == 0
+    assert [line.split() for line in printed.splitlines()] == [
+        [case, "?", "labels", str(raw / f"image_{case}.nii.gz")] for case in ("1", "2")
+    ]
+    assert not (tmp_path / "site").exists()
+
+
 # ---------------------------------------------------------------- the surface
 
 SURFACE = {
     "prepare": "source --out more --dataset --part --modality --images --labels --organs --cases --support --query "
     "--split --setting --test-organs --window --percentile --spacing --size --superpixels --reuse-superpixels --key "
-    "--workers",
-    "datasets": "",
+    "--workers --list",
+    "datasets": "name",
     "inspect": "site --out",
     "federate": "config --out --site more --seed --rounds --track",
     "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "

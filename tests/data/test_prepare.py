@@ -416,3 +416,73 @@ def test_progress_names_volumes(raw: Path, capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert "3/3 volumes" in captured.err
     assert captured.out == ""
+
+
+def test_progress_goes_on_within_a_volume(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    real = prepare_module.outcomes
+    monkeypatch.setattr(
+        prepare_module,
+        "outcomes",
+        lambda jobs, workers, tell: real(jobs, workers, lambda done: (told.append(done), tell(done))),
+    )
+    run(raw, progress=True)
+    assert told == [n / 4 for n in range(1, 13)]  # three volumes of four slices
+
+
+def test_cases_that_are_no_longer_chosen_are_removed(raw: Path) -> None:
+    site = run(raw)
+    (site.path / "cases" / ".7.tmp").mkdir()
+    (site.path / "cases" / "notes").mkdir()
+    (site.path / "labels" / ".7.tmp.npy").touch()
+    with pytest.warns(UserWarning, match=r"no longer chosen were removed: 1, 2$"):
+        run(raw, cases=["10"])
+    assert {path.name for path in (site.path / "cases").iterdir()} == {"10", "notes"}
+    assert {path.name for path in (site.path / "labels").iterdir()} == {"10.npy", "organs.json"}
+
+
+def test_an_empty_support_mask_is_said_before_the_work(raw: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((60, 64, 4), np.uint8), AFFINE), raw / "label_10.nii.gz")
+    with pytest.raises(FedCoWProError, match=r"label_10\.nii\.gz: the mask is empty"):
+        run(raw, support="10")
+    assert not (raw.parent / "site").exists()
+
+
+def test_a_site_below_its_source_is_no_part_of_it(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = prepare(raw, raw / "site", CONFIG, organs=ORGANS, workers=1, progress=False)
+    (raw / "site.key").touch()
+    monkeypatch.setattr(case_module, "_digest", lambda files: pytest.fail("a file was read"))
+    again = prepare(raw, raw / "site", CONFIG, organs=ORGANS, workers=1, progress=False)
+    assert again.digest == first.digest
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+def test_workers_end_with_a_killed_process(raw: Path) -> None:
+    for seed in range(20, 60):
+        write_case(raw, str(seed), seed)
+    out = raw.parent / "killed"
+    script = raw.parent / "script.py"  # a file, because workers import it
+    script.write_text(
+        "import sys; from pathlib import Path; from fedcowpro.config import PrepareConfig\n"
+        "from fedcowpro.data.prepare import prepare\n"
+        "if __name__ == '__main__':\n"
+        "    config = PrepareConfig.model_validate_json(sys.argv[3])\n"
+        "    prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, organs={1: 'liver'}, workers=2)\n"
+    )
+    command = [sys.executable, str(script), str(raw), str(out), CONFIG.model_dump_json()]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list(out.glob("cases/[0-9]*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    parents = {
+        file.parent: file.read_text().rpartition(")")[2].split()[1] for file in Path("/proc").glob("[0-9]*/stat")
+    }
+    workers = [folder for folder, parent in parents.items() if parent == str(child.pid)]
+    assert workers
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if worker.exists()]
+    for case in out.glob("cases/[0-9]*"):
+        assert sorted(file.name for file in case.iterdir()) == ["case.json", "image.npy", "superpixels.npy"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedcowpro.data.datasets.registry import adapters
 from fedcowpro.data.splits import SHIPPED, load_fold
 from fedcowpro.errors import FedCoWProError
 
@@ -34,6 +35,8 @@ def test_folds_are_those_of_ssl_alpnet(name: str) -> None:
         seen += fold.query
     assert seen == ids
     assert split.dataset == name.split("-")[0]
+    adapter = {"alpnet-chaos-t2": "chaos", "alpnet-sabs": "btcv"}.get(name)  # whose numbering these folders keep
+    assert split.organs == (dict(adapters()[adapter].about.organs) if adapter else None)
 
 
 def write(folder: Path, folds: str) -> Path:
@@ -66,4 +69,10 @@ def test_mistakes_are_said(text: str, message: str) -> None:
 def test_a_case_has_one_part(tmp_path: Path) -> None:
     file = write(tmp_path, '  - {support: "7", query: ["7"], train: ["1"]}\n')
     with pytest.raises(FedCoWProError, match="7: a case is support, query or training"):
+        load_fold(f"{file}:0")
+
+
+def test_ids_are_not_guessed_from_numbers(tmp_path: Path) -> None:
+    file = write(tmp_path, '  - {support: "7", query: [0010], train: ["1"]}\n')
+    with pytest.raises(FedCoWProError, match=r"folds\.0\.query\.0.*write ids in quotes"):
         load_fold(f"{file}:0")

@@ -6,6 +6,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ from fedcowpro.volume.dicom import (
     pseudonym,
     read_image,
 )
+from fedcowpro.volume.dicom import library as library_module
+from fedcowpro.volume.dicom.hiding import hide, words_of
 from fedcowpro.volume.dicom.series import Identity
 
 if TYPE_CHECKING:
@@ -325,13 +328,35 @@ def _invalid_values(folder: Path) -> None:
 
 @pytest.mark.parametrize("make", [_two_volumes, _gap, _differing, _cut, _invalid_values])
 def test_the_patient_is_never_shown(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Neither what the headers say nor what folders and files are named by."""
+    folder = tmp_path / f"{NAME.replace('^', '_').upper()} {NUMBER}"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        make(tmp_path)
-    said = _everything_said(tmp_path)
+        make(folder)
+    for number, file in enumerate(sorted(path for path in folder.rglob("*") if path.is_file())):
+        file.rename(file.with_name(f"{NAME.split('^')[1].lower()}{number:03d}"))
+    said = _everything_said(folder)
     assert len(said) > 200
     for secret in SECRETS:
         assert secret.lower() not in said.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "text", "hidden"),
+    [
+        ("Quux^Zebedee", "PID-7", "a/QUUX_Zebedee/7.dcm", "a/***_***/7.dcm"),
+        ("Quux^Zebedee", "PID-74656", "a/74656/QuuxZebedee01: gap", "a/***/***01: gap"),
+        ("Quux^Zebedee", "PID-74656", "pid-74656.dcm, zebedeequux", "***.dcm, ***"),
+        ("Müller^Änne", "", "MULLER/Anne_Müller", "***/***_***"),
+        ("Li^Wu", "42", "li/wu/slices of 42 in Line", "***/***/slices of 42 in Line"),
+        ("", "", "as it is", "as it is"),
+        ("", "123", "IMG-123", "IMG-123"),
+    ],
+)
+def test_names_and_numbers_are_hidden_in_texts(name: str, number: str, text: str, hidden: str) -> None:
+    header = pydicom.Dataset()
+    header.PatientName, header.PatientID = name, number
+    assert hide(text, words_of(header)) == hidden
 
 
 def test_pseudonyms_are_stable_keyed_and_all_different(tmp_path: Path) -> None:
@@ -390,11 +415,19 @@ def test_a_key_made_meanwhile_is_taken(tmp_path: Path, monkeypatch: pytest.Monke
     assert load_or_make_key(path) == key
 
 
+def not_installed(package: str) -> str:
+    raise PackageNotFoundError(package)
+
+
 def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path, VOXELS, SPACING)
     series = find_series(tmp_path)[0]
+    monkeypatch.setitem(sys.modules, "pydicom.pixels", None)
+    with pytest.raises(FedCoWProError, match=r"package 'pydicom' 3.* has no usable 'pydicom\.pixels'"):
+        series.read()  # as with pydicom 2
     for name in [name for name in sys.modules if name.split(".")[0] == "pydicom"]:
         monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(library_module, "version", not_installed)
     actions: list[Callable[[], object]] = [lambda: find(tmp_path), lambda: read_image(tmp_path), series.read]
     for action in actions:
         with pytest.raises(FedCoWProError, match="no package 'pydicom'") as caught:

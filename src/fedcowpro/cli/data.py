@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import case_ids, numbers, organ_names, split_list
 from fedcowpro.errors import FedCoWProError
+
+if TYPE_CHECKING:
+    from fedcowpro.data.datasets.base import Options
 
 
 @app.command()
@@ -44,6 +47,9 @@ def prepare(
         Path | None, typer.Option(help="Secret for the pseudonyms of DICOM cases; default OUT.key, made once.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    list_cases: Annotated[
+        bool, typer.Option("--list", help="List the cases with their ids and where they lie, and prepare nothing.")
+    ] = False,
 ) -> None:
     """Turn a folder of volumes into a site folder: axial slices and superpixel pseudo-labels."""
     from fedcowpro.config import PrepareConfig, parse
@@ -60,7 +66,7 @@ def prepare(
         "superpixels": {"method": superpixels} if superpixels is not None else None,
     }
     config = parse(PrepareConfig, {k: v for k, v in given.items() if v is not None}, "options of prepare")
-    ids, held_out, queries = case_ids(cases, more), support, split_list(query) or []
+    ids, held_out, queries, named = case_ids(cases, more), support, split_list(query) or [], organ_names(organs)
     if split is not None:
         if ids is not None or held_out is not None or queries:
             raise FedCoWProError(
@@ -70,47 +76,56 @@ def prepare(
             )
         folds, fold = load_fold(split)
         ids, held_out, queries = list(fold.cases), fold.support, list(fold.query)
-        dataset, part = dataset or folds.dataset, part or folds.part
+        dataset, part, named = dataset or folds.dataset, part or folds.part, named or folds.organs
+    adapter_options = Options(
+        part, images, labels, reuse_superpixels, partial(_key, key or Path(f"{out.resolve()}.key"))
+    )
+    if list_cases:
+        _list_cases(source, dataset, adapter_options)
+        return
     site = run(
         source,
         out,
         config,
         dataset=dataset,
-        options=Options(
-            part, images, labels, reuse_superpixels, partial(_key, key or out.with_name(f"{out.name}.key"))
-        ),
-        organs=organ_names(organs),
+        options=adapter_options,
+        organs=named,
         cases=ids,
         support=held_out,
         query=queries,
         unseen=_unseen(setting, split_list(test_organs) or []),
         workers=workers,
     )
+    kinds = " and ".join(kind.upper() for kind in site.modalities)
     echo.print(
-        f"{out}: {len(site.cases)} cases of '{site.manifest.dataset}' ({' and '.join(site.modalities).upper()}), "
+        f"{out}: {len(site.cases)} cases of '{site.manifest.dataset}' ({kinds}), "
         f"{site.n_train_slices} slices to train on, {len(site.labelled_cases)} cases with labels (kept apart)"
     )
 
 
 @app.command()
-def datasets() -> None:
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="Of one dataset; default all.")] = None,
+) -> None:
     """List the datasets that 'prepare' knows: layout on disk, licence, where to get them, organs."""
     from fedcowpro.data.datasets.registry import adapters
 
-    table = Table(show_lines=True)
-    for title in ("name", "what", "expected below SOURCE", "organs"):
-        table.add_column(title, overflow="fold")
-    for name, adapter in adapters().items():
-        about = adapter.about
-        parts = f"\nparts: {', '.join(about.parts)}" if about.parts else ""
-        organs = ", ".join(f"{value} {organ}" for value, organ in about.organs.items()) or "as the files say"
-        table.add_row(
-            name,
-            f"{about.title}{parts}\nlicence: {about.licence}\nget it: {about.home}",
-            "\n".join(about.layout),
-            organs,
-        )
-    echo.print(table)
+    known = adapters()
+    if name is not None and name not in known:
+        raise FedCoWProError(f"dataset '{name}'", f"one of: {', '.join(known)}", "correct the name, or leave it out")
+    for about in (adapter.about for key, adapter in known.items() if name in (None, key)):
+        echo.print(f"{about.name}: {about.title}")
+        facts = {
+            "licence": [about.licence],
+            "get it": [about.home],
+            "parts": [", ".join(about.parts)] if about.parts else [],
+            "organs": [", ".join(f"{value} {organ}" for value, organ in about.organs.items()) or "as the files say"],
+            "on disk": about.layout,
+        }
+        for key, lines in facts.items():
+            for number, line in enumerate(lines):
+                echo.print(f"  {key if number == 0 else '':9}{line}")
+        echo.print()
 
 
 @app.command()
@@ -125,6 +140,22 @@ def inspect(
     for warning in run(Site.open(site), out):
         echo.print(f"warning: {warning}")
     echo.print(f"page: {out}")
+
+
+def _list_cases(source: Path, dataset: str | None, options: Options) -> None:
+    """Print id, modality, labels and place of every case. For DICOM this says whose pseudonym is whose."""
+    from fedcowpro.data.datasets.registry import adapter_for
+
+    adapter = adapter_for(source, dataset, patterns=bool(options.images or options.labels))
+    found = adapter.find(source, options)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    widest = max(len(scan.id) for scan in found.scans)
+    for scan in found.scans:
+        files = scan.image.files
+        place = files[0] if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
+        labels = "labels" if scan.labels is not None else "-"
+        echo.print(f"{scan.id:{widest}}  {(scan.modality or '?').upper():2}  {labels:6}  {place}")
 
 
 def _key(file: Path) -> bytes:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fedcowpro.data.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, Cas
 from fedcowpro.data.scan import Scan
 from fedcowpro.data.superpixels import segment_areas, superpixels
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.checks import require_nonempty
 from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, normalise
 from fedcowpro.volume.volume import Volume
 
@@ -27,7 +28,13 @@ Outcome = list[str] | tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker needs for one case; `values` are the label values to keep, None = all."""
+    """All that a worker needs for one case.
+
+    Attributes:
+        values: the label values to keep; None = all.
+        inputs: digest of all that the case is made from.
+        must_show: whether at least one label must be left, as in a support.
+    """
 
     scan: Scan
     out: Path
@@ -35,6 +42,7 @@ class Job:
     values: frozenset[int] | None
     image_digest: str
     inputs: str
+    must_show: bool
 
     @property
     def folder(self) -> Path:
@@ -47,7 +55,7 @@ class Job:
         return self.out / LABELS / f"{self.scan.id}.npy"
 
 
-def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None) -> Job:
+def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None, *, must_show: bool) -> Job:
     """The job of one case; its files are read once to tell whether they changed."""
     config = config.model_copy(update={"modality": config.modality or scan.modality})
     image = _digest(scan.image.files)
@@ -57,7 +65,7 @@ def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, s
     if scan.superpixels is not None:
         inputs.append(_digest(scan.superpixels.files))
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    return Job(scan, out, config, None if values is None else frozenset(values), image, digest)
+    return Job(scan, out, config, None if values is None else frozenset(values), image, digest, must_show)
 
 
 def kept_case(job: Job) -> CaseFile | None:
@@ -72,8 +80,17 @@ def kept_case(job: Job) -> CaseFile | None:
     return case if case.inputs == job.inputs and labels_fit else None
 
 
-def make_case(job: Job) -> list[str]:
-    """Prepare one case and put it in place; the result is the warnings on the way."""
+def require_shown(job: Job, values: Sequence[int]) -> None:
+    """Refuse a case that must show an organ and shows none of the `values` that were kept."""
+    if job.must_show and job.scan.labels is not None:
+        require_nonempty(np.array(values), job.scan.labels.files[0])
+
+
+def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
+    """Prepare one case and put it in place; the result is the warnings on the way.
+
+    `tell` is told after every slice how much of the case is done, 0..1.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         volume = job.scan.image.read()
@@ -88,8 +105,12 @@ def make_case(job: Job) -> list[str]:
             labels = placement.to_prepared_labels(native.voxels)
             values = tuple(int(value) for value in np.unique(labels) if value)
             cropped = _cropped(native, placement)
+            require_shown(job, values)
         if job.scan.superpixels is None:
-            segments = np.stack([superpixels(plane, job.config.superpixels, modality) for plane in grey])
+            segments = np.zeros(grey.shape, np.uint16)
+            for z, plane in enumerate(grey):
+                segments[z] = superpixels(plane, job.config.superpixels, modality)
+                tell((z + 1) / len(grey))
         else:
             segments = _given_superpixels(job.scan.superpixels.read(volume), placement)
     case = CaseFile(
@@ -155,10 +176,10 @@ def _put_in_place(job: Job, case: CaseFile, image: np.ndarray, segments: np.ndar
     os.replace(partial, job.folder)
 
 
-def attempt(job: Job) -> Outcome:
+def attempt(job: Job, tell: Callable[[float], None]) -> Outcome:
     """`make_case` for a worker process: the user's mistakes come back as plain text, whole."""
     try:
-        return make_case(job)
+        return make_case(job, tell)
     except FedCoWProError as error:
         return error.got, error.expected, error.remedy
 

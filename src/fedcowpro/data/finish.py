@@ -5,30 +5,35 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fedcowpro import __version__
-from fedcowpro.data.manifest import LABELS, ORGANS, STAMP, CaseFile
+from fedcowpro.data.manifest import CASE, CASES, LABELS, ORGANS, STAMP, CaseFile
 from fedcowpro.data.site import Site
 from fedcowpro.data.sources import Source
 from fedcowpro.errors import FedCoWProError
 
 
-def stamp_of(source: Path, asked: object) -> str:
+def stamp_of(source: Path, asked: object, besides: Path) -> str:
     """A digest of names, sizes and times of all files below `source`, and of what was asked for.
 
-    Equal stamps mean that nothing has to be read, which matters for thousands of DICOM files.
+    Equal stamps mean that nothing has to be read, which matters for thousands of DICOM files. The site folder
+    `besides` and its key may lie below `source` and do not count.
     """
     digest = hashlib.sha256(f"{__version__} {asked!r}".encode())
-    for folder, folders, files in os.walk(source):
-        folders.sort()
+    base, own = os.path.realpath(source), os.path.realpath(besides)
+    for folder, folders, files in os.walk(base):
+        folders[:] = sorted(name for name in folders if os.path.join(folder, name) != own)
         for name in sorted(files):
-            facts = os.stat(os.path.join(folder, name))
-            digest.update(f"{os.path.relpath(folder, source)}/{name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+            path = os.path.join(folder, name)
+            if path != f"{own}.key":
+                facts = os.stat(path)
+                digest.update(f"{os.path.relpath(path, base)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -51,8 +56,10 @@ def write_organs(out: Path, cases: Sequence[CaseFile], organs: Mapping[int, str]
         return {}
     if organs is None:
         organs = {value: f"label-{value}" for value in sorted({value for values in found for value in values})}
+        names = [*organs.values()]
         warnings.warn(
-            f"labels without names: called {', '.join(organs.values())}; name them with 'organs'",
+            f"labels without names: called {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; name them with "
+            f'--organs, as in "{min(organs, default=1)}=liver" (others become background)',
             stacklevel=3,
         )
     write_text(out / LABELS / ORGANS, json.dumps({str(value): name for value, name in organs.items()}))
@@ -88,6 +95,25 @@ def slices_that_show(
         labels = np.load(out / LABELS / f"{scan.id}.npy", mmap_mode="r")
         left_out[scan.id] = tuple(z for z, plane in enumerate(labels) if np.isin(plane, values).any())
     return left_out
+
+
+def remove_others(out: Path, cases: Collection[str]) -> None:
+    """Remove what earlier runs made and the site no longer has: cases, their labels, unfinished ones.
+
+    Other folders that someone put there stay. A finished case that goes is said.
+    """
+    gone = []
+    for folder in sorted((out / CASES).iterdir()):
+        unfinished = folder.name.startswith(".") and folder.name.endswith(".tmp")
+        if folder.name not in cases and (unfinished or (folder / CASE).is_file()):
+            shutil.rmtree(folder)
+            gone += [] if unfinished else [folder.name]
+    for file in (out / LABELS).glob("*.npy"):
+        if file.stem not in cases:
+            file.unlink()
+    if gone:
+        some = ", ".join(gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+        warnings.warn(f"{out}: cases that are no longer chosen were removed: {some}", stacklevel=3)
 
 
 def write_text(file: Path, text: str) -> None:

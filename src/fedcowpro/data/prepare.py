@@ -6,35 +6,27 @@ last. A second run keeps the cases whose image, labels, organs and settings are 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedcowpro import __version__
 from fedcowpro.config import PrepareConfig
-from fedcowpro.data.case import Job, Outcome, attempt, job_for, kept_case
+from fedcowpro.data.case import Job, job_for, kept_case, require_shown
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.finish import slices_that_show, stamp_of, unchanged, write_organs, write_text
+from fedcowpro.data.finish import remove_others, slices_that_show, stamp_of, unchanged, write_organs, write_text
 from fedcowpro.data.manifest import CASE, CASES, MANIFEST, STAMP, CaseFile, CaseRecord, Manifest, read_json
+from fedcowpro.data.pool import outcomes, workers_for
 from fedcowpro.data.site import Site
 from fedcowpro.data.sources import choose_sources
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.volume.checks import require_nonempty
+from fedcowpro.volume.dicom import hide, hiding_errors
 
 _RECORDED = {"id", "modality", "guessed", "depth", "spacing", "source", "areas"}
-_END_ON_INTERRUPT = (signal.SIGINT, signal.SIG_DFL)  # instead of a traceback per worker
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def prepare(
@@ -84,110 +76,69 @@ def prepare(
         raise FedCoWProError(f"organs: values {sorted(organs)}", "label values in 1..255", "0 is always background")
     adapter = adapter_for(source, dataset, patterns=bool(options.images or options.labels))
     asked = (adapter.about.name, options.asked(), organs, cases, support, query, unseen, config.digest())
-    stamp = stamp_of(source, asked)
+    stamp = stamp_of(source, asked, besides=out)
     if (site := unchanged(out, stamp)) is not None:
         return site
 
     found = adapter.find(source, options)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
-    sources = choose_sources(found, cases, support, query, config.modality)
-    if organs is not None and not any(entry.scan.labels for entry in sources):
-        warnings.warn(f"organs are named, but no case has labels in {source}", stacklevel=2)
-    organs = found.organs if organs is None else organs
-    _require_usable(out, config)
+    with hiding_errors(found.words):
+        sources = choose_sources(found, cases, support, query, config.modality)
+        if organs is not None and not any(entry.scan.labels for entry in sources):
+            warnings.warn(f"organs are named, but no case has labels in {source}", stacklevel=2)
+        organs = found.organs if organs is None else organs
+        _require_usable(out, config)
 
-    jobs = [job_for(entry.scan, out, config, organs) for entry in sources]
-    kept = {job.scan.id: kept_case(job) for job in jobs}
-    waiting = [job for job in jobs if kept[job.scan.id] is None]
-    if waiting:
-        (out / MANIFEST).unlink(missing_ok=True)
-        _run(waiting, _workers(workers, len(waiting)), progress)
-    done = [kept[job.scan.id] or read_json(CaseFile, job.folder / CASE) for job in jobs]
-    for case, entry in zip(done, sources, strict=True):
-        if entry.role == "support" and entry.scan.labels is not None:
-            require_nonempty(np.array(case.label_values), entry.scan.labels.files[0])
-    names = write_organs(out, done, organs)
-    left_out = slices_that_show(out, names, unseen, sources)
-    records = [
-        CaseRecord(**case.model_dump(include=_RECORDED), role=entry.role, left_out=left_out.get(case.id, ()))
-        for case, entry in zip(done, sources, strict=True)
-    ]
-    manifest = Manifest(
-        version=2, fedcowpro=__version__, dataset=adapter.about.name, settings=config, cases=tuple(records)
-    )
-    (out / STAMP).unlink(missing_ok=True)  # that of an older manifest must not vouch for this one
-    write_text(out / MANIFEST, manifest.model_dump_json())
-    write_text(out / STAMP, stamp)
+        jobs = [job_for(entry.scan, out, config, organs, must_show=entry.role == "support") for entry in sources]
+        kept = {job.scan.id: kept_case(job) for job in jobs}
+        for job in jobs:
+            if (case := kept[job.scan.id]) is not None:
+                require_shown(job, case.label_values or ())
+        # The support first: where its mask is empty, this is said before the others are worked on.
+        waiting = sorted((job for job in jobs if kept[job.scan.id] is None), key=lambda job: not job.must_show)
+        if waiting:
+            (out / MANIFEST).unlink(missing_ok=True)
+            _run(waiting, workers_for(workers, len(waiting)), progress, found.words)
+        done = [kept[job.scan.id] or read_json(CaseFile, job.folder / CASE) for job in jobs]
+        names = write_organs(out, done, organs)
+        left_out = slices_that_show(out, names, unseen, sources)
+        records = [
+            CaseRecord(**case.model_dump(include=_RECORDED), role=entry.role, left_out=left_out.get(case.id, ()))
+            for case, entry in zip(done, sources, strict=True)
+        ]
+        manifest = Manifest(
+            version=2, fedcowpro=__version__, dataset=adapter.about.name, settings=config, cases=tuple(records)
+        )
+        (out / STAMP).unlink(missing_ok=True)  # that of an older manifest must not vouch for this one
+        write_text(out / MANIFEST, manifest.model_dump_json())
+        remove_others(out, {case.id for case in done})
+        write_text(out / STAMP, stamp)
     return Site.open(out)
 
 
-def _run(jobs: list[Job], workers: int, progress: bool) -> None:
+def _run(jobs: list[Job], workers: int, progress: bool, words: frozenset[str]) -> None:
     console = Console(stderr=True)
     columns = (
         TextColumn("preparing"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("volumes"),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[volumes]}/{task.total} volumes"),
         TimeRemainingColumn(),
     )
     try:
         with Progress(*columns, console=console, disable=not progress) as bar:
-            task = bar.add_task("", total=len(jobs))
-            for result in _results(jobs, workers):
+            task = bar.add_task("", total=len(jobs), volumes=0)
+            results = outcomes(jobs, workers, lambda done: bar.update(task, completed=done))
+            for volumes, result in enumerate(results, 1):
                 if isinstance(result, tuple):
                     raise FedCoWProError(*result)
                 for message in result:
-                    warnings.warn(message, stacklevel=3)
-                bar.advance(task)
+                    warnings.warn(hide(message, words), stacklevel=3)
+                bar.update(task, volumes=volumes)
     except KeyboardInterrupt:
         console.print("Interrupted. Finished volumes are kept: run the same command again to go on.")
         raise
-
-
-def _results(jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    """Outcomes in the order in which cases finish."""
-    if workers == 1:
-        yield from map(attempt, jobs)
-        return
-    # Spawned, because forking a process that runs threads (torch's, the progress bar's) can lock up.
-    with (
-        _environment(_ONE_THREAD),
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), signal.signal, _END_ON_INTERRUPT) as pool,
-    ):
-        futures = [pool.submit(attempt, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise FedCoWProError(
-                "a worker process ended unexpectedly",
-                "enough memory for the volumes in work at a time",
-                "run again with fewer workers (finished volumes are kept); in a script of your own, call "
-                "this under if __name__ == '__main__'",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started within."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _workers(asked: int | None, jobs: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(asked or cores, jobs)
 
 
 def _require_usable(out: Path, config: PrepareConfig) -> None:

@@ -15,6 +15,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.checks import label_volume
 from fedcowpro.volume.dicom.discover import SegmentationFile, find
 from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, kind_of, read_dataset, read_header, slices_of
+from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of
 from fedcowpro.volume.dicom.library import quiet
 from fedcowpro.volume.dicom.pixels import stored_values
 from fedcowpro.volume.dicom.seg_writer import write_segmentation
@@ -91,6 +92,13 @@ def read_segmentation(path: Path, like: Volume, organs: Mapping[int, str] | None
     """
     path = Path(path)
     dataset = read_dataset(path)
+    with quiet():
+        words = words_of(dataset)
+    with hiding_errors(words):
+        return _read(dataset, path, like, organs, hide(str(path), words))
+
+
+def _read(dataset: Dataset, path: Path, like: Volume, organs: Mapping[int, str] | None, name: str) -> Volume:
     segments = _segments(dataset, path)
     by_name = None if organs is None else {name.strip().lower(): value for value, name in organs.items()}
     values = {
@@ -99,7 +107,7 @@ def read_segmentation(path: Path, like: Volume, organs: Mapping[int, str] | None
     labels = np.zeros(like.grid.shape, np.uint8)
     for plane, slice_labels in _label_slices(dataset, values, path):
         _place(slice_labels, plane, labels, like.grid, path, like.name)
-    return label_volume(labels, like.grid, like, str(path))
+    return label_volume(labels, like.grid, like, name)
 
 
 def _segments(header: Dataset, path: Path) -> dict[int, tuple[int, str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,14 +55,23 @@ def read_labels(path: Path, like: Volume) -> Volume:
     return label_volume(voxels, grid, like, str(path))
 
 
-def _read(path: Path) -> tuple[np.ndarray, Grid]:
-    """Voxels in the order of the file's axes, and their grid."""
+def library() -> ModuleType:
+    """SimpleITK.
+
+    Raises:
+        FedCoWProError: it is not installed.
+    """
     try:
-        import SimpleITK as sitk
+        return import_module("SimpleITK")
     except ImportError as error:
         raise FedCoWProError(
             "no package 'SimpleITK'", "it is needed for NRRD and MetaImage files", "pip install 'fedcowpro[itk]'"
         ) from error
+
+
+def _read(path: Path) -> tuple[np.ndarray, Grid]:
+    """Voxels in the order of the file's axes, and their grid."""
+    sitk = library()
     if not path.is_file():
         raise FedCoWProError(f"no file {path}", _EXPECTED, "check the path")
     reader = sitk.ImageFileReader()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import numpy as np
 import pytest
 from downloads import CHAOS, Patient, numbered, pair, save
 
+from fedcowpro.cli import main
+from fedcowpro.config import PrepareConfig
 from fedcowpro.data.datasets.base import Found, Options
 from fedcowpro.data.datasets.registry import adapter_for
+from fedcowpro.data.prepare import prepare
 from fedcowpro.errors import FedCoWProError
 
 KEY = bytes(range(32))
@@ -167,7 +172,7 @@ def test_a_pattern_for_labels_alone(tmp_path: Path) -> None:
     assert found.notes == (f"{tmp_path / 'drawn_3.nii'}: left out, because no image has the id '3'",)
 
 
-def test_other_formats_are_paired_by_their_headers(tmp_path: Path) -> None:
+def test_other_formats_are_paired_by_their_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sitk = pytest.importorskip("SimpleITK")
     array = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
     for name, size in (("a.mha", 1.0), ("b.mha", 2.0), ("b_seg.nrrd", 2.0)):
@@ -179,6 +184,13 @@ def test_other_formats_are_paired_by_their_headers(tmp_path: Path) -> None:
     scan = found.scans[1]
     assert scan.labels is not None
     np.testing.assert_array_equal(np.unique(scan.labels.read(scan.image.read()).voxels), np.arange(5))
+    # Without SimpleITK a label map beside a NIfTI image is not just left out.
+    (tmp_path / "a.mha").unlink()
+    (tmp_path / "b.mha").unlink()
+    grids(tmp_path, "b.nii")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(FedCoWProError, match="no package 'SimpleITK'"):
+        find(tmp_path)
 
 
 # ------------------------------------------------------------------ DICOM
@@ -282,7 +294,7 @@ def test_folders_with_a_series_each_may_be_matched(
         found = find(root, images="*/DICOM", labels=labels)
         assert labels_of(found) == {"a": "x.dcm", "b": None}
         assert [scan.modality for scan in found.scans] == ["ct", "ct"]
-        assert "rename folders that carry a patient's name" in found.notes[0]
+        assert "rename folders that say who the patient is" in found.notes[0]
         scan = found.scans[0]
         assert scan.labels is not None
         np.testing.assert_array_equal(scan.labels.read(scan.image.read()).voxels, drawn)
@@ -296,6 +308,61 @@ def test_folders_with_a_series_each_may_be_matched(
     (root / "a/SEG/x.dcm").unlink()
     with pytest.raises(FedCoWProError, match="a/SEG: 0 DICOM segmentations"):
         find(root, images="*/DICOM", labels="*/SEG")
+
+
+def test_folders_named_by_their_patients_go_by_pseudonyms(
+    tmp_path: Path, patient: Patient, archive: Callable[..., Any]
+) -> None:
+    """Label maps are still found by the folder's name, and errors about them do not say it."""
+    root = tmp_path / "archive"
+    for name in (f"{NUMBER}/DICOM", "b/DICOM"):
+        archive(name)
+        pair(tmp_path / "image.nii.gz", root / Path(name).with_name("seg.nii.gz"), patient("ct", 1), CHAOS)
+    found = find(root, images="*/DICOM", labels="*/seg.nii.gz")
+    first, second = found.scans
+    assert (first.id, second.id.startswith("p-")) == ("b", True)
+    assert second.id in {scan.id for scan in find(root).scans}
+    assert second.labels is not None
+    assert any("folders named by their patients: 1;" in note for note in found.notes)
+    assert not any(NUMBER in note for note in found.notes)
+
+    (root / NUMBER / "seg.nii.gz").write_bytes(b"broken")
+    shutil.rmtree(root / "b")
+    options = Options(images="*/DICOM", labels="*/seg.nii.gz", key=lambda: KEY)
+    with pytest.raises(FedCoWProError, match=r"archive/\*\*\*/seg\.nii\.gz: not a whole gzip file") as caught:
+        prepare(root, tmp_path / "site", PrepareConfig(size=64), options=options, workers=1, progress=False)
+    assert NUMBER not in str(caught.value)
+
+
+def test_the_patient_stays_in_the_archive(
+    tmp_path: Path, patient: Patient, archive: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the command line, with the patient's name in folders and files: neither site, page nor screen has it."""
+    named = NAME.replace("^", "_")
+    archive(f"{named}/ct", prefix=named)
+    for file in archive(f"{named}/gap", "t2", prefix=named)[3:4]:
+        file.unlink()
+    root, out = tmp_path / "archive", tmp_path / "out" / "site"
+    with pytest.raises(SystemExit):
+        main(["prepare", str(root), "--out", str(out), "--size", "64"])
+    said = capfd.readouterr()
+    assert re.search(r"\*{3}/gap .*: missing slices: 1 between \*{3}\S+ \(", said.err)
+    for file in (root / named / "gap").iterdir():
+        file.unlink()
+    for command in (["prepare", str(root), "--size", "64"], ["inspect", str(out)]):
+        with pytest.raises(SystemExit) as end:
+            main([*command, "--out", str(out if command[0] == "prepare" else out / "page.html")])
+        assert end.value.code == 0
+    said_later = capfd.readouterr()
+    everything = [said.out, said.err, said_later.out, said_later.err, *(str(path) for path in out.rglob("*"))]
+    everything += [path.read_bytes().decode("latin-1") for path in out.rglob("*") if path.is_file()]
+    for word in (*NAME.split("^"), NUMBER):
+        assert not [text for text in everything if word.lower() in text.lower()]
+    assert out.with_name("site.key").is_file()
+    with pytest.raises(SystemExit):
+        main(["prepare", str(root), "--out", str(out), "--list"])  # on request: which case is which
+    (case,) = [path.name for path in (out / "cases").iterdir()]
+    assert re.search(rf"{case}  CT  -  .*archive/{named}/ct \(8 files\)", capfd.readouterr().out)
 
 
 def test_files_beside_dicom_are_cases_too(tmp_path: Path, patient: Patient, archive: Callable[..., Any]) -> None:

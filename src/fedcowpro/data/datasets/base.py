@@ -67,11 +67,13 @@ class Found:
     Attributes:
         organs: label value -> name; None = the folder does not say.
         notes: what the user should know: files that were left out and why.
+        words: what names patients, lower case; messages about these cases do not say it.
     """
 
     scans: tuple[Scan, ...]
     organs: Mapping[int, str] | None = None
     notes: tuple[str, ...] = ()
+    words: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class Adapter(Protocol):

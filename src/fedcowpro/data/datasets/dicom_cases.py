@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedcowpro.data.datasets.base import Found
 from fedcowpro.data.scan import LabelFile, LabelSource, Scan
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.read import ENDINGS
@@ -31,9 +32,7 @@ def holds_dicom(source: Path) -> bool:
     return any(is_dicom(path) for path in islice(unnamed, _LOOKED_AT))
 
 
-def dicom_scans(
-    source: Path, key: Callable[[], bytes] | None, *, labelled: bool
-) -> tuple[list[Scan], dict[int, str] | None, tuple[str, ...]]:
+def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool) -> Found:
     """Every series below the folder under a pseudonym, with the segmentation that was drawn on it.
 
     Args:
@@ -42,26 +41,21 @@ def dicom_scans(
         labelled: False leaves segmentations aside.
 
     Returns:
-        The cases, the organs' names (None where no case has a segmentation), and notes.
+        The cases in the order of their files; no organs where no case has a segmentation.
 
     Raises:
         FedCoWProError: there are series but no key; the extra is not installed.
     """
-    from fedcowpro.volume.dicom import find, pseudonym
+    from fedcowpro.volume.dicom import find, hide, hiding_errors, pseudonym
     from fedcowpro.volume.dicom_seg import SegmentationLabels
 
     found = find(source)
     if not found.series:
-        return [], None, found.notes
-    if key is None:
-        raise FedCoWProError(
-            f"{source} holds DICOM series, but there is no key for their pseudonyms",
-            "the site's secret key",
-            "from the command line it is made beside --out; a program gives Options(key=...)",
-        )
-    secret = key()
+        return Found((), None, found.notes, found.words)
+    secret = secret_of(source, key)
     drawn, notes = _drawn_on(found.series, found.segmentations) if labelled else ({}, [])
-    organs = _organs(list(drawn.values()))
+    with hiding_errors(found.words):
+        organs = _organs(list(drawn.values()))
     scans = [
         Scan(
             pseudonym(secret, series),
@@ -71,7 +65,24 @@ def dicom_scans(
         )
         for index, series in enumerate(found.series)
     ]
-    return scans, organs or None, (*found.notes, *notes)
+    return Found(
+        tuple(scans), organs or None, (*found.notes, *(hide(note, found.words) for note in notes)), found.words
+    )
+
+
+def secret_of(source: Path, key: Callable[[], bytes] | None) -> bytes:
+    """The site's secret.
+
+    Raises:
+        FedCoWProError: there is none.
+    """
+    if key is None:
+        raise FedCoWProError(
+            f"{source} holds DICOM series, but there is no key for their pseudonyms",
+            "the site's secret key",
+            "from the command line it is made beside --out; a program gives Options(key=...)",
+        )
+    return key()
 
 
 def the_series(path: Path) -> Series:
@@ -80,13 +91,13 @@ def the_series(path: Path) -> Series:
     Raises:
         FedCoWProError: none, or several.
     """
-    from fedcowpro.volume.dicom import find
+    from fedcowpro.volume.dicom import find, hide
 
     found = find(path)
     if len(found.series) != 1:
         kinds = "; ".join(series.describe() for series in found.series) or "; ".join(found.notes) or "none"
         raise FedCoWProError(
-            f"{path}: {len(found.series)} DICOM volumes ({kinds})",
+            f"{hide(str(path), found.words)}: {len(found.series)} DICOM volumes ({kinds})",
             "one volume in each folder that the pattern matches",
             "correct the pattern, or leave --images out to take every series under a pseudonym",
         )

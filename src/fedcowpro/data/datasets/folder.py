@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
-from fedcowpro.data.datasets.dicom_cases import dicom_scans, holds_dicom, labels_at, the_series
+from fedcowpro.data.datasets.dicom_cases import dicom_scans, holds_dicom, labels_at, secret_of, the_series
 from fedcowpro.data.datasets.pairing import case_id, is_label_map, pair, stem
 from fedcowpro.data.datasets.pairs import listed, safe
 from fedcowpro.data.scan import ImageFile, LabelFile, Scan
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.volume.dicom import hide, pseudonym
 from fedcowpro.volume.read import ENDINGS
 
 ABOUT = About(
@@ -53,21 +54,31 @@ def _by_pattern(source: Path, options: Options) -> Found:
             "images named by that pattern",
             "correct the pattern; its '*' is the case's id",
         )
-    notes = [f"{labels[case]}: left out, because no image has its id" for case in unmatched(images, labels)]
-    scans = []
+    scans, words, renamed = [], frozenset[str](), 0
     for case, path in images.items():
         given = labels_at(labels[case]) if case in labels else None
         if path.is_dir():
             series = the_series(path)
-            scans.append(Scan(safe(case), series, given, series.modality))
+            words |= series.words
+            # A folder named by the patient it holds: its name must not enter the site.
+            named = hide(case, series.words) != case
+            renamed += named
+            name = pseudonym(secret_of(source, options.key), series) if named else safe(case)
+            scans.append(Scan(name, series, given, series.modality))
         else:
             scans.append(Scan(safe(case), ImageFile(path), given))
-    if any(path.is_dir() for path in images.values()):
+    lone = [f"{labels[case]}: left out, because no image has its id" for case in unmatched(images, labels)]
+    notes = [hide(note, words) for note in lone]
+    if renamed:
         notes.append(
-            "ids of cases are names of folders here and go into the site: rename folders that carry a patient's name "
-            "or number, or leave --images out to have pseudonyms"
+            f"folders named by their patients: {renamed}; these cases go by pseudonyms, and --list says which is which"
         )
-    return listed(scans, None, notes)
+    if renamed < sum(path.is_dir() for path in images.values()):
+        notes.append(
+            "ids of cases are names of folders here and go into the site: rename folders that say who the patient is "
+            "in other words than the DICOM files, or leave --images out to have pseudonyms"
+        )
+    return listed(scans, None, notes, words)
 
 
 def _by_themselves(source: Path, options: Options) -> Found:
@@ -87,20 +98,21 @@ def _by_themselves(source: Path, options: Options) -> Found:
         Scan(case, ImageFile(path), LabelFile(paired[case]) if case in paired else None)
         for case, path in images.items()
     ]
-    organs = None
+    organs, words = None, frozenset[str]()
     if holds_dicom(source):
-        series, organs, said = dicom_scans(source, options.key, labelled=options.labels is None)
-        notes += said
-        if series and scans:
+        series = dicom_scans(source, options.key, labelled=options.labels is None)
+        organs, words = series.organs, series.words
+        notes += series.notes
+        if series.scans and scans:
             notes.append(f"{source} holds volumes in files and as DICOM: take care that none is there in both forms")
-        scans += series
+        scans += series.scans
     if not scans:
         raise FedCoWProError(
             f"{source} holds no image (seen: {_seen(source)}){''.join(f'; {note}' for note in notes)}",
             f"volumes ({', '.join(ENDINGS)}) or DICOM series",
             "check the path, or name the files with --images; names with seg, mask, label ... count as label maps",
         )
-    return listed(scans, None if paired else organs, notes)
+    return listed(scans, None if paired else organs, notes, words)
 
 
 def _volumes(source: Path) -> list[Path]:

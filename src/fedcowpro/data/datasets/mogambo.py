@@ -33,7 +33,8 @@ ABOUT = About(
     patterns=True,
     layout=(
         "images and label maps as --images and --labels say: --images '*/T2.nii.gz' --labels '*/mask.nii.gz'",
-        f"without them the first of these that fits: {', '.join(' with '.join(pair) for pair in DEFAULTS)}",
+        "without them the first of these that fits:",
+        *(f"  {image} with {labels}" for image, labels in DEFAULTS),
         "the folder or a file in it is named after the dataset ('mogamb'), or give --dataset mogambo",
     ),
     organs={1: "bladder", 2: "rectum", 3: "sigmoid colon", 4: "femoral heads"},

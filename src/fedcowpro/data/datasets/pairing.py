@@ -13,6 +13,7 @@ import numpy as np
 
 from fedcowpro.data.datasets.pairs import safe
 from fedcowpro.volume.checks import AFFINE_TOLERANCE, corner_offset
+from fedcowpro.volume.itk import library
 from fedcowpro.volume.read import ENDINGS, NIFTI
 from fedcowpro.volume.volume import Grid
 
@@ -41,9 +42,14 @@ class Lattice:
 
 
 def lattice_of(path: Path) -> Lattice | None:
-    """The lattice of a volume; None where the header cannot be read or says something else than a 3-D volume."""
+    """The lattice of a volume; None where the header cannot be read or says something else than a 3-D volume.
+
+    Raises:
+        FedCoWProError: SimpleITK is needed and not installed.
+    """
+    reader = None if path.name.endswith(NIFTI) else library().ImageFileReader()
     try:
-        shape, affine = _nifti_header(path) if path.name.endswith(NIFTI) else _itk_header(path)
+        shape, affine = _nifti_header(path) if reader is None else _itk_header(path, reader)
     except Exception:  # libraries have no common error for a damaged header; reading the volume will name the damage
         return None
     return Lattice(shape, affine) if len(shape) == 3 else None
@@ -143,10 +149,7 @@ def _nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return shape, np.asarray(image.affine, np.float64)
 
 
-def _itk_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
+def _itk_header(path: Path, reader: Any) -> tuple[tuple[int, ...], np.ndarray]:
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     shape = tuple(int(n) for n in reader.GetSize())

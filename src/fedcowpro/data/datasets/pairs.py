@@ -130,7 +130,12 @@ def left_out(folders: Collection[Path], taken: Collection[Path]) -> tuple[str, .
     return tuple(notes)
 
 
-def listed(scans: Sequence[Scan], organs: Mapping[int, str] | None, notes: Sequence[str] = ()) -> Found:
+def listed(
+    scans: Sequence[Scan],
+    organs: Mapping[int, str] | None,
+    notes: Sequence[str] = (),
+    words: frozenset[str] = frozenset(),
+) -> Found:
     """The cases in natural order.
 
     Raises:
@@ -145,7 +150,7 @@ def listed(scans: Sequence[Scan], organs: Mapping[int, str] | None, notes: Seque
                 "rename one of them, or prepare their folders as two sites",
             )
         by_id[scan.id] = scan
-    return Found(tuple(by_id[case] for case in sorted(by_id, key=natural)), organs, tuple(notes))
+    return Found(tuple(by_id[case] for case in sorted(by_id, key=natural)), organs, tuple(notes), words)
 
 
 def safe(text: str) -> str:

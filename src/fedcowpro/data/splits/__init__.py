@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fedcowpro.config import Config, load
 from fedcowpro.errors import FedCoWProError
@@ -13,12 +14,22 @@ from fedcowpro.errors import FedCoWProError
 SHIPPED = ("chaos-t2", "btcv", "alpnet-chaos-t2", "alpnet-sabs")
 
 
+def _quoted(value: object) -> object:
+    """YAML reads 0010 as the number 8, so an id is not guessed from a number."""
+    if isinstance(value, int | float):
+        raise ValueError('write ids in quotes, as in "0010", because YAML reads some numbers as others')
+    return value
+
+
+Id = Annotated[str, BeforeValidator(_quoted)]
+
+
 class Fold(Config):
     """Ids of cases. `query` and `support` are held out of training."""
 
-    support: str
-    query: tuple[str, ...] = Field(min_length=1)
-    train: tuple[str, ...] = Field(min_length=1)
+    support: Id
+    query: tuple[Id, ...] = Field(min_length=1)
+    train: tuple[Id, ...] = Field(min_length=1)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -34,11 +45,12 @@ class Fold(Config):
 
 
 class Split(Config):
-    """The folds of a dataset; `dataset` and `part` as in `fedcowpro prepare`."""
+    """The folds of a dataset; `dataset`, `part` and `organs` (where the files do not name them) as for `prepare`."""
 
     about: str
     dataset: str | None = None
     part: str | None = None
+    organs: dict[int, str] | None = None
     folds: tuple[Fold, ...] = Field(min_length=1)
 
 

@@ -6,13 +6,14 @@ that is what says so in its image type and series with stacks in several directi
 without position; other modalities. A gap or an uneven distance between slices is refused, not bridged. A gantry tilt
 is kept as it is: the slices stay as scanned and the grid's third axis is slanted, so masks return to the same pixels.
 
-Nothing here puts a patient's attributes into a message, a `repr` or a warning. File names are named: rename files
-that carry a patient's name.
+Nothing here puts a patient's attributes into a message, a `repr` or a warning. Messages name files; where a path has
+the name or number of a patient whose header was read, `***` stands in its place (`hiding`).
 """
 
 from __future__ import annotations
 
 from fedcowpro.volume.dicom.discover import Found, SegmentationFile, find, find_series, read_image
+from fedcowpro.volume.dicom.hiding import hide, hiding_errors
 from fedcowpro.volume.dicom.pseudonyms import load_or_make_key, pseudonym
 from fedcowpro.volume.dicom.series import Series
 
@@ -22,6 +23,8 @@ __all__ = [
     "Series",
     "find",
     "find_series",
+    "hide",
+    "hiding_errors",
     "load_or_make_key",
     "pseudonym",
     "read_image",

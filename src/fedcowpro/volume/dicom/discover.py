@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from fedcowpro.config import Modality
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.checks import MIN_SLICES
 from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, examining, is_dicom, kind_of, read_header, slices_of
+from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of
 from fedcowpro.volume.dicom.library import library
 from fedcowpro.volume.dicom.pixels import is_colour
 from fedcowpro.volume.dicom.series import Identity, Series
@@ -47,12 +48,14 @@ class Found:
         segmentations: in the order of their paths.
         notes: what was left out and why, without anything that leads to a patient but paths.
         damaged: DICOM files that cannot be read.
+        words: what names the patients; `hide` takes it out of messages, because folders may be named by it.
     """
 
     series: tuple[Series, ...]
     segmentations: tuple[SegmentationFile, ...] = ()
     notes: tuple[str, ...] = ()
-    damaged: tuple[Path, ...] = ()
+    damaged: tuple[Path, ...] = field(default=(), repr=False)
+    words: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def find_series(folder: Path) -> list[Series]:
@@ -99,6 +102,11 @@ def read_image(path: Path) -> Volume:
                 f"give the folder of its series, {path.parent}",
             )
     found = find(path) if path.is_dir() else _find([path])
+    with hiding_errors(found.words):
+        return _the_volume(found, path)
+
+
+def _the_volume(found: Found, path: Path) -> Volume:
     if found.damaged:
         raise FedCoWProError(
             f"{found.damaged[0]}: damaged or incomplete DICOM file", "whole files", "export or copy the series again"
@@ -146,6 +154,7 @@ class _LeftOut:
 
 def _find(paths: Iterable[Path]) -> Found:
     left_out, damaged, segmentations = _LeftOut(), [], []
+    words: dict[str, frozenset[str]] = {}  # by the patient's number and name
     by_series: dict[tuple[Identity, str, Modality | None], list[Slice]] = {}
     for path in paths:
         if not is_dicom(path):
@@ -153,6 +162,9 @@ def _find(paths: Iterable[Path]) -> Found:
         try:
             header = read_header(path)
             with examining(path):
+                patient = f"{header.get('PatientID')} {header.get('PatientName')}"
+                if patient not in words:
+                    words[patient] = words_of(header)
                 if kind_of(header) in SEGMENTATION_CLASSES:
                     segmentations.append(_segmentation(header, path))
                 elif "Rows" in header:
@@ -171,7 +183,14 @@ def _find(paths: Iterable[Path]) -> Found:
         for reason, members in others:
             for one in members:
                 left_out.add(one.file, reason)
-    return Found(tuple(series), tuple(segmentations), left_out.notes(), tuple(damaged))
+    every = frozenset().union(*words.values())
+    return Found(
+        tuple(replace(one, words=every) for one in series),
+        tuple(segmentations),
+        tuple(hide(note, every) for note in left_out.notes()),
+        tuple(damaged),
+        every,
+    )
 
 
 def _segmentation(header: Dataset, path: Path) -> SegmentationFile:

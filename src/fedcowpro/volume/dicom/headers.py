@@ -27,6 +27,7 @@ _TAGS = [
     "SeriesInstanceUID",
     "StudyInstanceUID",
     "PatientID",
+    "PatientName",
     "Modality",
     "ImageType",
     "Rows",

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
 from fedcowpro.errors import FedCoWProError
@@ -17,12 +18,17 @@ def library(name: str) -> ModuleType:
     """Import a module of the extra.
 
     Raises:
-        FedCoWProError: it is not installed.
+        FedCoWProError: it is not installed, or in a version that lacks the module.
     """
     try:
         return import_module(name)
     except ImportError as error:
-        raise FedCoWProError(f"no package '{name.split('.')[0]}'", "it is needed for DICOM files", EXTRA) from error
+        package = name.split(".")[0]
+        try:
+            there = f"package '{package}' {version(package)} has no usable '{name}' ({error})"
+        except PackageNotFoundError:
+            there = f"no package '{package}'"
+        raise FedCoWProError(there, "it is needed for DICOM files", EXTRA) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedcowpro.config import Modality
+from fedcowpro.volume.dicom.hiding import hide, hiding
 from fedcowpro.volume.dicom.reading import Where, read_slices
 from fedcowpro.volume.volume import Volume
 
@@ -34,6 +35,7 @@ class Series:
         number: which volume of the series, from 1; 0 = it is the only one.
         kind: what tells it from the other volumes of the series, for people.
         identity: for pseudonyms.
+        words: what names patients; not said in messages, though folders may be named by it.
     """
 
     slices: tuple[Where, ...]
@@ -44,6 +46,7 @@ class Series:
     number: int = 0
     kind: str = ""
     identity: Identity = field(default=Identity("", ""))
+    words: frozenset[str] = frozenset()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -54,7 +57,8 @@ class Series:
     def name(self) -> str:
         """How messages call it: the file, or the folder and what is in it."""
         files = self.files
-        return str(files[0]) if len(files) == 1 and not self.number else f"{files[0].parent} ({self.describe()})"
+        place = files[0] if len(files) == 1 and not self.number else f"{files[0].parent} ({self.describe()})"
+        return hide(str(place), self.words)
 
     def describe(self) -> str:
         """Modality, size and spacing in words, without anything that leads to a patient."""
@@ -75,7 +79,8 @@ class Series:
             FedCoWProError: damaged files, colour, no pixels, no decoder for the compression, missing slices, uneven
                 distances, different slices at one position; as `image_volume`.
         """
-        return read_slices(self.slices, self.name)
+        with hiding(self.words):
+            return read_slices(self.slices, self.name)
 
     def __repr__(self) -> str:
         return f"Series({self.describe()})"

@@ -1,0 +1,83 @@
+"""Patients' names and numbers out of messages: archives name folders and files by them, and messages name files."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fedcowpro.errors import FedCoWProError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+HIDDEN = "***"
+_LONG = 5  # letters or digits: a shorter word is hidden only where it stands alone, a shorter number never
+
+
+def words_of(header: Dataset) -> frozenset[str]:
+    """What names the patient of a header: parts of the name, alone and run together, and the number; lower case."""
+    parts = [part for part in re.split(r"[\W_]+", _plain(str(header.get("PatientName") or ""))) if len(part) > 1]
+    number = _plain(str(header.get("PatientID") or "")).strip()
+    words = {*parts, "".join(parts), "".join(reversed(parts))}
+    words |= {one for one in (number, *re.findall(r"\d+", number)) if len(one) >= _LONG}
+    return frozenset(word for word in words if len(word) > 1 and not (word.isdigit() and len(word) < _LONG))
+
+
+def hide(text: str, words: Collection[str]) -> str:
+    """The text with `***` in place of the words, whatever their case and accents."""
+    plain = _plain(text, lower=False)
+    if not words:
+        return text
+    pattern = "|".join(_pattern(word) for word in sorted(words, key=len, reverse=True))
+    hidden = re.sub(pattern, HIDDEN, plain, flags=re.IGNORECASE)
+    return text if hidden == plain else hidden
+
+
+@contextmanager
+def hiding_errors(words: Collection[str]) -> Iterator[None]:
+    """Errors from within do not have the words. They are changed, not replaced: a cause would still have them.
+
+    Raises:
+        FedCoWProError, OSError: those from within.
+    """
+    try:
+        yield
+    except FedCoWProError as error:
+        FedCoWProError.__init__(error, *(hide(part, words) for part in (error.got, error.expected, error.remedy)))
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = hide(str(error.filename), words)
+        raise
+
+
+@contextmanager
+def hiding(words: Collection[str]) -> Iterator[None]:
+    """Errors and warnings from within do not have the words; the warnings come at the end.
+
+    Raises:
+        FedCoWProError, OSError: as `hiding_errors`.
+    """
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with hiding_errors(words), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+    finally:
+        for entry in caught:
+            warnings.warn(hide(str(entry.message), words), entry.category, stacklevel=4)
+
+
+def _pattern(word: str) -> str:
+    return re.escape(word) if len(word) >= _LONG else rf"(?<![^\W_]){re.escape(word)}(?![^\W_])"
+
+
+def _plain(text: str, *, lower: bool = True) -> str:
+    """Without accents."""
+    parted = unicodedata.normalize("NFKD", text)
+    plain = "".join(letter for letter in parted if not unicodedata.combining(letter))
+    return plain.lower() if lower else plain
