@@ -14,6 +14,7 @@ from made import scores, table
 
 from conftest import RESAMPLES
 from fedcowpro.compare.figures import p_text, signed
+from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import read_results
 from fedcowpro.evaluate.statistics.compare import Comparison, compare
 
@@ -100,6 +101,29 @@ def test_printed_numbers_are_those_of_the_statistics(tmp_path: Path, written: Wr
     assert rows["plain"][2:] == ["reference", "–", "–", "–", "–"]
     assert found.omnibus is not None
     assert f"F = {found.omnibus.statistic:.2f} with 3 and {3 * 13} degrees of freedom" in page
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [("t", "Student's t, with the error"), ("percentile", "percentile bootstrap"), ("bca", "(BCa) bootstrap")],
+)
+def test_other_intervals_are_named_and_cautioned(interval: str, words: str, tmp_path: Path, written: Written) -> None:
+    path = table(tmp_path / "a.csv", scores(METHODS))
+    page, usual = written(path, reference="plain", interval=interval), written(path, reference="plain")
+    found = judged(path, interval=interval)
+    for result in found.methods:
+        assert result.interval.method == interval
+        text = f"{result.mean:.3f} ({result.interval.low:.3f} to {result.interval.high:.3f})"
+        assert grid(page, "Method | Mean Dice")[result.method][0] == text
+    for pair in found.pairs:
+        assert f"{signed(-pair.interval.high)} to {signed(-pair.interval.low)}" in finding(page, pair.second)
+    assert words in page
+    assert words not in usual
+    assert "studentised" not in page
+    assert ("too narrow with few cases" in page) == (interval != "t")
+    assert "too narrow with few cases" not in usual
+    with pytest.raises(FedCoWProError, match="interval 'hdi'"):
+        written(path, interval="hdi")
 
 
 def test_a_site_that_says_the_opposite_is_named(tmp_path: Path, written: Written) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedcowpro.evaluate.statistics.bootstrap import bca, draw, percentile
 from fedcowpro.evaluate.statistics.cells import Cells, Missing
 from fedcowpro.evaluate.statistics.hypotheses import friedman
-from fedcowpro.evaluate.statistics.intervals import bca, draw, percentile, student, studentised
+from fedcowpro.evaluate.statistics.intervals import Draws, student, studentised
 from fedcowpro.evaluate.statistics.pairs import compare_pairs
 from fedcowpro.evaluate.statistics.standard_error import Array, estimate, p_value
 
@@ -58,8 +59,9 @@ def by_percentile(values: Array, generator: np.random.Generator) -> tuple[Array,
 
 
 def by_bca(values: Array, generator: np.random.Generator) -> tuple[Array, Array]:
-    weights = draw(generator, values.shape[-1], RESAMPLES)
-    low, high = np.transpose([bca(cases, weights, 0.95) for cases in values[:, 0]])
+    seeds, n = values.shape[-2:]
+    weights, of_seeds = draw(generator, n, RESAMPLES), draw(generator, seeds, RESAMPLES)
+    low, high = np.transpose([bca([block], weights, [of_seeds], 0.95) for block in values])
     return low, high
 
 
@@ -95,6 +97,7 @@ def test_intervals_that_forget_the_seeds_fall_short() -> None:
 
     assert coverage(sample, 30, over_cases) < 0.9
     assert coverage(sample, 30, by_percentile) < 0.93
+    assert coverage(sample, 30, by_bca) < 0.93
     assert coverage(sample, 30, by_studentised) > 0.93
 
 
@@ -123,8 +126,8 @@ def finds_something(scores: Array) -> bool:
         return False
     cells = cells_of({str(i): column[None] for i, column in enumerate(scores.T)})
     pairs = list(combinations(cells.values, 2))
-    weights = np.ones((39, len(scores)))
-    found = compare_pairs(cells, pairs, weights, higher_is_better=True, alpha=0.05, omnibus=omnibus)
+    draws = Draws(np.ones((39, len(scores))))
+    found = compare_pairs(cells, pairs, draws, higher_is_better=True, alpha=0.05, omnibus=omnibus)
     return any(pair.significant for pair in found)
 
 

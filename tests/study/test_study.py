@@ -196,6 +196,17 @@ def test_studies_with_a_common_store_train_nothing_twice(done: Path, run: Run) -
     assert (out / trial["results"]).is_file()
 
 
+def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
+    evaluation = {"ct": {**STUDY["evaluation"]["ct"], "every_support": True}}
+    options = {"arms": {"one": {"regime": "untrained"}}, "compare": "one", "protocols": ["whole-volume"]}
+    out = run("in turn", store=done, name="turns", evaluation=evaluation, seeds=[0], **options)
+    table = read_table(out)
+    pairs = {(row.support_case, row.case) for row in table.itertuples()}
+    assert pairs == {("2", "3"), ("3", "2")}
+    fixed = read_table(run("fixed", store=done, name="fixed", seeds=[0], **options))
+    pd.testing.assert_frame_equal(table[table["support_case"] == "2"].reset_index(drop=True), fixed)
+
+
 def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:
     bad = {"config": {"train": {"lr": 1e30, "clip_norm": None, "schedule": "constant", "optimizer": "sgd"}}}
     arms = {"bad": bad, **STUDY["arms"], "late": {"regime": "single-site", "site": "b"}}
