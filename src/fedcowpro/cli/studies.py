@@ -80,7 +80,7 @@ def compare(
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="Run folder, checkpoint or table of results.")],
+    path: Annotated[Path, typer.Argument(help="Run or study folder, checkpoint or table of results.")],
 ) -> None:
     """Print where a result comes from: settings, versions, seed, digests of data and weights, the command."""
     from fedcowpro.show import show as text_of
