@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from made import scores, table
 
 from conftest import RESAMPLES
 from fedcowpro.compare.figures import p_text, signed
+from fedcowpro.compare.judge import Judge, against
+from fedcowpro.compare.tables import _marks
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import read_results
 from fedcowpro.evaluate.statistics.compare import Comparison, compare
@@ -246,3 +250,36 @@ def test_the_appendix_is_the_table_averaged(tmp_path: Path, written: Written) ->
         for name, cell in zip(names, cells, strict=True):
             used = mine[mine.case != "c2"] if name == "nsd" else mine  # undefined for one seed: out for all
             assert float(cell) == pytest.approx(used[name].mean(), abs=0.051 if name == "hd95" else 6e-4)
+
+
+def equal_methods(generator: np.random.Generator, cases: int = 12) -> pd.DataFrame:
+    """Scores of four methods between which there is no difference, with lucky networks and undefined scores."""
+    names = ("a", "b", "c", "d")
+    levels = {"liver": 0.8, "spleen": 0.6}
+    keys = [(m, s, str(c), o) for m in names for s in range(3) for c in range(cases) for o in levels]
+    table = pd.DataFrame(keys, columns=["method", "seed", "case", "organ"])
+    ease = generator.beta(8, 2, cases) - 0.8
+    luck = dict(zip(product(names, range(3)), generator.normal(0, 0.01, 12), strict=True))
+    level = [levels[o] + ease[int(c)] + luck[m, s] for m, s, c, o in keys]
+    dice = np.clip(level + generator.normal(0, 0.03, len(keys)), 0, 1)
+    dice[generator.random(len(keys)) < 0.001] = np.nan
+    return table.assign(
+        site=np.where(table["case"].astype(int) < cases // 2, "ct", "mr"), modality="", protocol="whole-volume",
+        dice=dice, support_site="x", support_case="s", support_slices="3",
+    )  # fmt: skip
+
+
+def test_a_page_on_equal_methods_is_seldom_wrong() -> None:
+    """The whole way from a table to verdicts and marks: pooling, missing scores, seeds, corrections, the first test."""
+    judge, generator, repeats = Judge("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150
+    verdicts, marks = 0, 0
+    for _ in range(repeats):
+        rows = equal_methods(generator)
+        found = judge.compare(rows)
+        assert found is not None
+        verdicts += any(pair.pair.significant for pair in against(found, "a"))
+        of_organs = [judge.compare(part) for _, part in rows.groupby("organ")]
+        marks += any(_marks(of_organs, "a")[0])
+    at_most = 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
+    assert verdicts / repeats < at_most
+    assert marks / repeats < at_most

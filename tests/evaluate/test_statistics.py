@@ -84,6 +84,20 @@ def test_one_seed_is_the_t_test() -> None:
     assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
+def test_p_over_seeds_and_cases_by_solving_for_it() -> None:
+    """Student's quantiles of cases and of seeds, weighted by their variances, meet the ratio at p."""
+    difference = CROSSED - 0.72
+    by_case, by_seed = difference.mean(axis=0), difference.mean(axis=1)
+    of_cases, of_seeds = by_case.var(ddof=1) / 5, by_seed.var(ddof=1) / 3
+    share = of_cases / (of_cases + of_seeds)
+    p = float(p_value(estimate([difference])))
+    quantile = share * stats.t.isf(p / 2, 4) + (1 - share) * stats.t.isf(p / 2, 2)
+    assert quantile == pytest.approx(difference.mean() / math.sqrt(of_cases + of_seeds), rel=1e-6)
+    assert 0.05 < p < 0.5
+    assert p_value(estimate([np.zeros((3, 5))])) == 1
+    assert p_value(estimate([difference, np.zeros((1, 5))])) == pytest.approx(p)
+
+
 def test_studentised_interval_by_a_plain_loop() -> None:
     weights = draw(rng(1), 10, 99).astype(int)
     mean, error = DIFFERENCES.mean(), DIFFERENCES.std(ddof=1) / math.sqrt(10)
