@@ -194,7 +194,7 @@ def test_ranks_are_those_of_the_statistics(tmp_path: Path, written: Written) -> 
 
 def test_cells_are_means_of_the_table_and_marks_are_corrected(tmp_path: Path, written: Written) -> None:
     """Every number of the tables of scores, from the CSV alone."""
-    rows = scores({"plain": 0.0, "other": 0.04}, sites=["ct", "mr"], organs=TWO, protocols=BOTH, noise=0.05)
+    rows = scores({"plain": 0.0, "other": 0.04}, sites=["ct", "mr"], organs=TWO, protocols=BOTH, noise=0.03)
     path = table(tmp_path / "a.csv", rows)
     page = written(path, reference="plain")
     frame = read_results(path)

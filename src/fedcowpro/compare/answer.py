@@ -184,6 +184,8 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
             f"All methods at once ({omnibus.name}): F = {f} with {omnibus.freedom[0]} and {omnibus.freedom[1]} degrees "
             f"of freedom, {p_phrase('p', omnibus.p, comparison.alpha)}."
         )
+        if omnibus.p <= comparison.alpha and pairs and not any(pair.pair.significant for pair in pairs):
+            said[-1] += f" {wording.SOME_DIFFER}"
     if pairs:
         said.append(wording.NUMBERS.format(confidence=level))
         said.append(

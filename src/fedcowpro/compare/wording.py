@@ -57,6 +57,19 @@ MARKS = (
     "'{reference}', p at most {alpha:g} after Holm's correction for all {tests} of this protocol's tables; without a "
     "mark no difference is shown."
 )
+NO_MARKS = (
+    " There can be none here: even a method that is better in all of {cases} cases does not pass among {tests} "
+    "comparisons, which takes {needed} cases."
+)
+FEW_MARKS = " A row of fewer than {needed} cases can hardly have one."
+SOME_DIFFER = (
+    "So some methods differ from each other; none is shown to differ from the reference, which is all that was asked."
+)
+EPISODES = (
+    "Which annotated slices (counted from 1, feet first) segmented which cases. In gt-range with pairing 'chunk' an "
+    "organ's slices are cut into as many parts as there are annotated slices, and each part is segmented by its own."
+)
+SAME_SETTINGS = "Settings of inference, the same for all methods and protocols: {settings}."
 PLAIN_MEANS = "Mean over cases, its {confidence} interval below."
 MORE_METRICS = (
     "Over all sites, as in the answer: mean over cases with its interval. Which methods differ is asked of Dice only; "
