@@ -1,10 +1,10 @@
-"""What lies in a run folder, a checkpoint or a table of results, as plain text: enough to do it again."""
+"""What lies in a run, a study, a checkpoint or a table of results, as plain text: enough to do it again."""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,23 @@ from fedcowpro.evaluate.episodes import load_episodes
 from fedcowpro.evaluate.protocol import COLUMNS, read_results
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.model_card import CARD_NAME
-
-_UNKNOWN = "not recorded"
+from fedcowpro.show_study import is_study, show_study
+from fedcowpro.show_text import UNKNOWN, columns_text, facts_text, indented, versions_text
 
 
 def show(path: Path) -> str:
-    """Summary of a run folder, a checkpoint or a CSV of results, without a line break at the end.
+    """Summary of a run, a study, a checkpoint or a CSV of results, without a line break at the end.
 
     Args:
-        path: run folder; `.safetensors` file or a folder with `model.safetensors`; `.csv` file.
+        path: run folder; study folder; `.safetensors` file or a folder with `model.safetensors`; `.csv` file.
 
     Raises:
         FedCoWProError: something else, or one of these that is missing, damaged or not as its digests say.
     """
     if (path / "run.json").is_file():
         return _run(RunFolder(path))
+    if is_study(path):
+        return show_study(path)
     if (path / FILE_NAME).is_file():
         return _checkpoint(path / FILE_NAME)
     if path.suffix == ".safetensors" and not path.is_dir():
@@ -39,14 +41,14 @@ def show(path: Path) -> str:
         return _results(path)
     got = f"{path} is none of these" if path.exists() else f"no file or folder {path}"
     raise FedCoWProError(
-        got, "a run folder, a checkpoint (.safetensors) or a CSV of results", "give the path of one of them"
+        got, "a run or study folder, a checkpoint (.safetensors) or a CSV of results", "give the path of one of them"
     )
 
 
 def _run(folder: RunFolder) -> str:
     record, text = folder.record(), _config_text(folder.config_file)
     config = yaml.safe_load(text)
-    rounds = config.get("federation", {}).get("rounds", _UNKNOWN)
+    rounds = config.get("federation", {}).get("rounds", UNKNOWN)
     if finished := folder.is_finished(rounds):
         weights = f"digest {load_checkpoint(folder.model_file)[1]['weights_digest']}, checked"
     elif (last := folder.last_round()) is not None:
@@ -56,11 +58,11 @@ def _run(folder: RunFolder) -> str:
     facts = {
         "run": folder.path,
         "rounds": f"{folder.completed()} of {rounds}, {'' if finished else 'not '}finished",
-        "started": record.get("started", _UNKNOWN),
-        "command": record.get("command") or _UNKNOWN,
+        "started": record.get("started", UNKNOWN),
+        "command": record.get("command") or UNKNOWN,
         "same again": _again(folder, config),
-        "seed": record.get("seed", _UNKNOWN),
-        "versions": _versions(record),
+        "seed": record.get("seed", UNKNOWN),
+        "versions": versions_text(record),
         "settings": f"digest {record['config_digest']}",
         "weights": weights,
     }
@@ -70,8 +72,8 @@ def _run(folder: RunFolder) -> str:
     columns = ("name", "modality", "cases", "train_slices", "size", "digest")
     sites = [[str(site.get(column, "-")) for column in columns] for site in record["sites"].values()]
     parts = [
-        _facts(facts), "sites", _columns([columns, *sites]), *_tables(folder.path), f"config ({folder.config_file})",
-        _indented(text),
+        facts_text(facts), "sites", columns_text([columns, *sites]), *_tables(folder.path),
+        f"config ({folder.config_file})", indented(text),
     ]  # fmt: skip
     return "\n".join(parts)
 
@@ -85,12 +87,12 @@ def _checkpoint(path: Path) -> str:
     )
     facts = {
         "checkpoint": f"{path}, {sum(tensor.numel() for tensor in state.values()):,} values",
-        "round": f"{card.get('round', _UNKNOWN)} of {card.get('rounds', _UNKNOWN)}",
-        "seed": card.get("seed", _UNKNOWN),
-        "versions": _versions(card),
-        "settings": f"digest {card.get('config_digest', _UNKNOWN)}",
+        "round": f"{card.get('round', UNKNOWN)} of {card.get('rounds', UNKNOWN)}",
+        "seed": card.get("seed", UNKNOWN),
+        "versions": versions_text(card),
+        "settings": f"digest {card.get('config_digest', UNKNOWN)}",
         "weights": f"digest {card['weights_digest']}, checked",
-        "data": counts if data else _UNKNOWN,
+        "data": counts if data else UNKNOWN,
     }
     if (model_card := path.with_name(CARD_NAME)).is_file() and path.name == FILE_NAME:
         facts["model card"] = model_card
@@ -100,7 +102,7 @@ def _checkpoint(path: Path) -> str:
             break
     shown = {name: card[name] for name in ("model", "normalisation", "inference", "prepare") if name in card}
     text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-    return "\n".join([_facts(facts), *_tables(path.parent), "config (of its card)", _indented(text)])
+    return "\n".join([facts_text(facts), *_tables(path.parent), "config (of its card)", indented(text)])
 
 
 def _results(path: Path) -> str:
@@ -113,14 +115,14 @@ def _results(path: Path) -> str:
     }
     beside = _episodes_of(path)
     if not beside.is_file():
-        return _facts({**facts, "episodes": f"no file {beside.name} beside it"})
+        return facts_text({**facts, "episodes": f"no file {beside.name} beside it"})
     plan = load_episodes(beside)
     facts["episodes"] = f"{beside}, {len(plan.episodes)} of fedcowpro {plan.fedcowpro}"
     facts["same again"] = (
         f"fedcowpro evaluate --model MODEL --episodes {shlex.quote(str(beside))} --out NEW.csv"
         + "".join(f" --site {shlex.quote(name)}=FOLDER" for name in plan.digests)
     )
-    return "\n".join([_facts(facts), "sites", _columns([("name", "digest"), *plan.digests.items()])])
+    return "\n".join([facts_text(facts), "sites", columns_text([("name", "digest"), *plan.digests.items()])])
 
 
 def _again(folder: RunFolder, config: Mapping[str, Any]) -> str:
@@ -165,22 +167,3 @@ def _is_table(file: Path) -> bool:
 
 def _episodes_of(results: Path) -> Path:
     return results.with_suffix(".episodes.json")
-
-
-def _versions(record: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) or _UNKNOWN
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    width = max(map(len, facts)) + 2
-    return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items())
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(f"  {line}".rstrip() for line in lines)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.rstrip().splitlines())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from made import scores, table
 
 from conftest import RESAMPLES
 from fedcowpro.compare.figures import p_text, signed
+from fedcowpro.compare.judge import Judge, against
+from fedcowpro.compare.tables import _marks
+from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import read_results
 from fedcowpro.evaluate.statistics.compare import Comparison, compare
 
@@ -102,6 +107,29 @@ def test_printed_numbers_are_those_of_the_statistics(tmp_path: Path, written: Wr
     assert f"F = {found.omnibus.statistic:.2f} with 3 and {3 * 13} degrees of freedom" in page
 
 
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [("t", "Student's t, with the error"), ("percentile", "percentile bootstrap"), ("bca", "(BCa) bootstrap")],
+)
+def test_other_intervals_are_named_and_cautioned(interval: str, words: str, tmp_path: Path, written: Written) -> None:
+    path = table(tmp_path / "a.csv", scores(METHODS))
+    page, usual = written(path, reference="plain", interval=interval), written(path, reference="plain")
+    found = judged(path, interval=interval)
+    for result in found.methods:
+        assert result.interval.method == interval
+        text = f"{result.mean:.3f} ({result.interval.low:.3f} to {result.interval.high:.3f})"
+        assert grid(page, "Method | Mean Dice")[result.method][0] == text
+    for pair in found.pairs:
+        assert f"{signed(-pair.interval.high)} to {signed(-pair.interval.low)}" in finding(page, pair.second)
+    assert words in page
+    assert words not in usual
+    assert "studentised" not in page
+    assert ("too narrow with few cases" in page) == (interval != "t")
+    assert "too narrow with few cases" not in usual
+    with pytest.raises(FedCoWProError, match="interval 'hdi'"):
+        written(path, interval="hdi")
+
+
 def test_a_site_that_says_the_opposite_is_named(tmp_path: Path, written: Written) -> None:
     rows = scores({"plain": 0.0, "other": 0.1}, sites=["ct", "mr"])
     turned = [replace(row, dice=row.dice - 0.15) if (row.method, row.site) == ("other", "mr") else row for row in rows]
@@ -166,7 +194,7 @@ def test_ranks_are_those_of_the_statistics(tmp_path: Path, written: Written) -> 
 
 def test_cells_are_means_of_the_table_and_marks_are_corrected(tmp_path: Path, written: Written) -> None:
     """Every number of the tables of scores, from the CSV alone."""
-    rows = scores({"plain": 0.0, "other": 0.04}, sites=["ct", "mr"], organs=TWO, protocols=BOTH, noise=0.05)
+    rows = scores({"plain": 0.0, "other": 0.04}, sites=["ct", "mr"], organs=TWO, protocols=BOTH, noise=0.03)
     path = table(tmp_path / "a.csv", rows)
     page = written(path, reference="plain")
     frame = read_results(path)
@@ -222,3 +250,36 @@ def test_the_appendix_is_the_table_averaged(tmp_path: Path, written: Written) ->
         for name, cell in zip(names, cells, strict=True):
             used = mine[mine.case != "c2"] if name == "nsd" else mine  # undefined for one seed: out for all
             assert float(cell) == pytest.approx(used[name].mean(), abs=0.051 if name == "hd95" else 6e-4)
+
+
+def equal_methods(generator: np.random.Generator, cases: int = 12) -> pd.DataFrame:
+    """Scores of four methods between which there is no difference, with lucky networks and undefined scores."""
+    names = ("a", "b", "c", "d")
+    levels = {"liver": 0.8, "spleen": 0.6}
+    keys = [(m, s, str(c), o) for m in names for s in range(3) for c in range(cases) for o in levels]
+    table = pd.DataFrame(keys, columns=["method", "seed", "case", "organ"])
+    ease = generator.beta(8, 2, cases) - 0.8
+    luck = dict(zip(product(names, range(3)), generator.normal(0, 0.01, 12), strict=True))
+    level = [levels[o] + ease[int(c)] + luck[m, s] for m, s, c, o in keys]
+    dice = np.clip(level + generator.normal(0, 0.03, len(keys)), 0, 1)
+    dice[generator.random(len(keys)) < 0.001] = np.nan
+    return table.assign(
+        site=np.where(table["case"].astype(int) < cases // 2, "ct", "mr"), modality="", protocol="whole-volume",
+        dice=dice, support_site="x", support_case="s", support_slices="3",
+    )  # fmt: skip
+
+
+def test_a_page_on_equal_methods_is_seldom_wrong() -> None:
+    """The whole way from a table to verdicts and marks: pooling, missing scores, seeds, corrections, the first test."""
+    judge, generator, repeats = Judge("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150
+    verdicts, marks = 0, 0
+    for _ in range(repeats):
+        rows = equal_methods(generator)
+        found = judge.compare(rows)
+        assert found is not None
+        verdicts += any(pair.pair.significant for pair in against(found, "a"))
+        of_organs = [judge.compare(part) for _, part in rows.groupby("organ")]
+        marks += any(_marks(of_organs, "a")[0])
+    at_most = 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
+    assert verdicts / repeats < at_most
+    assert marks / repeats < at_most

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,8 +23,11 @@ from fedcowpro.checkpoint import load_checkpoint
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import load_episodes
+from fedcowpro.evaluate.protocol import read_results
 from fedcowpro.federated.folder import RunFolder
+from fedcowpro.show import show
 from fedcowpro.study.lock import locked
+from fedcowpro.study.plan import Plan
 from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.run import run_study
 from fedcowpro.study.table import read_costs, read_table
@@ -124,6 +129,41 @@ def test_arms_that_differ_in_inference_only_train_once(done: Path) -> None:
     assert record["seconds"] > 0
 
 
+def test_progress_in_a_log_says_what_is_done_and_left(
+    done: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plans: list[Plan] = []
+    kept = StudyProgress.__init__
+
+    def keep(self: StudyProgress, plan: Plan, visible: bool) -> None:
+        plans.append(plan)
+        kept(self, plan, visible)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyProgress, "__init__", keep)
+        run("undisturbed")  # everything is done
+    (plan,) = plans
+    clock = iter([0.0, 10.0, 30.0, 60.0])
+    monkeypatch.setattr("fedcowpro.study.progress.time.monotonic", lambda: next(clock))
+    capfd.readouterr()
+    completed = {job.key: 0 for job in plan.jobs.values() if job.trains}
+    monkeypatch.setattr(RunFolder, "completed", lambda self: completed[self.path.name])
+    with StudyProgress(plan, True) as bar:
+        bar.update([], 0)
+        bar.update([], 0)
+        first, second = completed
+        completed[first] = ROUNDS
+        bar.update([], 1)
+        completed[second] = ROUNDS
+        bar.update([], 6)
+    # Two trainings of 12 rounds and 2 sites, six evaluations of 20 steps each: 168 in all, then 44 of them done.
+    assert capfd.readouterr().err.splitlines() == [
+        "runs 0/2, evaluations 0/6: 0%, 0:00:10 passed",
+        "runs 1/2, evaluations 1/6: 26%, 0:00:30 passed, 0:01:25 left",
+        "runs 2/2, evaluations 6/6: 100%, 0:01:00 passed, 0:00:00 left",
+    ]
+
+
 def test_costs_are_those_of_the_trainings(done: Path) -> None:
     costs = read_costs(done)
     assert list(costs["arms"]) == ["three slices; one slice"] * 2
@@ -138,6 +178,30 @@ def test_costs_are_those_of_the_trainings(done: Path) -> None:
     assert (costs["seconds_per_round"] * ROUNDS - costs["seconds"]).abs().max() < 0.01
     if sys.platform != "win32":
         assert (costs["peak_rss_mb"] >= costs["start_rss_mb"]).all()
+
+
+def test_a_row_of_the_table_is_traced_to_its_training(done: Path) -> None:
+    text = show(done)
+    lines = [line.split("  ") for line in text.splitlines()]
+    facts = {line[0]: "  ".join(line[1:]).strip() for line in lines if line[0]}
+    assert facts["study"] == "small: Does a study do what its file says?"
+    assert facts["trials"].startswith("6 of 6 scored")
+    assert (facts["seeds"], facts["compared with"]) == ("0, 3", "untrained")
+    assert facts["table.csv"] == f"SHA-256 {hashlib.sha256((done / 'table.csv').read_bytes()).hexdigest()}"
+    rows = [[cell.strip() for cell in re.split(" {2,}", line.strip())] for line in text.splitlines()]
+    _, seed, settings, weights, run, results = next(row for row in rows if row[:2] == ["one slice", "3"])
+    # What the study says of a training is what the training says of itself, and its scores are the table's.
+    assert f"settings    digest {settings}" in show(Path(run))
+    assert load_checkpoint(Path(run))[1]["weights_digest"].startswith(weights)
+    mine = read_table(done).query("arm == 'one slice' and seed == 3").drop(columns="arm").reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, read_results(Path(results)))
+    site = Site.open(
+        done / json.loads((done / "study.json").read_text())["arms"]["untrained"]["evaluation"]["ct"]["folder"]
+    )
+    assert ["ct", site.labelled_digest, "2", "3"] in rows
+    differs = text.partition("settings of 'one slice' that differ from these\n")[2]
+    assert differs.splitlines()[0].strip() == "inference.support_slices: 1"
+    assert next(row[2:5] for row in rows if row[:2] == ["untrained", seed]) == ["-", "untrained", "-"]
 
 
 def test_a_second_call_trains_and_scores_nothing(done: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +258,17 @@ def test_studies_with_a_common_store_train_nothing_twice(done: Path, run: Run) -
     trial = json.loads((out / "study.json").read_text())["arms"]["one"]["seeds"]["3"]
     assert load_checkpoint(out / trial["folder"])[1]["seed"] == 3
     assert (out / trial["results"]).is_file()
+
+
+def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
+    evaluation = {"ct": {**STUDY["evaluation"]["ct"], "every_support": True}}
+    options = {"arms": {"one": {"regime": "untrained"}}, "compare": "one", "protocols": ["whole-volume"]}
+    out = run("in turn", store=done, name="turns", evaluation=evaluation, seeds=[0], **options)
+    table = read_table(out)
+    pairs = {(row.support_case, row.case) for row in table.itertuples()}
+    assert pairs == {("2", "3"), ("3", "2")}
+    fixed = read_table(run("fixed", store=done, name="fixed", seeds=[0], **options))
+    pd.testing.assert_frame_equal(table[table["support_case"] == "2"].reset_index(drop=True), fixed)
 
 
 def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:

@@ -48,6 +48,9 @@ def compare(
     infinite_hd95: Annotated[
         float | None, typer.Option(help="mm that an infinite HD95 (an organ missed or invented) counts as.")
     ] = None,
+    interval: Annotated[
+        str, typer.Option(help="How intervals are made: studentised, t, percentile or bca (see docs/studies.md).")
+    ] = "studentised",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     site: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of a site, for modalities and pictures.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="METHOD=RUN, for pictures.")] = None,
@@ -70,13 +73,14 @@ def compare(
         sites=site_folders(site or [], {}) if site else {},
         models=_named(model or []),
         pictures=pictures,
+        interval=interval,  # type: ignore[arg-type]
     )
     echo.print(f"page: {page}")
 
 
 @app.command()
 def show(
-    path: Annotated[Path, typer.Argument(help="Run folder, checkpoint or table of results.")],
+    path: Annotated[Path, typer.Argument(help="Run or study folder, checkpoint or table of results.")],
 ) -> None:
     """Print where a result comes from: settings, versions, seed, digests of data and weights, the command."""
     from fedcowpro.show import show as text_of

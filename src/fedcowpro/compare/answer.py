@@ -27,6 +27,8 @@ from fedcowpro.evaluate.metrics import definition_of
 from fedcowpro.evaluate.statistics.compare import Comparison, MethodResult
 from fedcowpro.evaluate.statistics.intervals import FEWEST_STUDENTISED
 
+_NARROW = {"percentile": "percentile", "bca": "BCa"}
+
 
 def lead(evidence: Evidence, comparison: Comparison | None) -> str:
     """The answer in two sentences."""
@@ -74,7 +76,8 @@ def answer(evidence: Evidence, comparison: Comparison | None, judge: Judge) -> S
     blocks += [_finding(pair, means, comparison) for pair in pairs]
     blocks.append(numbers(evidence, comparison, pairs))
     blocks += [Text(note, "note") for note in _explanations(evidence, comparison, judge, pairs)]
-    blocks += _cautions((*comparison.cautions, *_conflicts(pairs), *evidence.cautions, *evidence.notes))
+    narrow = [wording.NARROW.format(name=name)] if (name := _NARROW.get(judge.interval)) else []
+    blocks += _cautions((*comparison.cautions, *narrow, *_conflicts(pairs), *evidence.cautions, *evidence.notes))
     blocks += by_site(evidence, comparison, judge, pairs)
     return Section("Question and answer", tuple(blocks))
 
@@ -163,9 +166,9 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
             protocol=comparison.protocol,
             meaning=wording.PROTOCOLS[comparison.protocol],
             confidence=level,
-            resamples=comparison.resamples,
-            seed=judge.seed,
-            few=FEWEST_STUDENTISED,
+            interval=wording.INTERVALS[judge.interval].format(
+                resamples=comparison.resamples, seed=judge.seed, few=FEWEST_STUDENTISED
+            ),
             tests=wording.TESTS.format(
                 pairs=counted(len(pairs), "comparison"),
                 alpha=comparison.alpha,
@@ -181,6 +184,8 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
             f"All methods at once ({omnibus.name}): F = {f} with {omnibus.freedom[0]} and {omnibus.freedom[1]} degrees "
             f"of freedom, {p_phrase('p', omnibus.p, comparison.alpha)}."
         )
+        if omnibus.p <= comparison.alpha and pairs and not any(pair.pair.significant for pair in pairs):
+            said[-1] += f" {wording.SOME_DIFFER}"
     if pairs:
         said.append(wording.NUMBERS.format(confidence=level))
         said.append(

@@ -14,7 +14,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.metrics import METRICS
 from fedcowpro.evaluate.statistics.cells import Cells, collect
 from fedcowpro.evaluate.statistics.compare import Comparison, compare
-from fedcowpro.evaluate.statistics.intervals import RESAMPLES, Interval
+from fedcowpro.evaluate.statistics.intervals import RESAMPLES, Interval, Method
 from fedcowpro.evaluate.statistics.pairs import Equivalence, PairResult
 
 ALPHA = 0.05
@@ -80,6 +80,7 @@ class Judge:
         seed: of the resamples; each comparison starts anew from it, so that every number can be had alone.
         resamples: number of bootstrap samples.
         infinite: what an infinite distance counts as, in mm; None = it is left infinite and medians are shown.
+        interval: how intervals are made.
     """
 
     reference: str | None
@@ -87,6 +88,7 @@ class Judge:
     seed: int
     resamples: int = RESAMPLES
     infinite: float | None = None
+    interval: Method = "studentised"
 
     def compare(self, rows: pd.DataFrame, metric: str = MAIN) -> Comparison | None:
         """A comparison of all methods that have a score in `rows`, which are of one protocol.
@@ -108,6 +110,7 @@ class Judge:
                 margin=self.margin if metric == MAIN else None,
                 infinite=stand_in,
                 resamples=self.resamples,
+                interval=self.interval,
             )
         except FedCoWProError:
             if self._have_common(rows, metric):

@@ -16,11 +16,12 @@ from fedcowpro.compare.markdown import to_markdown
 from fedcowpro.compare.provenance import provenance
 from fedcowpro.compare.scaling import scaling
 from fedcowpro.compare.shapes import crossing, distributions, ranks
+from fedcowpro.compare.supports import supports
 from fedcowpro.compare.tables import everything, tables
 from fedcowpro.compare.training import training
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.protocol import replace_text
-from fedcowpro.evaluate.statistics.intervals import RESAMPLES
+from fedcowpro.evaluate.statistics.intervals import RESAMPLES, Method
 
 MARGIN = 0.02  # of Dice
 FORMATS = (".html", ".md")
@@ -41,6 +42,7 @@ def compare_page(
     models: Mapping[str, Path] | None = None,
     pictures: bool = False,
     resamples: int = RESAMPLES,
+    interval: Method = "studentised",
 ) -> Path:
     """Compare methods and write the page; equal input gives equal bytes.
 
@@ -57,13 +59,15 @@ def compare_page(
         models: method -> checkpoint or run folder, for pictures.
         pictures: show slices of the best, median and worst case, on HTML pages. They show patients.
         resamples: number of bootstrap samples.
+        interval: how intervals are made (see `mean_interval`).
 
     Returns:
         `out`.
 
     Raises:
         FedCoWProError: another ending of `out`; unreadable sources; scores that cannot be compared; an unknown
-            reference or protocol; a margin or `infinite` that is not positive; pictures without a model or a site.
+            reference, protocol or interval; a margin or `infinite` that is not positive; pictures without a model or a
+            site.
     """
     if out.suffix.lower() not in FORMATS:
         raise FedCoWProError(f"--out {out}", f"a name that ends in {' or '.join(FORMATS)}", "correct --out")
@@ -73,7 +77,7 @@ def compare_page(
         raise FedCoWProError(f"seed {seed}", "0 or more", "correct --seed")
     folders = {name: Path(path) for name, path in (sites or {}).items()}
     evidence = gather(sources, reference=reference, protocol=protocol, folders=folders)
-    judge = Judge(evidence.reference, margin, seed, resamples, infinite)
+    judge = Judge(evidence.reference, margin, seed, resamples, infinite, interval)
     html = out.suffix.lower() == FORMATS[0]
     shown: list[Block] = []
     if pictures and html:
@@ -93,7 +97,8 @@ def _document(
     whole = judge.compare(evidence.rows[evidence.rows["protocol"] == evidence.protocol]) if evidence.protocol else None
     sections: list[Section | None] = [answer(evidence, whole, judge)]
     if evidence.protocol is not None:
-        sections += [tables(evidence, judge), distributions(evidence, judge), ranks(whole), crossing(evidence)]
+        sections += [tables(evidence, judge), distributions(evidence, judge), supports(evidence)]
+        sections += [ranks(whole), crossing(evidence)]
     sections += [training(evidence), scaling(evidence)]
     if evidence.protocol is not None:
         sections.append(cases(evidence, judge, pictures))

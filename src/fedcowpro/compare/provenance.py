@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +17,7 @@ from fedcowpro.compare.judge import Judge
 from fedcowpro.compare.sites import digest_of, site_folders
 from fedcowpro.compare.sources import Scores, Source
 from fedcowpro.compare.trainings import MODEL, Training, read_json
+from fedcowpro.evaluate.episodes import Episode, Episodes, load_episodes
 from fedcowpro.evaluate.markup import MISSING
 from fedcowpro.evaluate.summary import BEFORE
 
@@ -41,8 +42,10 @@ def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: M
             for scores in source.tables:
                 lines = "\n".join(_evaluate(source, scores, folders))
                 blocks.append(Command(f"Scores of {scores.file}; words in capitals are for you to fill in", lines))
-    blocks += [grid for grid in (_tables(evidence), _settings(evidence), _runs(evidence)) if grid.rows]
-    blocks += [grid for grid in (_training_data(evidence), _scored_data(evidence), _trials(evidence)) if grid.rows]
+    blocks += [grid for grid in (_tables(evidence), _episodes(evidence)) if grid.rows]
+    blocks += _settings(evidence)
+    grids = (_runs(evidence), _training_data(evidence), _scored_data(evidence), _trials(evidence))
+    blocks += [grid for grid in grids if grid.rows]
     return Section("Where the numbers come from", tuple(blocks))
 
 
@@ -93,15 +96,58 @@ def _tables(evidence: Evidence) -> Grid:
     return Grid(head, tuple(rows), words=len(head), caption="Files; digests are the first 16 hex digits")
 
 
-def _settings(evidence: Evidence) -> Grid:
+def _episodes(evidence: Evidence) -> Grid:
+    """The manifest: annotated cases, their slices and the cases that were asked, with the methods that it held for."""
+    found: dict[tuple[str, ...], dict[str, None]] = {}
+    for methods, plan in _plans(evidence.sources):
+        for episode in plan.episodes:
+            slices = [f"{organ} {_slices(episode, organ)}" for organ in episode.organs]
+            row = (episode.site, episode.support_site, episode.support_case, "; ".join(slices))
+            found.setdefault((*row, ", ".join(episode.queries)), {}).update(dict.fromkeys(methods))
+    everyone = set(evidence.methods)
+    rows = tuple((*row, "all" if everyone <= set(methods) else listed(list(methods))) for row, methods in found.items())
+    head = ("Site", "Annotated at", "Annotated case", "Slices", "Cases", "Methods")
+    return Grid(head, rows, words=len(head), caption=f"Episodes. {wording.EPISODES}")
+
+
+def _plans(sources: Sequence[Source]) -> Iterator[tuple[list[str], Episodes]]:
+    """Methods and their episodes, from the files beside tables and beside each trial of a study."""
+    for source in sources:
+        for scores in source.tables:
+            if scores.episodes is not None:
+                yield list(dict.fromkeys(map(str, scores.rows["method"]))), scores.episodes
+        for arm, entry in source.arms.items():
+            for results in dict.fromkeys(trial["results"] for trial in entry["seeds"].values()):
+                file = (source.path / results).with_suffix(".episodes.json")
+                if file.is_file():
+                    yield [arm], load_episodes(file)
+
+
+def _slices(episode: Episode, organ: str) -> str:
+    parts = [", ".join(str(z + 1) for z in example.slices.get(organ, ())) for example in episode.supports]
+    return " + ".join(part or MISSING for part in parts)
+
+
+def _settings(evidence: Evidence) -> list[Block]:
+    """What all methods have in common in a sentence, the rest in a table."""
     options = [name for name in (*options_of(evidence.rows), TOLERANCE) if name in evidence.rows.columns]
-    options = ["support_slices", *options]
+    values = {name: evidence.rows[name].map(str).unique() for name in ("support_slices", *options)}
+    common = [f"{_words(name)} {shown(found[0])}" for name, found in values.items() if len(found) == 1]
+    differing = [name for name, found in values.items() if len(found) > 1]
+    blocks: list[Block] = [Text(wording.SAME_SETTINGS.format(settings=", ".join(common)), "note")] if common else []
     rows = []
     for (method, protocol), part in evidence.rows.groupby(["method", "protocol"], sort=False):
-        values = (" or ".join(sorted(map(str, part[option].unique()))) for option in options)
-        rows.append((str(method), str(protocol), *(shown(value) for value in values)))
-    head = ("Method", "Protocol", *(option.replace("_", " ") for option in options))
-    return Grid(head, tuple(rows), words=len(head), caption="Settings of inference, as the tables have them")
+        cells = (" or ".join(sorted(map(str, part[option].unique()))) for option in differing)
+        rows.append((str(method), str(protocol), *(shown(cell) for cell in cells)))
+    head = ("Method", "Protocol", *map(_words, differing))
+    grid = Grid(
+        head, tuple(rows), words=len(head), caption="Settings of inference that differ, as the tables have them"
+    )
+    return [*blocks, grid] if differing and rows else blocks
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _runs(evidence: Evidence) -> Grid:

@@ -17,7 +17,7 @@ from fedcowpro.compare.judge import ALPHA, MAIN, Judge, against, modality_name
 from fedcowpro.evaluate.markup import MISSING, number
 from fedcowpro.evaluate.metrics import METRICS, definition_of
 from fedcowpro.evaluate.statistics.compare import Comparison
-from fedcowpro.evaluate.statistics.hypotheses import holm
+from fedcowpro.evaluate.statistics.hypotheses import fewest_cases, holm
 from fedcowpro.evaluate.statistics.standard_error import Array
 
 PLACE = ["site", "modality", "organ"]
@@ -107,9 +107,18 @@ def _dice(evidence: Evidence, rows: pd.DataFrame, judge: Judge) -> list[Block]:
         legend = wording.MARKS.format(
             confidence=level, reference=evidence.reference, alpha=ALPHA, tests=f"{tests} comparisons"
         )
+        legend += _reach([found.cases for _, _, found in places if found], tests)
     else:
         legend = wording.PLAIN_MEANS.format(confidence=level)
     return [*columns(head, table, 4, 4, words=3), Text(legend, "note")]
+
+
+def _reach(cases: list[int], tests: int) -> str:
+    """Where there are too few cases for a mark; nothing where there are enough everywhere."""
+    needed = fewest_cases(tests, ALPHA)
+    if max(cases) < needed:
+        return wording.NO_MARKS.format(cases=max(cases), tests=tests, needed=needed)
+    return wording.FEW_MARKS.format(needed=needed) if min(cases) < needed else ""
 
 
 def _marks(found: list[Comparison | None], reference: str | None) -> tuple[list[dict[str, str]], int]:

@@ -14,7 +14,7 @@ from fedcowpro.compare import wording
 from fedcowpro.compare.blocks import Block, Cell, Chart, Grid, Heading, Items, Section, Text, Value, count
 from fedcowpro.compare.evidence import Evidence
 from fedcowpro.compare.judge import MAIN
-from fedcowpro.compare.training_charts import MANY, curves, scatter
+from fedcowpro.compare.training_charts import curves, scatter
 from fedcowpro.compare.trainings import Training
 from fedcowpro.evaluate.markup import number
 
@@ -26,6 +26,7 @@ _CURVES = (
     ("update_norm", "Size of updates (norm)", 0.0, None),
     ("drift", "Drift from the mean update", 0.0, None),
 )
+_LISTED = 6  # clients that have rows of their own
 _ARROW = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 Group = tuple[str, list[Training]]
 
@@ -61,7 +62,7 @@ def _ends(groups: Sequence[Group]) -> Grid:
     for label, runs in groups:
         table = pd.concat([run.rounds.assign(run=index) for index, run in enumerate(runs)])
         clients = sorted(table["site"].unique())
-        parts = [(count(len(clients), "client"), table)] if len(clients) > MANY else []
+        parts = [(count(len(clients), "client"), table)] if len(clients) > _LISTED else []
         parts = parts or [(str(client), table[table["site"] == client]) for client in clients]
         for client, part in parts:
             rows.append((label, client, str(len(runs)), *_first_and_last(part)))

@@ -134,7 +134,8 @@ def scatter(
             axes.plot(ends, intercept + slope * ends, color=look[name][0], linewidth=1.2, linestyle="--", zorder=2)
         if zero:
             axes.set_xlim(left=0)
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            bottom, top = axes.get_ylim()
+            axes.set_ylim(min(0.0, bottom), top + 0.1 * abs(top))  # so that no mark is cut in half
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel=x)
         axes.set_title(y, loc="left", fontsize=11)

@@ -96,13 +96,15 @@ def load_episodes(path: Path) -> Episodes:
     try:
         return Episodes.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise FedCoWProError(f"no file {path}", "an episode file", "write one with 'fedcowpro episodes'") from error
+        raise FedCoWProError(
+            f"no file {path}", "an episode file", "'fedcowpro evaluate' writes one beside its table"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise FedCoWProError(
             f"{path}: {'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}",
             "an episode file of version 1",
-            "write it anew with 'fedcowpro episodes'",
+            "let 'fedcowpro evaluate' write it anew, beside its table",
         ) from error
 
 

@@ -22,10 +22,11 @@ COST = "cost.json"  # in a run folder: what the training took
 
 
 class Scored(Config):
-    """A site to score on; no organs = all of it."""
+    """A site to score on; no organs = all of it. `every_support`: each case supports the others in turn."""
 
     path: Path
     organs: tuple[str, ...]
+    every_support: bool = False
 
 
 class Scoring(Config):
@@ -157,8 +158,9 @@ def _scoring(
     names = []
     for name, evaluation in variant.evaluation.items():
         site = composer.evaluation(evaluation.pool, evaluation.support, evaluation.query)
-        sites[name] = Scored(path=site.path, organs=evaluation.organs)
-        names.append((name, site.labelled_digest, evaluation.organs))
+        sites[name] = Scored(path=site.path, organs=evaluation.organs, every_support=evaluation.every_support)
+        in_turn = ("in turn",) if evaluation.every_support else ()
+        names.append((name, site.labelled_digest, evaluation.organs, *in_turn))
     inference = config.inference.model_dump(mode="json")
     digest = _digest([__version__, training, inference, names, study.protocols])
     return Scoring(

@@ -91,7 +91,11 @@ class _Running:
         before = read_record(out) or {}
         self.seconds_before = float(before.get("seconds", 0.0))
         self.record: dict[str, Any] = record_of(study, plan, out)
-        self.record |= {"versions": versions(), "command": shlex.join(sys.argv), "failed": []}
+        self.record |= {
+            "versions": versions(),
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "failed": [],
+        }
         self.scored = -1
 
     def run(self, workers: int, lock: int | None) -> Path:

@@ -141,11 +141,15 @@ class Layout(Config):
 
 
 class Evaluation(Config):
-    """An evaluation site: annotated cases, together one example, and the cases that are segmented like it."""
+    """An evaluation site: annotated cases, together one example, and the cases that are segmented like it.
+
+    `every_support`: each of these cases alone is the example for all the others, in turn.
+    """
 
     pool: str
     support: CaseIds
     query: CaseIds
+    every_support: bool = False
     organs: tuple[str, ...] = Field((), description="names; none = all that the pool has")
 
 

@@ -108,7 +108,9 @@ def score(job: Job, scoring: Scoring) -> list[Row]:
     sites = {name: Site.open(asked.path) for name, asked in scoring.sites.items()}
     slices = scoring.inference.support_slices
     parts = [
-        plan_episodes({name: sites[name]}, organs=asked.organs, slices=slices).episodes
+        plan_episodes(
+            {name: sites[name]}, organs=asked.organs, slices=slices, every_support=asked.every_support
+        ).episodes
         for name, asked in scoring.sites.items()
     ]
     episodes = Episodes(

@@ -12,13 +12,13 @@ import pandas as pd
 
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.metrics import METRICS, Better
+from fedcowpro.evaluate.statistics.bootstrap import draw
 from fedcowpro.evaluate.statistics.cautions import cautions
-from fedcowpro.evaluate.statistics.cells import Missing, collect
+from fedcowpro.evaluate.statistics.cells import Cells, Missing, collect
 from fedcowpro.evaluate.statistics.hypotheses import Omnibus, friedman
-from fedcowpro.evaluate.statistics.intervals import RESAMPLES, Interval, check, draw, studentised_interval
+from fedcowpro.evaluate.statistics.intervals import RESAMPLES, Draws, Interval, Method, check
 from fedcowpro.evaluate.statistics.pairs import PairResult, compare_pairs
 from fedcowpro.evaluate.statistics.ranks import RankStability, rank_stability
-from fedcowpro.evaluate.statistics.standard_error import Array, estimate
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def compare(
     margin: float | None = None,
     infinite: float | None = None,
     resamples: int = RESAMPLES,
+    interval: Method = "studentised",
 ) -> Comparison:
     """Compare methods on the cases that all of them were scored on.
 
@@ -100,10 +101,11 @@ def compare(
         margin: largest difference that counts as comparable, in the metric's unit; adds the equivalence test.
         infinite: what stands for an infinite value, such as a diagonal in mm for the HD95 of a missed organ.
         resamples: number of bootstrap samples.
+        interval: how intervals are made (see `intervals.mean_interval`).
 
     Raises:
         FedCoWProError: what `cells.collect` refuses; an unknown metric without `better`; a reference that is no method;
-            a margin that is not positive; an alpha or a number of resamples that leaves no tail.
+            a margin that is not positive; an unknown interval; an alpha or a number of resamples that leaves no tail.
     """
     better = better or (METRICS[metric].better if metric in METRICS else None)
     if better is None:
@@ -112,7 +114,7 @@ def compare(
         raise FedCoWProError(
             f"a margin of {margin}", "a positive number", "name the largest difference without meaning"
         )
-    check(1 - alpha, resamples)
+    check(1 - alpha, resamples, interval)
     cells = collect(table, metric, protocol=protocol, methods=methods, magnitude=better == "zero", infinite=infinite)
     names, n = list(cells.values), len(cells.cases)
     if reference is not None and reference not in names:
@@ -121,6 +123,8 @@ def compare(
     low, high = METRICS[metric].bounds if metric in METRICS else (-math.inf, math.inf)
     bounds = (0.0, math.inf) if better == "zero" else (low, high)
     weights = draw(generator, n, resamples)
+    seeds = {seeds: draw(generator, len(seeds), resamples) for seeds in dict.fromkeys(cells.seeds.values())}
+    draws = Draws(weights, seeds, interval)
     scores = np.stack([cells.values[name].mean(axis=0) for name in names], axis=1)
     omnibus = friedman(scores) if len(names) > 2 and n > 1 else None
     wanted = [(reference, name) for name in names if name != reference] if reference else [*combinations(names, 2)]
@@ -131,10 +135,8 @@ def compare(
         alpha=alpha,
         resamples=resamples,
         cases=n,
-        methods=tuple(_method(name, cells.values[name], weights, alpha, bounds) for name in names),
-        pairs=compare_pairs(
-            cells, wanted, weights, higher_is_better=higher, alpha=alpha, omnibus=omnibus, margin=margin
-        ),
+        methods=tuple(_method(name, cells, draws, alpha, bounds) for name in names),
+        pairs=compare_pairs(cells, wanted, draws, higher_is_better=higher, alpha=alpha, omnibus=omnibus, margin=margin),
         omnibus=omnibus,
         ranks=rank_stability(scores, weights, higher) if len(names) > 1 else None,
         missing=cells.missing,
@@ -142,9 +144,9 @@ def compare(
     )
 
 
-def _method(name: str, values: Array, weights: Array, alpha: float, bounds: tuple[float, float]) -> MethodResult:
-    found = estimate([values])
-    whole = studentised_interval(found, weights, 1 - alpha)
+def _method(name: str, cells: Cells, draws: Draws, alpha: float, bounds: tuple[float, float]) -> MethodResult:
+    values = cells.values[name]
+    whole = draws.interval([values], [cells.seeds[name]], 1 - alpha)
     low, high = np.clip((whole.low, whole.high), *bounds)
     interval = Interval(float(low), float(high), whole.confidence, whole.method)
-    return MethodResult(name, float(found.mean), interval, values.shape[1], values.shape[0])
+    return MethodResult(name, float(values.mean(axis=0).mean()), interval, values.shape[1], values.shape[0])

@@ -3,15 +3,16 @@
 The default is the studentised bootstrap over cases (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993,
 section 12.5): the spread of each resample is judged by its own standard error. With several seeds the standard error is
 that of the crossed layout (`standard_error`), and only the cases' share of it keeps the bootstrap's shape; Student's t
-serves the seeds, of which there are too few to resample. Percentile and BCa intervals are here for comparison: with few
-cases or seeds they hold the mean less often than they say (tests/evaluate/test_coverage.py measures it).
+serves the seeds, of which there are too few to resample. Percentile and BCa intervals, which many papers
+report, resample seeds and cases alike: with few of either they hold the mean less often than they say
+(tests/evaluate/test_coverage.py measures it).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.evaluate.statistics.bootstrap import bca, draw, percentile, tails
 from fedcowpro.evaluate.statistics.standard_error import Array, Estimate, estimate
 
 Method = Literal["studentised", "t", "percentile", "bca"]
@@ -55,15 +57,15 @@ def mean_interval(
     Args:
         values: one value per case, (cases,), or (seeds, cases).
         generator: source of the resamples.
-        method: "studentised" or "t" with the error of the crossed layout; "percentile", of crossed resampling: seeds
-            and, independently, cases are drawn with replacement, and each drawn seed meets each drawn case; "bca" over
-            cases, for one seed.
+        method: "studentised" or "t" with the error of the crossed layout; "percentile" and "bca", of crossed
+            resampling: seeds and, independently, cases are drawn with replacement, and each drawn seed meets each drawn
+            case.
         confidence: 0..1.
         resamples: number of bootstrap samples.
 
     Raises:
-        FedCoWProError: values that are not finite or not (seeds, cases), "bca" with several seeds, a confidence that is
-            not inside 0..1 or too high for the number of resamples.
+        FedCoWProError: values that are not finite or not (seeds, cases), an unknown method, a confidence that is not
+            inside 0..1 or too high for the number of resamples.
     """
     return _interval([_block(values)], generator, method, confidence, resamples)
 
@@ -103,11 +105,6 @@ def paired(first: Array, second: Array, same_seeds: bool) -> list[Array]:
     return [first - second] if same_seeds else [first, -second]
 
 
-def draw(generator: np.random.Generator, n: int, resamples: int) -> Array:
-    """How often each of `n` things is in each resample, (resamples, n)."""
-    return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-
-
 def studentised(found: Estimate, weights: Array, confidence: float) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
     """Limits of studentised intervals.
 
@@ -129,7 +126,7 @@ def studentised(found: Estimate, weights: Array, confidence: float) -> tuple[Arr
     # A resample of equal cases has no error of its own; what rounding leaves of it must not pass for one.
     variance[variance <= 1e-12 * offset.var(axis=-1)[..., None]] = 0
     with np.errstate(invalid="ignore", divide="ignore"):
-        low, high = _tails(np.where(shift == 0, 0.0, shift / np.sqrt(variance)), confidence)
+        low, high = tails(np.where(shift == 0, 0.0, shift / np.sqrt(variance)), confidence)
     tail = (1 + confidence) / 2
     t, share = stats.t.ppf(tail, found.freedom), found.case_share
     stretch_low, stretch_high = high / stats.t.ppf(tail, n - 1), -low / stats.t.ppf(tail, n - 1)
@@ -152,69 +149,56 @@ def student(found: Estimate, confidence: float) -> tuple[Array, Array]:
     return found.mean - half, found.mean + half
 
 
-def percentile(
-    blocks: Sequence[Array], weights: Array, seeds: Sequence[Array], confidence: float
-) -> tuple[Array, Array]:
-    """Limits of percentile intervals under crossed resampling (Owen, "The pigeonhole bootstrap", 2007).
+@dataclass(frozen=True)
+class Draws:
+    """The resamples that all intervals of a comparison share, so that they fit each other.
 
-    Args:
-        blocks: see `estimate`.
-        weights: of cases, (resamples, cases).
-        seeds: weights of each block's seeds, (resamples, seeds).
-        confidence: 0..1.
-
-    Returns:
-        (low, high), each (...).
+    Attributes:
+        cases: weights of cases, (resamples, cases).
+        seeds: per set of seeds, their weights, (resamples, seeds); "studentised" and "t" need none.
+        method: of the intervals.
     """
-    means = sum(
-        ((of_seeds @ block) * weights).sum(axis=-1) / math.prod(block.shape[-2:])
-        for block, of_seeds in zip(blocks, seeds, strict=True)
-    )
-    return _tails(np.asarray(means), confidence)
+
+    cases: Array
+    seeds: Mapping[tuple[int, ...], Array] = field(default_factory=dict)
+    method: Method = "studentised"
+
+    def interval(self, blocks: Sequence[Array], seeds: Sequence[tuple[int, ...]], confidence: float) -> Interval:
+        """An interval for the sum of the blocks' means (see `estimate`), whose seeds are named beside them."""
+        weights = [self.seeds[names] for names in seeds] if self.method in ("percentile", "bca") else []
+        return interval_of(blocks, self.cases, weights, confidence, self.method)
 
 
-def bca(cases: Array, weights: Array, confidence: float) -> tuple[float, float]:
-    """Limits (low, high) of the bias-corrected and accelerated interval (Efron 1987) for a mean of values (cases,)."""
-    offset = cases - cases.mean()
-    if not offset.any():
-        return float(cases[0]), float(cases[0])
-    means = np.sort(weights @ offset / len(cases))
-    bias = stats.norm.ppf(((means < 0).mean() + (means <= 0).mean()) / 2)
-    acceleration = (offset**3).sum() / (6 * (offset**2).sum() ** 1.5)
-    reach = bias + stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = cases.mean() + np.quantile(means, stats.norm.cdf(bias + reach / (1 - acceleration * reach)))
-    return float(low), float(high)
+def interval_of(
+    blocks: Sequence[Array], weights: Array, seeds: Sequence[Array], confidence: float, method: Method
+) -> Interval:
+    """An interval from given resamples; the arguments are those of `crossed_means`, `mean_interval` has the rest."""
+    found = estimate(blocks)
+    if len(found.cases) < 2:
+        return Interval(math.nan, math.nan, confidence, "t")
+    if method == "studentised":
+        return studentised_interval(found, weights, confidence)
+    if method == "bca":
+        return Interval(*bca(blocks, weights, seeds, confidence), confidence, method)
+    low, high = student(found, confidence) if method == "t" else percentile(blocks, weights, seeds, confidence)
+    return Interval(float(low), float(high), confidence, method)
 
 
 def _interval(
     blocks: Sequence[Array], generator: np.random.Generator, method: Method, confidence: float, resamples: int
 ) -> Interval:
-    found = estimate(blocks)
-    check(confidence, resamples)
-    several = max(block.shape[-2] for block in blocks) > 1
-    if method not in get_args(Method) or (method == "bca" and several):
-        raise FedCoWProError(
-            f"interval '{method}' for {'several seeds' if several else 'one seed'}",
-            f"one of {', '.join(get_args(Method))}; bca for one seed only",
-            "choose studentised",
-        )
-    if (n := len(found.cases)) < 2:
-        return Interval(math.nan, math.nan, confidence, "t")
-    weights = draw(generator, n, resamples)
-    if method == "studentised":
-        return studentised_interval(found, weights, confidence)
-    if method == "t":
-        low, high = student(found, confidence)
-    elif method == "bca":
-        return Interval(*bca(found.cases, weights, confidence), confidence, "bca")
-    else:
-        seeds = [draw(generator, block.shape[-2], resamples) for block in blocks]
-        low, high = percentile(blocks, weights, seeds, confidence)
-    return Interval(float(low), float(high), confidence, method)
+    estimate(blocks)  # refuses what has no mean, before anything is drawn
+    check(confidence, resamples, method)
+    weights = draw(generator, blocks[0].shape[-1], resamples)
+    several = method in ("percentile", "bca")
+    seeds = [draw(generator, block.shape[-2], resamples) for block in blocks] if several else []
+    return interval_of(blocks, weights, seeds, confidence, method)
 
 
-def check(confidence: float, resamples: int) -> None:
-    """Refuse what leaves no resample beyond the interval's ends."""
+def check(confidence: float, resamples: int, method: Method = "studentised") -> None:
+    """Refuse an unknown method, and what leaves no resample beyond the interval's ends."""
+    if method not in get_args(Method):
+        raise FedCoWProError(f"interval '{method}'", f"one of {', '.join(get_args(Method))}", "choose studentised")
     if not 0 < confidence < 1 or (resamples + 1) * (1 - confidence) / 2 < 1:
         raise FedCoWProError(
             f"a confidence of {confidence} from {resamples} resamples",
@@ -226,11 +210,3 @@ def check(confidence: float, resamples: int) -> None:
 def _block(values: npt.ArrayLike) -> Array:
     array = np.asarray(values, dtype=np.float64)
     return array[None] if array.ndim == 1 else array
-
-
-def _tails(samples: Array, confidence: float) -> tuple[Array, Array]:
-    """The k-th smallest and the k-th largest along the last axis, with k = (resamples + 1) * (1 - confidence) / 2."""
-    last = samples.shape[-1] - 1
-    k = math.floor((last + 2) * (1 - confidence) / 2 + 1e-9) - 1
-    ends = np.partition(samples, (k, last - k), axis=-1)
-    return ends[..., k], ends[..., last - k]

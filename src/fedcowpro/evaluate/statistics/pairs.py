@@ -16,7 +16,7 @@ from fedcowpro.evaluate.statistics.hypotheses import (
     rank_biserial,
     wilcoxon,
 )
-from fedcowpro.evaluate.statistics.intervals import Interval, paired, studentised_interval
+from fedcowpro.evaluate.statistics.intervals import Draws, Interval, paired
 from fedcowpro.evaluate.statistics.standard_error import Array, Estimate, estimate, p_value
 
 
@@ -76,6 +76,8 @@ class _Test:
     """What is known of a pair before its p is corrected for the others."""
 
     found: Estimate
+    blocks: list[Array]
+    seeds: list[tuple[int, ...]]
     by_case: Array
     over_cases: PairTest
     p_seeds: float
@@ -88,7 +90,7 @@ class _Test:
 def compare_pairs(
     cells: Cells,
     pairs: Sequence[tuple[str, str]],
-    weights: Array,
+    draws: Draws,
     *,
     higher_is_better: bool,
     alpha: float,
@@ -100,7 +102,7 @@ def compare_pairs(
     Args:
         cells: the scores.
         pairs: names of methods.
-        weights: resamples of cases, (resamples, cases).
+        draws: resamples, and how intervals are made of them.
         higher_is_better: whether first wins a case with the higher value.
         alpha: level of the tests; intervals have confidence 1 - alpha.
         omnibus: without its p at most alpha no pair is significant.
@@ -115,7 +117,7 @@ def compare_pairs(
                 first=first,
                 second=second,
                 difference=float(test.found.mean),
-                interval=studentised_interval(test.found, weights, 1 - alpha),
+                interval=draws.interval(test.blocks, test.seeds, 1 - alpha),
                 test=test.over_cases.name,
                 p_cases=test.over_cases.p,
                 p_seeds=test.p_seeds,
@@ -127,7 +129,7 @@ def compare_pairs(
                 wins=int((gained > 0).sum()),
                 losses=int((gained < 0).sum()),
                 ties=int((gained == 0).sum()),
-                equivalence=None if margin is None else _equivalence(test.found, weights, margin, alpha),
+                equivalence=None if margin is None else _equivalence(test, draws, margin, alpha),
             )
         )
     return tuple(results)
@@ -135,12 +137,13 @@ def compare_pairs(
 
 def _test(cells: Cells, first: str, second: str) -> _Test:
     one, other = cells.values[first], cells.values[second]
-    found = estimate(paired(one, other, cells.seeds[first] == cells.seeds[second]))
-    by_case = differences(one.mean(axis=0), other.mean(axis=0))
+    seeds = list(dict.fromkeys((cells.seeds[first], cells.seeds[second])))
+    blocks = paired(one, other, len(seeds) == 1)
+    found, by_case = estimate(blocks), differences(one.mean(axis=0), other.mean(axis=0))
     several = max(len(one), len(other)) > 1
-    return _Test(found, by_case, wilcoxon(by_case), float(p_value(found)) if several else math.nan)
+    return _Test(found, blocks, seeds, by_case, wilcoxon(by_case), float(p_value(found)) if several else math.nan)
 
 
-def _equivalence(found: Estimate, weights: Array, margin: float, alpha: float) -> Equivalence:
-    interval = studentised_interval(found, weights, 1 - 2 * alpha)
+def _equivalence(test: _Test, draws: Draws, margin: float, alpha: float) -> Equivalence:
+    interval = draws.interval(test.blocks, test.seeds, 1 - 2 * alpha)
     return Equivalence(margin, interval, -margin < interval.low and interval.high < margin)

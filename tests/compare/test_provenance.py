@@ -1,0 +1,88 @@
+"""The page tells which slices segmented which cases, with which settings, and where a mark cannot be."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+from made import scores, table, write_study
+from test_answer import Written
+
+from fedcowpro.evaluate.episodes import Episode, Episodes, Example
+
+
+def save_episodes(file: Path, case: str, slices: dict[str, tuple[int, ...]]) -> None:
+    example = Example(site="ct", case=case, slices=slices)
+    episode = Episode(
+        site="ct", support_slices=3, supports=(example,), queries=("c1", "c2"), organs=tuple(slices)
+    )  # fmt: skip
+    file.parent.mkdir(exist_ok=True)
+    Episodes(version=1, fedcowpro="0.1.0", digests={"ct": "d1" * 8}, episodes=(episode,)).save(file)
+
+
+def rows_after(page: str, caption: str) -> list[str]:
+    lines = page.partition(caption)[2].splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| ---")) + 1
+    return list(takewhile(lambda line: line.startswith("|"), lines[start:]))
+
+
+def test_the_manifest_of_a_table_is_on_its_page(tmp_path: Path, written: Written) -> None:
+    file = table(tmp_path / "a.csv", scores({"a": 0.0, "b": 0.1}, cases=2))
+    save_episodes(tmp_path / "a.episodes.json", "s1", {"liver": (2, 4, 6), "spleen": (0,)})
+    page = written(file)
+    assert rows_after(page, "Episodes. ") == ["| ct | ct | s1 | liver 3, 5, 7; spleen 1 | c1, c2 | all |"]
+
+
+def test_arms_of_a_study_with_other_episodes_have_their_own_row(tmp_path: Path, written: Written) -> None:
+    rows = scores({"one": 0.0, "two": 0.1, "three": 0.1}, cases=2, seeds=[0, 1])
+    study = write_study(tmp_path / "study", rows, {"one": [], "two": [], "three": []}, "one")
+    page = written(study)
+    assert "Episodes. " not in page  # none were kept
+    results = [re.search(rf"\| {arm} \| 0 \| \S+ \| (\S+) \|", page).group(1) for arm in ("one", "two", "three")]  # type: ignore[union-attr]
+    for file, slices in zip(results, ((1,), (1, 2), (1, 2)), strict=True):
+        save_episodes((study / file).with_suffix(".episodes.json"), "s1", {"liver": slices})
+    assert rows_after(written(study), "Episodes. ") == [
+        "| ct | ct | s1 | liver 2 | c1, c2 | one |", "| ct | ct | s1 | liver 2, 3 | c1, c2 | two and three |",
+    ]  # fmt: skip
+
+
+def test_settings_in_common_are_said_once(tmp_path: Path, written: Written) -> None:
+    rows = scores({"a": 0.0, "b": 0.1})
+    page = written(table(tmp_path / "a.csv", rows))
+    assert "the same for all methods and protocols: support slices 3, pairing bag, refine 12, tolerance mm 2." in page
+    assert "Settings of inference that differ" not in page
+    other = [replace(row, options={**row.options, "refine": "0"}) if row.method == "b" else row for row in rows]
+    page = written(table(tmp_path / "b.csv", other))
+    assert "support slices 3, pairing bag, tolerance mm 2." in page
+    assert rows_after(page, "Settings of inference that differ") == [
+        "| a | whole-volume | 12 |", "| b | whole-volume | 0 |",
+    ]  # fmt: skip
+
+
+def test_marks_that_cannot_be_are_said_to_be_impossible(tmp_path: Path, written: Written) -> None:
+    methods, two = {"a": 0.0, "b": 0.3, "c": 0.3}, ("liver", "spleen")
+    few = written(table(tmp_path / "a.csv", scores(methods, cases=7, organs=two)), reference="a")
+    assert "There can be none here: even a method that is better in all of 7 cases" in few
+    assert "among 4 comparisons, which takes 8 cases." in few
+    assert "▲ (" not in few
+    enough = written(table(tmp_path / "b.csv", scores(methods, cases=8, organs=two)), reference="a")
+    assert enough.count("▲ (") == 4
+    assert "There can be none" not in enough
+    mixed = [*scores(methods, cases=8, organs=two), *scores(methods, cases=3, sites=["mr"], organs=["liver"])]
+    assert "A row of fewer than 8 cases can hardly have one." in written(
+        table(tmp_path / "c.csv", mixed), reference="a"
+    )
+
+
+def test_methods_that_differ_from_each_other_only_are_told(tmp_path: Path, written: Written) -> None:
+    words = "none is shown to differ from the reference"
+    path = table(tmp_path / "a.csv", scores({"a": 0.0, "b": 0.011, "c": -0.011}, noise=0.03))
+    page = written(path, reference="a")
+    assert "no difference shown: 'b'" in page
+    assert words in page
+    assert words not in written(table(tmp_path / "b.csv", scores({"a": 0.0, "b": 0.1, "c": 0.1})), reference="a")
+    assert words not in written(
+        table(tmp_path / "c.csv", scores({"a": 0.0, "b": 0.0, "c": 0.0}, noise=0.1)), reference="a"
+    )
