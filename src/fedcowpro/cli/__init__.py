@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` is quick.
 """
 
-from fedcowpro.cli import data, models, studies
+from fedcowpro.cli import data, federation, models, studies
 from fedcowpro.cli.console import app, main
 
-__all__ = ["app", "data", "main", "models", "studies"]
+__all__ = ["app", "data", "federation", "main", "models", "studies"]

@@ -16,7 +16,7 @@ from fedcowpro.checkpoint import versions
 from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
-from fedcowpro.federated.exchange import exchange
+from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.task import SiteFacts
 
 _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; others may differ in the last bits
@@ -82,7 +82,9 @@ class Roster:
                 break
             time.sleep(_PAUSE)
         if len(self.nodes()) < max(1, fewest):
-            reasons = "; ".join(f"site '{site}': {reason}" for site, reason in {**self._refused, **self.absent()}.items())
+            reasons = "; ".join(
+                f"site '{site}': {reason}" for site, reason in {**self._refused, **self.absent()}.items()
+            )
             raise FedCoWProError(
                 f"{len(self.nodes())} of {len(self._expected) or len(self._here)} sites are ready; {reasons}",
                 f"{max(1, fewest)} or more",
@@ -121,7 +123,7 @@ class Roster:
         ours = versions()
         record = dict(records.config_record(reply.content, records.FACTS))
         name = str(record.get("name", ""))
-        if odd := [f"{package} {theirs.get(package)}, here {ours[package]}" for package in _SAME if
+        if odd := [f"{package} {theirs.get(package)!s}, here {ours[package]}" for package in _SAME if
                    theirs.get(package) != ours[package]]:  # fmt: skip
             raise _Unfit("another version: " + "; ".join(odd), name)
         if set(record) != {field.name for field in fields(SiteFacts)}:

@@ -21,7 +21,7 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
-from fedcowpro.federated.exchange import exchange
+from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from flwr.app import Context, Message, UserConfig
@@ -65,7 +65,7 @@ def run_on_ray(
 
 def site_app(nodes: Sequence[UserConfig]) -> ClientApp:
     """The sites' app for an engine that numbers its clients and tells them nothing else."""
-    configs: list[Mapping[str, object]] = [dict(node) for node in nodes]
+    configs = [dict(node) for node in nodes]
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:

@@ -142,9 +142,7 @@ class CheckedFedAvg(Strategy):
         target = {name: value for name, value in common.items() if name in self._learnt}
         stepped, self.moments = adam_step(server_round, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
-        record = replace(
-            self._record(server_round, good, left_out, weights, before, common, after), clipped=clipped
-        )
+        record = replace(self._record(server_round, good, left_out, weights, before, common, after), clipped=clipped)
         if self._observe is not None:
             self._observe(record)
         arrays = {name: Array(value) for name, value in after.items()}
