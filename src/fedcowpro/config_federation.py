@@ -36,6 +36,21 @@ class FederationConfig(Config):
         "average: the sites send theirs once, after the last round",
     )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
+    join_timeout: float = Field(
+        600.0, gt=0, description="seconds to wait for sites before the first round; without effect in one process"
+    )
+    round_timeout: float | None = Field(
+        None, gt=0, description="seconds that a site has for a round; without effect in one process"
+    )
+    max_update_norm: float | None = Field(
+        None, gt=0, description="largest L2 norm of a site's update of the learnt tensors"
+    )
+    norm_factor: float | None = Field(
+        None, gt=1, description="largest norm of a site's update as a multiple of the round's median norm"
+    )
+    norm_rule: Literal["reject", "clip"] = Field(
+        "reject", description="what becomes of an update above either limit: left out, or scaled down to it"
+    )
 
     @model_validator(mode="after")
     def _robust_aggregates_have_no_weights(self) -> FederationConfig:

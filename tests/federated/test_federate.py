@@ -21,6 +21,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import client_app, records, server_app, task
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
+from fedcowpro.federated.roster import Roster
 from fedcowpro.federated.run import federate
 from fedcowpro.nn.segmenter import build_model
 
@@ -240,7 +241,7 @@ def test_apps_ask_for_what_they_lack(sites: Sites, experiment: Experiment, tmp_p
     with pytest.raises(FedCoWProError, match="'experiment' and 'out'"):
         server_app.app(grid, context)
     with pytest.raises(FedCoWProError, match="'site-name' and 'site-path'"):
-        server_app.ask_sites(grid)
+        Roster([]).gather(grid, experiment().federation)
     node: UserConfig = {"site-name": "alpha", "site-path": str(sites["alpha"])}
     grid = InProcessGrid(client_app.app, {"alpha": node})
     replies = list(grid.send_and_receive([Message(RecordDict(), 2, "train")]))

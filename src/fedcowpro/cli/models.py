@@ -19,6 +19,7 @@ from fedcowpro.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.evaluate.protocol import Row
+    from fedcowpro.federated.run import Engine
     from fedcowpro.federated.tracking import Track
 
 
@@ -36,8 +37,14 @@ def federate(
     track: Annotated[
         list[str] | None, typer.Option(help="tensorboard or mlflow: curves in the run folder, besides metrics.jsonl.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="process; ray, several sites at a time; deploy, sites at other machines.")
+    ] = "process",
+    federation: Annotated[
+        Path | None, typer.Option(help="For deploy: the folder of `fedcowpro federation init`; --site is then a name.")
+    ] = None,
 ) -> None:
-    """Train one model over several sites on this machine, without labels."""
+    """Train one model over several sites, without labels: on this machine, or between machines with --engine deploy."""
     from fedcowpro.config import ExperimentConfig, load, parse
 
     experiment = load(ExperimentConfig, config)
@@ -47,11 +54,31 @@ def federate(
     if rounds is not None:
         changes["federation"]["rounds"] = rounds
     experiment = parse(ExperimentConfig, changes, "options of federate")
+    typed = shlex.join(["fedcowpro", *sys.argv[1:]])
+    if engine not in ("process", "ray", "deploy") or (engine == "deploy") != (federation is not None):
+        raise FedCoWProError(
+            f"--engine {engine}" + (f" with --federation {federation}" if federation else ""),
+            "process, ray, or deploy with --federation",
+            "correct --engine, or make a federation: fedcowpro federation init",
+        )  # fmt: skip
+    if federation is not None:
+        from fedcowpro.federated.deployment.submit import federate_deployed
+
+        names = [*(site or []), *(more or [])]
+        tracks = cast("list[Track]", track or [])
+        done = federate_deployed(experiment, federation, out, sites=names, track=tracks, command=typed, say=err.print)
+        echo.print(f"model: {done}")
+        return
     sites = site_folders([*(site or []), *(more or [])], {entry.name: entry.path for entry in experiment.sites})
     from fedcowpro.federated.run import federate as run
 
     checkpoint = run(
-        experiment, sites, out, track=cast("list[Track]", track or []), command=shlex.join(["fedcowpro", *sys.argv[1:]])
+        experiment,
+        sites,
+        out,
+        track=cast("list[Track]", track or []),
+        command=typed,
+        engine=cast("Engine", engine),
     )
     echo.print(f"model: {checkpoint}")
 

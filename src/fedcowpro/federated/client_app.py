@@ -13,24 +13,29 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedcowpro.checkpoint import versions
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
+from fedcowpro.federated.shield import shielded
 from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
 
 app = ClientApp()
 
 
 @app.query()
+@shielded
 def describe(message: Message, context: Context) -> Message:
-    """Reply with the site's facts: name, modality, counts, slice size, digest."""
+    """Reply with the site's facts (name, modality, counts, slice size, digest) and the versions that compute there."""
     name, path = _site_of(context)
     facts = asdict(describe_site(name, path))
-    return Message(RecordDict({records.FACTS: ConfigRecord(facts)}), reply_to=message)
+    content = RecordDict({records.FACTS: ConfigRecord(facts), records.VERSIONS: ConfigRecord({**versions()})})
+    return Message(content, reply_to=message)
 
 
 @app.train()
+@shielded
 def train(message: Message, context: Context) -> Message:
     """One round: weights and settings in, weights and metrics out."""
     name, path = _site_of(context)
@@ -60,6 +65,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @app.query(records.LAYERS)
+@shielded
 def layers(message: Message, context: Context) -> Message:
     """Reply with the site's own normalisation layers; asked once, after the last round, where the settings say so."""
     name, path = _site_of(context)

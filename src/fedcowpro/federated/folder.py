@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,12 @@ class RunFolder:
         self._rounds = path / "rounds"
 
     def start(
-        self, config: ExperimentConfig, facts: Sequence[SiteFacts], resume: bool, command: str | None = None
+        self,
+        config: ExperimentConfig,
+        facts: Sequence[SiteFacts],
+        resume: bool,
+        command: str | None = None,
+        absent: Iterable[str] = (),
     ) -> None:
         """Begin a run, or check that the run in this folder is the same and tidy up after an interruption.
 
@@ -79,6 +84,7 @@ class RunFolder:
             facts: of each site.
             resume: whether a run in the folder may go on.
             command: what the user typed or called; a run keeps that of its beginning.
+            absent: names of sites that may be missing.
 
         Raises:
             FedCoWProError: the folder holds a run of other settings or data, or any run if `resume` is False.
@@ -96,14 +102,15 @@ class RunFolder:
                 "seed": config.seed,
                 "started": started,
             }
-            record |= {"command": command, "versions": versions(), "sites": sites}
+            record |= {"command": command, "versions": versions()}
+            record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
         elif not resume:
             raise FedCoWProError(
                 f"{self.path} holds a run already", "an empty folder", "choose another, or resume the run"
             )
         else:
-            self._check_same(digest, sites)
+            self._check_same(digest, sites, frozenset(absent))
         truncate_rounds(self.metrics_file, self.completed())
         shutil.rmtree(self.replies, ignore_errors=True)
 
@@ -124,6 +131,19 @@ class RunFolder:
                 "choose another folder",
             ) from error
         return dict(record)
+
+    def digests(self) -> dict[str, str]:
+        """Digest of each site's data as the run knows it; empty before the run."""
+        if not self._record_file.exists():
+            return {}
+        return {name: str(site["digest"]) for name, site in self.record()["sites"].items()}
+
+    def joined(self, facts: Sequence[SiteFacts]) -> None:
+        """Note sites that came after the run had started."""
+        record = self.record()
+        if new := {site.name: asdict(site) for site in facts if site.name not in record["sites"]}:
+            record["sites"] = dict(sorted({**record["sites"], **new}.items()))
+            write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
 
     def completed(self) -> int:
         """Number of complete rounds."""
@@ -189,7 +209,7 @@ class RunFolder:
     def _round_folder(self, number: int) -> Path:
         return self._rounds / f"round_{number:04d}"
 
-    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]], absent: frozenset[str]) -> None:
         record = self.record()
         before, then = record["config_digest"], {name: site["digest"] for name, site in record["sites"].items()}
         if before != digest:
@@ -199,7 +219,9 @@ class RunFolder:
                 f"resume with {self.config_file}, or choose another folder",
             )
         now = {name: site["digest"] for name, site in sites.items()}
-        if odd := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
+        late = (now.keys() - then.keys()) & set(record.get("expected", ()))
+        names = (now.keys() | then.keys()) - absent - late
+        if odd := sorted(name for name in names if now.get(name) != then.get(name)):
             raise FedCoWProError(
                 f"sites {odd} are not as they were when the run in {self.path} started",
                 "the same sites with the same prepared data",

@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.shield import SiteError
 
 _RUN_ID = 1
 _SERVER_NODE = 1
@@ -94,8 +95,8 @@ class InProcessGrid(Grid):
         try:
             reply = self._app(own, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
-            # A user's mistake says all in its message; anything else is a fault of the program: show where.
-            level = logging.DEBUG if isinstance(error, FedCoWProError) else logging.ERROR
+            # A user's mistake says all in its message; anything else is a fault of the program: show where, once.
+            level = logging.DEBUG if isinstance(error, FedCoWProError | SiteError) else logging.ERROR
             logging.getLogger(__name__).log(level, "site '%s' failed", site, exc_info=True)
             reply = Message(Error(_CLIENT_RAISED, f"{type(error).__name__}: {error}"), reply_to=own)
         self._replies[key] = reply

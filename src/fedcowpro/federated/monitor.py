@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedcowpro.checkpoint import write_atomic
 
 Arrays = Mapping[str, np.ndarray]
 # Running statistics follow the data rather than the gradient and would drown the learnt part of an update.
-_STATISTICS = ("running_mean", "running_var")
+STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,14 @@ class SiteRecord:
 @dataclass(frozen=True)
 class RoundRecord:
     """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
-    learnt tensors made; NaN where it is not known.
+    learnt tensors made; NaN where it is not known. `clipped` has the reason for each site whose update was scaled down.
     """
 
     round: int
     sites: tuple[SiteRecord, ...]
     left_out: dict[str, str]
     step_norm: float = math.nan
+    clipped: dict[str, str] = field(default_factory=dict)
 
 
 def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
@@ -65,7 +66,7 @@ def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[floa
     """
     squared = across = shared_squared = 0.0
     for name in after:
-        if name.endswith(_STATISTICS):
+        if name.endswith(STATISTICS):
             continue
         start = before[name].astype(np.float64)
         own, shared = (after[name] - start).ravel(), (common[name] - start).ravel()
@@ -80,7 +81,8 @@ def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[floa
 def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
-    lines.append({"kind": "round", "round": record.round, "left_out": record.left_out, **round_totals(record)})
+    reasons = {"left_out": record.left_out, "clipped": record.clipped}
+    lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record)})
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
 
@@ -110,14 +112,15 @@ def read_rounds(path: Path) -> list[RoundRecord]:
         else:
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm))
+            clipped = line.get("clipped", {})
+            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped))
             sites = []
     return rounds
 
 
 def _site_record(line: Mapping[str, Any]) -> SiteRecord:
     """A line as it was before `_without_nan`."""
-    values = {field.name: line[field.name] for field in fields(SiteRecord)}
+    values = {one.name: line[one.name] for one in fields(SiteRecord)}
     for name in ("pseudo_dice", "seconds", "update_norm"):
         values[name] = math.nan if values[name] is None else values[name]
     losses = {name: math.nan if value is None else value for name, value in line["losses"].items()}

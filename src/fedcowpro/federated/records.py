@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +14,7 @@ ARRAYS = "arrays"
 METRICS = "metrics"
 CONFIG = "config"
 FACTS = "facts"
+VERSIONS = "versions"
 # Record of a site's own state, which stays there.
 LOCAL = "local"
 # The question for that record, and its kind of message.
@@ -26,6 +28,8 @@ WEIGHT = "num-examples"
 LOSS_PREFIX = "loss-"
 
 _REASON_LENGTH = 600  # characters
+# How Flower's client process words an exception: <class 'package.module.Kind'>:<'text'>
+_CARRIED = re.compile(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>")
 
 
 def to_record(state: Mapping[str, Tensor]) -> ArrayRecord:
@@ -60,5 +64,8 @@ def payload_bytes(content: RecordDict) -> int:
 
 
 def failure(message: Message) -> str:
-    """Why an error reply is one, on one line."""
-    return " ".join((message.error.reason or "no reason given").split())[:_REASON_LENGTH]
+    """Why an error reply is one, on one line; in the words of the exception alone, whichever engine carried it."""
+    text = " ".join((message.error.reason or "no reason given").split())
+    carried = _CARRIED.fullmatch(text)
+    words = f"{carried[1]}: {carried[2]}" if carried else text
+    return words.removeprefix("SiteError: ")[:_REASON_LENGTH]

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from flwr.app import Context, Message, MetricRecord, RecordDict, UserConfig
 from rich.console import Console
@@ -23,10 +24,13 @@ from fedcowpro.federated import client_app, records, server_app
 from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.server_app import check_sites
+from fedcowpro.federated.roster import check_sites
+from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.task import describe_site, reproducible
 from fedcowpro.federated.tracking import Track, open_sinks, tracking
 from fedcowpro.model_card import write_model_card
+
+Engine = Literal["process", "ray"]
 
 
 def federate(
@@ -38,6 +42,7 @@ def federate(
     progress: bool = True,
     track: Sequence[Track] = (),
     command: str | None = None,
+    engine: Engine = "process",
 ) -> Path:
     """Train one model over several site folders, round by round, each site on its own data.
 
@@ -53,6 +58,8 @@ def federate(
         track: also draw curves for these programs, in OUT/tensorboard and OUT/mlruns. Nothing goes to another host,
             unless the user sets MLFLOW_TRACKING_URI himself. A finished run gets its track afterwards.
         command: what the user typed, for OUT/run.json; default a description of this call.
+        engine: process, all sites one after the other in this one; ray, several at a time (extra `simulation`). Both
+            end in the same weights.
 
     Returns:
         The checkpoint, OUT/model.safetensors.
@@ -64,6 +71,8 @@ def federate(
         KeyboardInterrupt: passed on after a word on how to resume.
     """
     sinks = open_sinks(track)
+    if engine == "ray":
+        require_ray()
     entries = [{"name": name, "path": str(path)} for name, path in sorted(sites.items())]
     config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
     facts = [describe_site(name, path) for name, path in sorted(sites.items())]
@@ -81,6 +90,9 @@ def federate(
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
     nodes = {name: {"site-name": name, "site-path": str(path), **threads} for name, path in sites.items()}
+    if engine == "ray":
+        run_on_ray(config, folder, [nodes[name] for name in sorted(nodes)], resume=resume, command=command, track=track)
+        return folder.model_file
     run: UserConfig = {"experiment": str(folder.config_file), "out": str(out), "track": ",".join(track)}
     with reproducible(config.threads), _Bar(console, folder.completed(), rounds, len(sites), progress) as bar:
         grid = InProcessGrid(client_app.app, nodes, bar.count)

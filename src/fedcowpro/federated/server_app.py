@@ -7,15 +7,13 @@ Run configuration: `experiment`, path of the settings (YAML); `out`, the run fol
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
@@ -23,9 +21,11 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
+from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
+from fedcowpro.federated.roster import Roster
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
 from fedcowpro.federated.tracking import open_sinks, tracking
@@ -65,11 +65,10 @@ def serve(
             that cannot be opened.
     """
     sinks = open_sinks(track)
-    nodes = ask_sites(grid)
-    facts = list(nodes.values())
-    check_sites(facts)
-    check_federation(config.federation, len(facts))
-    folder.start(config, facts, resume, command)
+    roster = Roster([site.name for site in config.sites], folder.digests())
+    roster.gather(grid, config.federation)
+    check_federation(config.federation, len(config.sites) or len(roster.nodes()))
+    folder.start(config, roster.facts(), resume, command, roster.absent())
     model = build_model(config.model, config.seed)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
@@ -85,9 +84,8 @@ def serve(
     for site, own in last.sites.items():
         states[site][records.LOCAL] = records.to_record(own)
     observed: list[RoundRecord] = []
-    names = {node: site.name for node, site in nodes.items()}
     strategy = CheckedFedAvg(
-        names,
+        roster.nodes(),
         exchanged - kept,
         config.federation,
         observed.append,
@@ -99,18 +97,23 @@ def serve(
     with tracking(sinks, folder, config) as tell:
         for number in range(last.number + 1, config.federation.rounds + 1):
             arrays = records.to_record({name: last.state[name] for name in exchanged})
-            replies = grid.send_and_receive(strategy.configure_train(number, arrays, settings, grid))
+            roster.update(grid)
+            strategy.seat(roster.nodes(), roster.absent())
+            messages = strategy.configure_train(number, arrays, settings, grid)
+            replies = exchange(grid, messages, config.federation.round_timeout)
             averaged, _ = strategy.aggregate_train(number, replies)
             append_round(folder.metrics_file, observed[-1])
             local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
             own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
             moments = {name: torch.from_numpy(array) for name, array in strategy.moments.items()}
             last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors, moments)
-            folder.commit(number, last.state, model_card(config, facts, number), last.sites, last.moments)
+            folder.joined(roster.facts())
+            folder.commit(number, last.state, model_card(config, roster.facts(), number), last.sites, last.moments)
             tell(observed[-1])
         shared = kept & exchanged if config.federation.unseen == "average" else set()
-        unseen = common_layers(grid, names, config, {name: last.state[name] for name in shared}, last.number)
-        folder.finish(last, model_card(config, facts, last.number), unseen)
+        like = {name: last.state[name] for name in shared}
+        unseen = common_layers(grid, roster.nodes(), config, like, last.number)
+        folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
 
 
 def common_layers(
@@ -129,58 +132,9 @@ def common_layers(
     if not like:
         return {}
     strategy = CheckedFedAvg(sites, like, config.federation)
-    replies = grid.send_and_receive(strategy.ask_for_layers(records.to_record(like)))
+    replies = exchange(grid, strategy.ask_for_layers(records.to_record(like)), config.federation.round_timeout)
     found, _ = strategy.aggregate_train(number, replies)
     return records.to_tensors(found)
-
-
-def ask_sites(grid: Grid) -> dict[int, SiteFacts]:
-    """Facts of every connected node.
-
-    Raises:
-        FedCoWProError: no node, or one that does not answer as a site of this program.
-    """
-    queries = [Message(RecordDict(), node, MessageType.QUERY) for node in sorted(grid.get_node_ids())]
-    facts: dict[int, SiteFacts] = {}
-    for reply in grid.send_and_receive(queries):
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            raise FedCoWProError(f"node {node}: {records.failure(reply)}", "a site that is ready", "see to that site")
-        record = dict(records.config_record(reply.content, records.FACTS))
-        if set(record) != {field.name for field in fields(SiteFacts)}:
-            raise FedCoWProError(
-                f"node {node} describes its site by {sorted(record)}",
-                "a site of this program",
-                "use the same version of fedcowpro at the server and at all sites",
-            )
-        facts[node] = SiteFacts(**record)  # type: ignore[arg-type]
-    if len(facts) < len(queries) or not facts:
-        raise FedCoWProError(
-            f"{len(facts)} of {len(queries)} nodes answered", "all of at least one", "see to the nodes"
-        )
-    return facts
-
-
-def check_sites(facts: Sequence[SiteFacts]) -> None:
-    """Whether these sites can learn one model together.
-
-    Raises:
-        FedCoWProError: no site, unfit or repeated names, or slices of different sizes.
-    """
-    names = [site.name for site in facts]
-    unfit = [name for name, count in Counter(names).items() if count > 1 or not re.fullmatch(r"[A-Za-z0-9._-]+", name)]
-    if not names or unfit:
-        raise FedCoWProError(
-            f"{len(names)} sites, unfit names: {unfit}",
-            "at least one site; names that differ, of letters, digits, '.', '_' and '-'",
-            "name the sites anew",
-        )
-    if len({site.size for site in facts}) > 1:
-        raise FedCoWProError(
-            "slices differ in size: " + ", ".join(f"{site.name} {site.size}" for site in facts),
-            "the same size at all sites",
-            "prepare the sites with the same 'size'",
-        )
 
 
 def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:

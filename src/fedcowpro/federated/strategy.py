@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +17,7 @@ from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
+from fedcowpro.federated.limits import limit_updates
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.shelf import StoredArrays
 
@@ -76,8 +77,14 @@ class CheckedFedAvg(Strategy):
         self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
         self.moments: Arrays = moments or {}
         self._scratch = scratch
+        self._absent: dict[str, str] = {}
         self._global = ArrayRecord()
         self._bytes_down = 0
+
+    def seat(self, sites: Mapping[int, str], absent: Mapping[str, str]) -> None:
+        """Who takes part from here on: name of each node; and why each other site does not."""
+        self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
+        self._absent = dict(absent)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -112,10 +119,15 @@ class CheckedFedAvg(Strategy):
     ) -> tuple[ArrayRecord, MetricRecord]:
         before = {name: array.numpy() for name, array in self._global.items()}
         good, left_out = self._sort_out(replies, before, shelf)
+        used, outlying = limit_updates(before, {site: reply.arrays for site, reply in good.items()}, self._config)
+        good = {site: replace(good[site], arrays=arrays) for site, arrays in used.items()}
+        clipped = {site: reason for site, reason in outlying.items() if site in used}
+        refused = {**left_out, **{site: reason for site, reason in outlying.items() if site not in used}}
+        left_out = {site: refused[site] for site in sorted(refused)}
         if len(good) < self._min_sites:
             reasons = "; ".join(f"site '{site}': {reason}" for site, reason in left_out.items())
             raise FedCoWProError(
-                f"round {server_round}: usable replies of {len(good)} of {len(self._sites)} sites; {reasons}",
+                f"round {server_round}: usable replies of {len(good)} of {len(good) + len(left_out)} sites; {reasons}",
                 f"{self._min_sites} or more",
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
@@ -130,7 +142,7 @@ class CheckedFedAvg(Strategy):
         target = {name: value for name, value in common.items() if name in self._learnt}
         stepped, self.moments = adam_step(server_round, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
-        record = self._record(server_round, good, left_out, weights, before, common, after)
+        record = replace(self._record(server_round, good, left_out, weights, before, common, after), clipped=clipped)
         if self._observe is not None:
             self._observe(record)
         arrays = {name: Array(value) for name, value in after.items()}
@@ -168,7 +180,8 @@ class CheckedFedAvg(Strategy):
         silent = "no reply" + "".join(f" ({reason})" for reason in sorted(set(unknown)))
         names = self._sites.values()
         ordered = {site: good[site] for site in names if site in good}
-        return ordered, {site: bad.get(site, silent) for site in names if site not in good}
+        missing = {site: bad.get(site, silent) for site in names if site not in good}
+        return ordered, {**self._absent, **missing}
 
     def _check(self, message: Message, before: Arrays, file: Path) -> _Reply:
         if message.has_error():

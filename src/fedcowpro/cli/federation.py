@@ -1,0 +1,123 @@
+"""Commands of a federation between machines."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from fedcowpro.cli.console import app
+from fedcowpro.cli.console import out as echo
+from fedcowpro.errors import FedCoWProError
+
+federation = typer.Typer(no_args_is_help=True, help="Between machines: keys, the coordinator's server, the sites.")
+app.add_typer(federation, name="federation")
+
+
+@federation.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the federation, at the coordinator.")],
+    host: Annotated[list[str], typer.Option(help="Name or address by which sites call the coordinator; repeat.")],
+    site: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME, or NAME=PUBLIC_KEY of a site that made its key itself; repeat. More may follow later."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Of the federation.")] = "fedcowpro",
+    port: Annotated[int, typer.Option(help="Of the public door.")] = 9443,
+    listen: Annotated[str, typer.Option(help="Address of this machine for the public door.")] = "0.0.0.0",
+    superlink_port: Annotated[int, typer.Option(help="Of the SuperLink, on loopback.")] = 9092,
+) -> None:
+    """Write certificates, a key per site, start commands and the proxy's configuration; keys are never overwritten."""
+    from fedcowpro.config import parse
+    from fedcowpro.federated.deployment.layout import FederationFile
+    from fedcowpro.federated.deployment.provision import init_federation, names_of_sites
+
+    names, keys = names_of_sites(site)
+    data = {"name": name, "hosts": tuple(host), "listen": listen, "port": port, "superlink_port": superlink_port}
+    settings = parse(FederationFile, {**data, "sites": names}, "options of init")
+    _, new = init_federation(folder, settings, keys)
+    for one in new:
+        echo.print(f"{folder}/bundles/{one}: give this folder to '{one}', and to nobody else")
+    echo.print(f"start the server: fedcowpro federation serve {shlex.quote(str(folder))}")
+
+
+@federation.command()
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder of the federation.")],
+    keep_state: Annotated[
+        bool, typer.Option("--keep-state", help="Nodes and the list of runs outlive the server, in a file.")
+    ] = False,
+    no_proxy: Annotated[
+        bool, typer.Option("--no-proxy", help="An nginx of the system is the public door, with coordinator/nginx.conf.")
+    ] = False,
+) -> None:
+    """Run the coordinator's server until it is stopped: the SuperLink on loopback, and the door that sites reach."""
+    from fedcowpro.federated.deployment.coordinator import serve_federation
+
+    serve_federation(folder, keep_state=keep_state, proxy=not no_proxy, say=echo.print)
+
+
+@federation.command()
+def join(
+    bundle: Annotated[Path, typer.Argument(help="Folder that the coordinator made for this site.")],
+    site_folder: Annotated[Path, typer.Option(help="Prepared data of this site.")],
+    run: Annotated[
+        bool, typer.Option("--run", help="Take part until stopped, instead of printing the command.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="On loopback, for the site's own processes; default a free one.")
+    ] = None,
+    node: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the node's configuration, say threads=4; repeat.")
+    ] = None,
+) -> None:
+    """What a site runs to take part; with --run, run it and keep it running."""
+    from fedcowpro.federated.deployment.layout import Bundle
+    from fedcowpro.federated.deployment.site import check_site_folder, node_command, run_site, with_node_settings
+
+    check_site_folder(site_folder)
+    files = Bundle(bundle)
+    site = with_node_settings(files.read(), _node_settings(node or []))
+    if run:
+        run_site(bundle, site, site_folder, port=port, say=echo.print)
+        return
+    command = node_command(files, site, site_folder, port or 9094)
+    echo.print(f"FLWR_HOME={shlex.quote(str(files.home))} FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 \\")
+    echo.print(f"  {shlex.join(command)}")
+
+
+@federation.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(help="Folder that the coordinator made for this site.")],
+    site_folder: Annotated[Path, typer.Option(help="Prepared data of this site.")],
+    config: Annotated[Path | None, typer.Option(help="YAML of the experiment, for the dry round.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave out what calls the coordinator.")] = False,
+) -> None:
+    """Whether this site can take part: versions, key, certificate, clock, disk, data, a dry round."""
+    from fedcowpro.config import ExperimentConfig, load
+    from fedcowpro.federated.deployment.check import check_site
+
+    experiment = load(ExperimentConfig, config) if config is not None else None
+    failed = 0
+    for finding in check_site(bundle, site_folder, experiment, online=not offline):
+        echo.print(finding.line())
+        failed += not finding.ok
+    if failed:
+        raise typer.Exit(2)
+
+
+def _node_settings(given: list[str]) -> dict[str, Any]:
+    found = {}
+    for text in given:
+        key, separator, value = text.partition("=")
+        if not separator or not key or key in ("site-name", "site-path"):
+            raise FedCoWProError(
+                f"--node {text}", "KEY=VALUE, of another key than site-name and site-path", "as threads=4"
+            )
+        found[key] = yaml.safe_load(value)
+    return found

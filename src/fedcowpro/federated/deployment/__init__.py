@@ -1,0 +1,1 @@
+"""The federation between machines: keys and texts for each role, the coordinator's and the sites' processes, checks."""

@@ -1,0 +1,199 @@
+"""`fedcowpro federation check`: whether a site can take part, one line for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import ssl
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from fedcowpro.checkpoint import versions
+from fedcowpro.config import ExperimentConfig
+from fedcowpro.data.site import Site
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.deployment.fleet import sign_in
+from fedcowpro.federated.deployment.keys import days_left, fingerprint, public_of
+from fedcowpro.federated.deployment.layout import Bundle, SiteFile
+from fedcowpro.federated.task import describe_site, exchanged_names, local_update, reproducible
+from fedcowpro.nn.segmenter import build_model
+
+SKEW = 60.0  # seconds that clocks may differ; Flower takes signatures up to five minutes old
+FREE = 2.0  # GB
+SOON = 30.0  # days
+_TIMEOUT = 10.0  # seconds
+_SAME = ("fedcowpro", "flwr")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    ok: bool
+    text: str
+    remedy: str = ""
+
+    def line(self) -> str:
+        mark = "ok    " if self.ok else "FAILED"
+        return f"{mark} {self.what}: {self.text}" + ("" if self.ok else f"\n       remedy: {self.remedy}")
+
+
+def check_site(
+    root: Path, site_folder: Path, experiment: ExperimentConfig | None = None, online: bool = True
+) -> Iterator[Finding]:
+    """Look at everything that a site needs, in the order in which it is needed.
+
+    Args:
+        root: the site's bundle.
+        site_folder: its prepared data.
+        experiment: settings of the dry round; the default is the default experiment.
+        online: False leaves out what calls the coordinator.
+
+    Raises:
+        FedCoWProError: the bundle has no readable site.yaml.
+    """
+    bundle = Bundle(root)
+    site = bundle.read()
+    checks: dict[str, Callable[[], str]] = {
+        "versions": lambda: _versions(site.versions),
+        "key": lambda: _key(bundle, site),
+        "authority": lambda: _authority(bundle),
+    }
+    if online:
+        checks |= {
+            "server": lambda: _server(bundle, site),
+            "clock": lambda: _clock(bundle, site),
+            "registration": lambda: sign_in(site.coordinator, bundle.ca, bundle.key),
+        }
+    checks |= {
+        "disk": lambda: _disk(bundle.root),
+        "site folder": lambda: _folder(site.site, site_folder),
+        "dry round": lambda: _dry_round(site.site, site_folder, experiment or ExperimentConfig()),
+    }
+    for what, look in checks.items():
+        try:
+            yield Finding(what, True, look())
+        except FedCoWProError as error:
+            yield Finding(what, False, error.got, error.remedy)
+        except (OSError, ValueError, RuntimeError) as error:
+            yield Finding(what, False, f"{type(error).__name__}: {error}", "see the lines above")
+
+
+def _versions(theirs: Mapping[str, str]) -> str:
+    ours = versions()
+    if odd := [f"{name} {ours[name]}, at the coordinator {theirs.get(name)}" for name in _SAME if
+               ours[name] != theirs.get(name)]:  # fmt: skip
+        wanted = " ".join(f"{name}=={theirs.get(name)}" for name in _SAME)
+        raise FedCoWProError("; ".join(odd), "the coordinator's versions", f"pip install {wanted}")
+    others = [name for name in ("torch", "numpy") if ours[name] != theirs.get(name)]
+    note = "".join(f"; {name} {ours[name]} here, {theirs.get(name)} there: last bits may differ" for name in others)
+    return ", ".join(f"{name} {ours[name]}" for name in _SAME) + note
+
+
+def _key(bundle: Bundle, site: SiteFile) -> str:
+    found = fingerprint(public_of(bundle.key))
+    if found != site.key:
+        raise FedCoWProError(
+            f"{bundle.key} has the public key {found}; the coordinator has {site.key}", "this site's own key",
+            "copy the bundle again; after a change of keys the coordinator has to register the new one",
+        )  # fmt: skip
+    if stat.S_IMODE(bundle.key.stat().st_mode) & 0o077:
+        raise FedCoWProError(f"others on this machine can read {bundle.key}", "mode 600", f"chmod 600 {bundle.key}")
+    return f"this site's own, {found}"
+
+
+def _authority(bundle: Bundle) -> str:
+    left = days_left(bundle.ca)
+    if left <= 0:
+        raise FedCoWProError(
+            f"{bundle.ca} expired {-left:.0f} days ago", "a valid certificate", "ask the coordinator for a new bundle"
+        )
+    return f"certificate valid for {left:.0f} days"
+
+
+def _connect(bundle: Bundle, site: SiteFile) -> http.client.HTTPSConnection:
+    """An open connection, the server's certificate verified."""
+    host, _, port = site.coordinator.rpartition(":")
+    context = ssl.create_default_context(cafile=str(bundle.ca))
+    door = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_TIMEOUT, context=context)
+    try:
+        door.connect()
+    except ssl.SSLError as error:
+        raise FedCoWProError(
+            f"{site.coordinator} shows a certificate that is not the federation's: {error}",
+            "a certificate signed by ca.crt, for this name",
+            "ask the coordinator; if an own proxy of this hospital opens TLS connections, except this address from it",
+        ) from error
+    except OSError as error:
+        raise FedCoWProError(
+            f"{site.coordinator} cannot be reached: {error}", "an open way to the coordinator",
+            "ask your network's administrators to let this address and port out; ask the coordinator whether it runs",
+        ) from error  # fmt: skip
+    return door
+
+
+def _server(bundle: Bundle, site: SiteFile) -> str:
+    door = _connect(bundle, site)
+    try:
+        assert isinstance(door.sock, ssl.SSLSocket)
+        shown = door.sock.getpeercert() or {}
+        version = door.sock.version()
+    finally:
+        door.close()
+    left = (ssl.cert_time_to_seconds(str(shown["notAfter"])) - datetime.now(UTC).timestamp()) / 86400
+    soon = ": ask the coordinator to renew it" if left < SOON else ""
+    return f"{site.coordinator}, {version}, certificate and its chain verified, valid for {left:.0f} days{soon}"
+
+
+def _clock(bundle: Bundle, site: SiteFile) -> str:
+    door = _connect(bundle, site)
+    try:
+        door.request("GET", "/")
+        shown = door.getresponse().getheader("Date")
+        here = datetime.now(UTC)
+    finally:
+        door.close()
+    if shown is None:
+        raise FedCoWProError("the server tells no time", "a Date in its answer", "compare the clocks by hand")
+    skew = (here - parsedate_to_datetime(shown)).total_seconds()
+    if abs(skew) > SKEW:
+        raise FedCoWProError(
+            f"{skew:+.0f} s against the coordinator's",
+            f"at most {SKEW:.0f} s",
+            "set the clock: timedatectl set-ntp true",
+        )
+    return f"{skew:+.0f} s against the coordinator's"
+
+
+def _disk(folder: Path) -> str:
+    free = {place: shutil.disk_usage(place).free / 1e9 for place in (folder, Path(tempfile.gettempdir()))}
+    if short := [place for place, size in free.items() if size < FREE]:
+        raise FedCoWProError(
+            f"{free[short[0]]:.1f} GB free at {short[0]}", f"{FREE:.0f} GB", "make room, or move the bundle"
+        )
+    return ", ".join(f"{size:.0f} GB free at {place}" for place, size in free.items())
+
+
+def _folder(name: str, folder: Path) -> str:
+    facts = describe_site(name, folder)
+    slices = f"{facts.train_slices} slices of {facts.size} x {facts.size} pixels"
+    return f"{facts.cases} cases ({facts.modality}) with {slices} to train on"
+
+
+def _dry_round(name: str, folder: Path, experiment: ExperimentConfig) -> str:
+    """One step from random weights, as a round would do it; nothing is sent."""
+    federation = experiment.federation.model_copy(update={"rounds": 1, "local_steps": 1})
+    config = experiment.model_copy(update={"federation": federation})
+    model = build_model(config.model, config.seed, pretrained=False)
+    state = model.state_dict()
+    start = {tensor: state[tensor] for tensor in exchanged_names(model)}
+    with reproducible(config.threads):
+        update = local_update(config, name, Site.open(folder), start, {}, 1)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in update.shared.values()) / 1e6
+    return f"one step in {update.report.seconds:.1f} s; an update has {size:.1f} MB"

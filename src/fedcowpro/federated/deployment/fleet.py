@@ -1,0 +1,52 @@
+"""A call to the coordinator with a site's key, as its SuperNode makes it. Touches internals of Flower, like `grid`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedcowpro.errors import FedCoWProError
+
+_INTERVAL = 30.0  # seconds, Flower's default between two signs of life
+
+
+def sign_in(coordinator: str, ca: Path, key: Path) -> str:
+    """Come and go once with the site's key.
+
+    Returns:
+        What the server said, in a few words.
+
+    Raises:
+        FedCoWProError: the server does not take the key, or cannot be reached.
+    """
+    private = load_ssh_private_key(key.read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    public = private.public_key()
+    signer = NodeAuthHttpInterceptor(private, public)
+    client = FleetHttpClient.from_server_address(coordinator, False, ca.read_bytes(), interceptors=[signer])
+    try:
+        with client:
+            asked = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=_INTERVAL)
+            node = client.ActivateNode(asked).node_id
+            client.DeactivateNode(DeactivateNodeRequest(node_id=node))
+    except httpx.HTTPStatusError as error:
+        text = " ".join(error.response.text.split())[:300]
+        if "already" in text.lower() or "online" in text.lower():
+            return "accepted; the site's SuperNode is connected now"
+        raise FedCoWProError(
+            f"the server refuses this site's key ({error.response.status_code}: {text})", "a key that it knows",
+            "ask the coordinator whether this site is registered; set the clock right",
+        ) from error  # fmt: skip
+    except httpx.HTTPError as error:
+        raise FedCoWProError(
+            f"no answer from {coordinator}: {error}", "the coordinator's server",
+            "see the lines above; ask the coordinator whether it runs",
+        ) from error  # fmt: skip
+    return "accepted"

@@ -1,0 +1,92 @@
+"""`fedcowpro federation join`: a site's SuperNode, kept running."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fedcowpro.config import parse
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.deployment.layout import Bundle, SiteFile
+from fedcowpro.federated.deployment.programs import end, start, until_stopped
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a restart: at first, and after many
+_STEADY = 120.0  # seconds after which a SuperNode counts as well started
+
+
+def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -> list[str]:
+    """The command line of the site's SuperNode.
+
+    Args:
+        port: on this machine's loopback address, for the SuperNode's own processes.
+    """
+    node = {**site.node, "site-name": site.site, "site-path": str(site_folder.absolute())}
+    # Values are TOML; a string of JSON is one of TOML too.
+    config = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())
+    command = ["flower-supernode", "--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
+    command += ["--auth-supernode-private-key", str(bundle.key)]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", config]
+
+
+def run_site(
+    root: Path,
+    site: SiteFile,
+    site_folder: Path,
+    *,
+    port: int | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Keep the site's SuperNode running until it is stopped (Ctrl-C, SIGTERM).
+
+    A SuperNode ends when the server refuses it, as it does for about a minute after the site's last one died; it is
+    started again, after longer and longer pauses.
+
+    Args:
+        root: the site's bundle.
+        site: what its file says, and what was added to it.
+        site_folder: prepared data.
+        port: see `node_command`; default one that is free.
+    """
+    bundle = Bundle(root)
+    pause = _FIRST_PAUSE
+    running: list[subprocess.Popen[str]] = []
+    with until_stopped():
+        try:
+            while True:
+                command = node_command(bundle, site, site_folder, port or free_port())
+                began = time.monotonic()
+                node = start(command, bundle.home)
+                running.append(node)
+                say(f"site '{site.site}' calls {site.coordinator}")
+                node.wait()
+                end([running.pop()])
+                pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY else pause
+                say(f"the SuperNode ended with code {node.returncode}; next try in {pause:.0f} s")
+                time.sleep(pause)
+                pause = min(_LONGEST_PAUSE, 2 * pause)
+        except KeyboardInterrupt:
+            say("stopped")
+        finally:
+            end(running)
+
+
+def with_node_settings(site: SiteFile, settings: dict[str, str | int | float | bool]) -> SiteFile:
+    """The site's file with more of the node's configuration."""
+    return parse(SiteFile, {**site.model_dump(), "node": {**site.node, **settings}}, "options of join")
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def check_site_folder(path: Path) -> None:
+    """Raises FedCoWProError where there is no folder."""
+    if not path.is_dir():
+        raise FedCoWProError(f"no folder {path}", "a prepared site folder", "make one: fedcowpro prepare")

@@ -1,0 +1,181 @@
+"""`fedcowpro federate --engine deploy`: a run on the coordinator's SuperLink, watched until its end.
+
+`flwr run` ends well whatever becomes of the run. Here the run's own state decides, and the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedcowpro.checkpoint import write_atomic
+from fedcowpro.config import ExperimentConfig, parse
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.aggregate import check_federation
+from fedcowpro.federated.deployment.coordinator import CONNECTION, answer, connection
+from fedcowpro.federated.deployment.layout import Coordinator
+from fedcowpro.federated.deployment.programs import flwr
+from fedcowpro.federated.folder import RunFolder
+from fedcowpro.federated.monitor import RoundRecord, read_rounds, round_totals
+from fedcowpro.federated.tracking import Track, open_sinks
+
+_LOOK = 1.0  # seconds between two looks into the run folder
+_ASK = 10.0  # seconds between two questions to the SuperLink, each a program of its own
+_SILENT = 3  # questions without an answer before the SuperLink counts as gone
+
+
+def federate_deployed(
+    config: ExperimentConfig,
+    federation: Path,
+    out: Path,
+    *,
+    sites: Sequence[str] = (),
+    resume: bool = True,
+    command: str | None = None,
+    track: Sequence[Track] = (),
+    say: Callable[[str], None] = print,
+    app: Path | None = None,
+) -> Path:
+    """Train one model over the sites of a federation that is being served on this machine.
+
+    Args:
+        config: the experiment; its own sites' folders are of no interest here.
+        federation: folder of `federation init`.
+        out: the run folder, written by the server; an interrupted run goes on.
+        sites: those that are to take part; default all of the federation.
+        say: told each round.
+        app: another bundle than the federation's own.
+
+    Returns:
+        The checkpoint, OUT/model.safetensors.
+
+    Raises:
+        FedCoWProError: the server cannot be reached, is busy with a run, or the run failed.
+        KeyboardInterrupt: the run was stopped.
+    """
+    coordinator = Coordinator(federation)
+    settings = coordinator.read()
+    open_sinks(track)
+    chosen = tuple(sorted(sites)) or settings.sites
+    if unknown := sorted(set(chosen) - set(settings.sites)):
+        raise FedCoWProError(
+            f"sites {unknown}", f"among {sorted(settings.sites)}", "correct --site, or add them by init"
+        )
+    entries = [{"name": name} for name in sorted(chosen)]
+    config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
+    check_federation(config.federation, len(entries))
+    folder = RunFolder(out.absolute())
+    connection(coordinator, settings)
+    _refuse_a_second_run(coordinator)
+    number = _start(coordinator, config, folder, resume, command, track, app or coordinator.app)
+    say(f"run {number} started; its log: FLWR_HOME={coordinator.home} flwr log {number} {CONNECTION}")
+    try:
+        _watch(coordinator, number, folder, config.federation.rounds, say)
+    except KeyboardInterrupt:
+        flwr(coordinator.home, ["stop", number, CONNECTION])
+        say(f"Stopped: {folder.completed()} of {config.federation.rounds} rounds are safe; the same command goes on.")
+        raise
+    return folder.model_file
+
+
+def _start(
+    coordinator: Coordinator,
+    config: ExperimentConfig,
+    folder: RunFolder,
+    resume: bool,
+    command: str | None,
+    track: Sequence[Track],
+    app: Path,
+) -> str:
+    """Hand the run to the SuperLink; returns its number."""
+    coordinator.experiments.mkdir(parents=True, exist_ok=True)
+    experiment = coordinator.experiments / f"{config.digest()}.yaml"
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomic(experiment, text.encode())
+    values: dict[str, str | bool] = {"experiment": str(experiment), "out": str(folder.path), "resume": resume}
+    values |= {"track": ",".join(track), "command": command or ""}
+    run_config = experiment.with_suffix(".toml")
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
+    write_atomic(run_config, ("\n".join(lines) + "\n").encode())
+    done = flwr(coordinator.home, ["run", str(app), CONNECTION, "--run-config", str(run_config), "--format", "json"])
+    found = answer(done.stdout)
+    if not found.get("success") or "run-id" not in found:
+        raise _unreachable(done.stdout + done.stderr)
+    return str(found["run-id"])
+
+
+def _watch(coordinator: Coordinator, number: str, folder: RunFolder, rounds: int, say: Callable[[str], None]) -> None:
+    """Tell each round until the run has ended.
+
+    Raises:
+        FedCoWProError: it failed, was stopped, or left no whole result.
+    """
+    told, silent, asked = folder.completed(), 0, time.monotonic()
+    while True:
+        for record in _rounds(folder) if folder.completed() > told else []:
+            if record.round > told:
+                told = record.round
+                totals = round_totals(record)
+                notes = [f"without {site}: {reason}" for site, reason in record.left_out.items()]
+                notes += [f"{site} {reason}" for site, reason in record.clipped.items()]
+                parts = [f"round {told}/{rounds}: {len(record.sites)} sites, loss {totals['loss']:.3f}", *notes]
+                say("; ".join(parts))
+        if time.monotonic() - asked > (_ASK if told < rounds else _LOOK):
+            asked = time.monotonic()
+            runs = _runs(coordinator, number)
+            silent = 0 if runs else silent + 1
+            if silent >= _SILENT:
+                raise _unreachable("no answer while the run was going on")
+            if runs and runs[0]["status"].startswith("finished"):
+                break
+        time.sleep(_LOOK)
+    status, details = runs[0]["status"], " ".join(str(runs[0].get("status-details", "")).split())
+    if status != "finished:completed":
+        raise FedCoWProError(
+            f"run {number} ended as '{status}' after {folder.completed()} of {rounds} rounds: {details or 'no reason'}",
+            "a run that completes", "see to the cause; then the same command goes on after the last complete round",
+        )  # fmt: skip
+    if not folder.is_finished(rounds):
+        raise FedCoWProError(
+            f"run {number} ended, but {folder.path} has no whole result", "all rounds, and a checkpoint",
+            "start the server and this command on the same machine; see the run's log",
+        )  # fmt: skip
+
+
+def _rounds(folder: RunFolder) -> list[RoundRecord]:
+    try:
+        return read_rounds(folder.metrics_file)
+    except ValueError:  # the server is writing the next round's lines just now
+        return []
+
+
+def _refuse_a_second_run(coordinator: Coordinator) -> None:
+    runs = _runs(coordinator, None)
+    if runs is None:
+        raise _unreachable("no list of its runs")
+    if going := [run["run-id"] for run in runs if not run["status"].startswith("finished")]:
+        raise FedCoWProError(
+            f"run {going[0]} is going on", "one run at a time",
+            f"wait for it, or end it: FLWR_HOME={coordinator.home} flwr stop {going[0]} {CONNECTION}",
+        )  # fmt: skip
+
+
+def _runs(coordinator: Coordinator, number: str | None) -> list[dict[str, Any]] | None:
+    """The SuperLink's runs, or the one; None where it does not answer."""
+    which = ["--run-id", number] if number is not None else []
+    done = flwr(coordinator.home, ["list", CONNECTION, *which, "--format", "json"])
+    found = answer(done.stdout)
+    runs = found.get("runs")
+    return runs if found.get("success") and isinstance(runs, list) else None
+
+
+def _unreachable(text: str) -> FedCoWProError:
+    return FedCoWProError(
+        f"the SuperLink did not take the call: {' '.join(text.split())[-600:]}", "a federation that is being served",
+        "start it on this machine: fedcowpro federation serve FEDERATION",
+    )  # fmt: skip
