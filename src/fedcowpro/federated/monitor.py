@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,14 @@ class SiteRecord:
 @dataclass(frozen=True)
 class RoundRecord:
     """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
-    learnt tensors made; NaN where it is not known.
+    learnt tensors made; NaN where it is not known. `privacy` has what was done to the updates, and what it cost so far.
     """
 
     round: int
     sites: tuple[SiteRecord, ...]
     left_out: dict[str, str]
     step_norm: float = math.nan
+    privacy: dict[str, Any] = field(default_factory=dict)
 
 
 def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
@@ -80,7 +81,8 @@ def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[floa
 def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
-    lines.append({"kind": "round", "round": record.round, "left_out": record.left_out, **round_totals(record)})
+    extra = {"privacy": record.privacy} if record.privacy else {}
+    lines.append({"kind": "round", "round": record.round, "left_out": record.left_out, **round_totals(record), **extra})
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
 
@@ -110,7 +112,9 @@ def read_rounds(path: Path) -> list[RoundRecord]:
         else:
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm))
+            rounds.append(
+                RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, line.get("privacy", {}))
+            )
             sites = []
     return rounds
 

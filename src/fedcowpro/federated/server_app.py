@@ -26,10 +26,12 @@ from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
+from fedcowpro.federated.secure import strategy_for
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
 from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
+from fedcowpro.privacy.accountant import privacy_facts
 
 app = ServerApp()
 
@@ -86,9 +88,10 @@ def serve(
         states[site][records.LOCAL] = records.to_record(own)
     observed: list[RoundRecord] = []
     names = {node: site.name for node, site in nodes.items()}
-    strategy = CheckedFedAvg(
+    strategy = strategy_for(
+        config,
         names,
-        exchanged - kept,
+        (learnt_names(model) if config.federation.privacy.active else exchanged) - kept,
         config.federation,
         observed.append,
         learnt=learnt_names(model) - kept,
@@ -193,6 +196,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         "rounds": config.federation.rounds,
         "normalisation": config.federation.normalisation,
         **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
+        **privacy_facts(config.federation.privacy, number),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {
