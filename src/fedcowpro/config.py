@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from fedcowpro.config_base import Config, load, parse
 from fedcowpro.config_federation import FederationConfig
+from fedcowpro.config_privacy import PrivacyConfig
 from fedcowpro.config_training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Modality",
     "ModelConfig",
     "PrepareConfig",
+    "PrivacyConfig",
     "SiteConfig",
     "SuperpixelConfig",
     "TrainConfig",
@@ -199,4 +201,15 @@ class ExperimentConfig(Config):
         names = [site.name for site in self.sites]
         if len(set(names)) != len(names):
             raise ValueError(f"sites: names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _private_statistics_stay(self) -> ExperimentConfig:
+        federation = self.federation
+        stay = federation.unseen == "initial" if federation.normalisation == "local" else self.model.frozen_norm
+        if federation.privacy.active and not stay:
+            raise ValueError(
+                "federation.privacy: running statistics are neither clipped nor noised and must not leave a site; set "
+                "model.frozen_norm, or federation.normalisation to local and federation.unseen to initial"
+            )
         return self

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fedcowpro.config_base import Config
+from fedcowpro.config_privacy import PrivacyConfig
 
 
 class FederationConfig(Config):
@@ -51,11 +52,21 @@ class FederationConfig(Config):
     norm_rule: Literal["reject", "clip"] = Field(
         "reject", description="what becomes of an update above either limit: left out, or scaled down to it"
     )
+    privacy: PrivacyConfig = PrivacyConfig()
 
     @model_validator(mode="after")
     def _robust_aggregates_have_no_weights(self) -> FederationConfig:
         if self.aggregate != "mean" and self.weighting != "uniform":
             raise ValueError(
                 f"aggregate: '{self.aggregate}' counts all sites alike; set weighting to uniform, or aggregate to mean"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_updates_count_alike(self) -> FederationConfig:
+        if self.privacy.active and (self.aggregate != "mean" or self.weighting != "uniform"):
+            raise ValueError(
+                "privacy: bounds and hides sites, not slices, and works on their mean; set weighting to uniform and "
+                "aggregate to mean"
             )
         return self

@@ -85,7 +85,7 @@ def write_model_card(checkpoint: Path, results: Path | None = None, data_licence
         "Training data": _data(card, record),
         "Training": _training(card, config),
         "Evaluation data and quantitative analyses": _results(results, record),
-        "Ethical considerations": _ETHICS,
+        "Ethical considerations": _ETHICS + _privacy(card),
         "Caveats and recommendations": _CAVEATS,
         "How to load": _loading(path.name),
     }
@@ -204,6 +204,24 @@ def _mean(rows: pd.DataFrame) -> tuple[str, str, str, tuple[str, ...]]:
     low, high = result.interval.low, result.interval.high
     interval = f"{low:.3f} to {high:.3f}" if low == low else "-"
     return f"{result.mean:.3f}", interval, str(result.cases), found.cautions
+
+
+def _privacy(card: Mapping[str, Any]) -> str:
+    """What the sites' updates went through, from the card's `privacy`."""
+    facts = card.get("privacy")
+    if not facts:
+        return "\nNo differential privacy and no secure aggregation.\n"
+    text = "\n"
+    if facts["secure_aggregation"]:
+        text += "Secure aggregation: the server was to see sums of updates only.\n"
+    if "mechanism" in facts:
+        epsilon = "infinite (no noise)" if facts["epsilon"] is None else facts["epsilon"]
+        text += f"Differential privacy, {facts['mechanism']}: epsilon {epsilon}, delta {facts['delta']:g} over "
+        text += f"{facts['rounds']} rounds. Unit: {facts['unit']}, {facts['relation']}. Not covered: counts of cases "
+        text += "and slices, and the run's records of losses.\n"
+        if facts["randomness"] == "seed":
+            text += "The noise came from the seed: an experiment, no protection against who knows the seed.\n"
+    return text
 
 
 def _loading(name: str) -> str:

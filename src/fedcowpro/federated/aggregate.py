@@ -15,6 +15,8 @@ import numpy as np
 from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.monitor import Arrays
+from fedcowpro.privacy.accountant import spent
+from fedcowpro.privacy.masking import FEWEST
 
 Aggregate = Callable[[Iterable[np.ndarray], Sequence[float]], np.ndarray]
 _FIRST, _SECOND = "first_moment/", "second_moment/"
@@ -90,8 +92,8 @@ def check_federation(config: FederationConfig, sites: int) -> None:
     """Whether so many sites can do what the settings ask for.
 
     Raises:
-        FedCoWProError: `min_sites` beyond the sites, or a robust aggregate that with the fewest replies of a round
-            would be the mean.
+        FedCoWProError: `min_sites` beyond the sites, a robust aggregate that with the fewest replies of a round would
+            be the mean, sums of so few sites that they tell a site's part, or an accountant that is not installed.
     """
     fewest = sites if config.min_sites is None else config.min_sites
     if not 1 <= fewest <= sites:
@@ -105,6 +107,13 @@ def check_federation(config: FederationConfig, sites: int) -> None:
         raise FedCoWProError(
             rounds, "at least 3, or the median is the mean", "add sites, or set federation.aggregate to mean"
         )
+    if config.privacy.secure_aggregation and (fewest < FEWEST or 2 * fewest <= sites):
+        raise FedCoWProError(
+            f"secure aggregation of {sites} sites that goes on with {fewest} of them",
+            f"at least {FEWEST}, and more than half",
+            "add sites, raise federation.min_sites, or set federation.privacy.secure_aggregation to false",
+        )
+    spent(config.privacy, config.rounds)  # its accountant is there, or the run does not begin
     if config.aggregate == "trimmed-mean" and _cut(config.trim, fewest) < 1:
         raise FedCoWProError(
             f"{rounds} federation.trim {config.trim:g} cuts off none",

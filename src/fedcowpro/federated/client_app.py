@@ -18,10 +18,13 @@ from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
+from fedcowpro.federated.private_site import private_content
+from fedcowpro.federated.secure_site import add_queries
 from fedcowpro.federated.shield import shielded
 from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
 
 app = ClientApp()
+add_queries(app)
 
 
 @app.query()
@@ -60,7 +63,11 @@ def train(message: Message, context: Context) -> Message:
         )
     if update.local:
         context.state[records.LOCAL] = records.to_record(update.local)
-    content = RecordDict({records.ARRAYS: records.to_record(update.shared), records.METRICS: _metrics(update)})
+    metrics = _metrics(update)
+    if config.federation.privacy.site_clips:
+        content = private_content(config, name, update.shared, metrics, message.content, context)
+    else:
+        content = RecordDict({records.ARRAYS: records.to_record(update.shared), records.METRICS: metrics})
     return Message(content, reply_to=message)
 
 

@@ -1,7 +1,7 @@
 """The folder of a run, always in a state from which the run can go on.
 
 RUN/config.yaml                     settings, with the sites' folders
-RUN/run.json                        command, digests of settings and sites, versions, counts
+RUN/run.json                        command, digests of settings and sites, versions, counts, what privacy will cost
 RUN/metrics.jsonl                   a line for each round and site
 RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
 RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
@@ -40,6 +40,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.monitor import truncate_rounds
 from fedcowpro.federated.task import SiteFacts
 from fedcowpro.model_card import CARD_NAME, write_model_card
+from fedcowpro.privacy.accountant import privacy_facts
 
 FORMAT = "fedcowpro-run/1"
 _MOMENTS = "server.safetensors"
@@ -104,6 +105,7 @@ class RunFolder:
             }
             record |= {"command": command, "versions": versions()}
             record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
+            record |= privacy_facts(config.federation.privacy, config.federation.rounds)
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
         elif not resume:
             raise FedCoWProError(

@@ -43,7 +43,8 @@ class SiteRecord:
 @dataclass(frozen=True)
 class RoundRecord:
     """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
-    learnt tensors made; NaN where it is not known. `clipped` has the reason for each site whose update was scaled down.
+    learnt tensors made; NaN where it is not known. `clipped` has the reason for each site whose update was scaled down,
+    `privacy` what was done to the updates, and what it cost so far.
     """
 
     round: int
@@ -51,6 +52,7 @@ class RoundRecord:
     left_out: dict[str, str]
     step_norm: float = math.nan
     clipped: dict[str, str] = field(default_factory=dict)
+    privacy: dict[str, Any] = field(default_factory=dict)
 
 
 def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
@@ -81,8 +83,9 @@ def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[floa
 def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
+    extra = {"privacy": record.privacy} if record.privacy else {}
     reasons = {"left_out": record.left_out, "clipped": record.clipped}
-    lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record)})
+    lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record), **extra})
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
 
@@ -112,8 +115,8 @@ def read_rounds(path: Path) -> list[RoundRecord]:
         else:
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
-            clipped = line.get("clipped", {})
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped))
+            clipped, privacy = line.get("clipped", {}), line.get("privacy", {})
+            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped, privacy))
             sites = []
     return rounds
 

@@ -20,12 +20,18 @@ LOCAL = "local"
 # The question for that record, and its kind of message.
 LAYERS = "layers"
 ASK_FOR_LAYERS = f"{MessageType.QUERY}.{LAYERS}"
+# Secure aggregation: its questions, the site's state of a round, the masked words among ARRAYS.
+SECURE_KEYS, SECURE_SHARES, SECURE_UNMASK = "secure_keys", "secure_shares", "secure_unmask"
+SECURE = "secure"
+MASKED = "masked"
 # Keys of CONFIG (server to site).
 EXPERIMENT = "experiment"
 ROUND = "server-round"
+CLIP = "clip"
 # Keys of METRICS (site to server).
 WEIGHT = "num-examples"
 LOSS_PREFIX = "loss-"
+BELOW = "below-clip"
 
 _REASON_LENGTH = 600  # characters
 # How Flower's client process words an exception: <class 'package.module.Kind'>:<'text'>

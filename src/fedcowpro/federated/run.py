@@ -29,6 +29,7 @@ from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.task import describe_site, reproducible
 from fedcowpro.federated.tracking import Track, open_sinks, tracking
 from fedcowpro.model_card import write_model_card
+from fedcowpro.privacy.accountant import privacy_lines
 
 Engine = Literal["process", "ray"]
 
@@ -102,6 +103,8 @@ def federate(
             done = folder.completed()
             console.print(f"Interrupted: {done} of {rounds} rounds are safe in {out}; the same command goes on.")
             raise
+    for line in privacy_lines(config.federation.privacy, rounds):
+        console.print(line)
     return folder.model_file
 
 
@@ -134,10 +137,11 @@ class _Bar:
     def count(self, site: str, reply: Message) -> None:
         """One more answer; those to the questions before and after the rounds have no loss and do not count."""
         metrics = None if reply.has_error() else reply.content.get(records.METRICS)
-        loss = metrics.get(f"{records.LOSS_PREFIX}total") if isinstance(metrics, MetricRecord) else None
-        if not reply.has_error() and loss is None:
+        trained = isinstance(metrics, MetricRecord) and "steps" in metrics
+        if not reply.has_error() and not trained:
             return
-        text = f"loss {loss:.3f}" if isinstance(loss, float) else "failed"
+        loss = metrics.get(f"{records.LOSS_PREFIX}total") if isinstance(metrics, MetricRecord) else None
+        text = f"loss {loss:.3f}" if isinstance(loss, float) else "done" if trained else "failed"
         number = min(self._done // self._sites + 1, self._rounds)
         self._done += 1
         self._progress.update(

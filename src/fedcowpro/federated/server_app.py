@@ -26,10 +26,12 @@ from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.roster import Roster
+from fedcowpro.federated.secure import strategy_for
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
 from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
+from fedcowpro.privacy.accountant import privacy_facts
 
 app = ServerApp()
 
@@ -84,9 +86,10 @@ def serve(
     for site, own in last.sites.items():
         states[site][records.LOCAL] = records.to_record(own)
     observed: list[RoundRecord] = []
-    strategy = CheckedFedAvg(
+    strategy = strategy_for(
+        config,
         roster.nodes(),
-        exchanged - kept,
+        (learnt_names(model) if config.federation.privacy.active else exchanged) - kept,
         config.federation,
         observed.append,
         learnt=learnt_names(model) - kept,
@@ -147,6 +150,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         "rounds": config.federation.rounds,
         "normalisation": config.federation.normalisation,
         **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
+        **privacy_facts(config.federation.privacy, number),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,10 +135,7 @@ class CheckedFedAvg(Strategy):
         raw = {site: reply.slices if self._config.weighting == "slices" else 1.0 for site, reply in good.items()}
         total = math.fsum(raw.values())
         weights = {site: value / total for site, value in raw.items()}
-        common = {
-            name: self._aggregate((reply.arrays[name] for reply in good.values()), list(weights.values()))
-            for name in sorted(self._expected)
-        }
+        common = self._combine(server_round, good, list(weights.values()), before)
         target = {name: value for name, value in common.items() if name in self._learnt}
         stepped, self.moments = adam_step(server_round, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
@@ -147,6 +144,15 @@ class CheckedFedAvg(Strategy):
             self._observe(record)
         arrays = {name: Array(value) for name, value in after.items()}
         return ArrayRecord({**dict(self._global), **arrays}), _mean_losses(record)
+
+    def _combine(
+        self, server_round: int, good: Mapping[str, _Reply], weights: Sequence[float], before: Arrays
+    ) -> dict[str, np.ndarray]:
+        """What the sites' tensors become, before the server's optimiser; float64."""
+        return {
+            name: self._aggregate((reply.arrays[name] for reply in good.values()), weights)
+            for name in sorted(self._expected)
+        }
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -136,7 +136,7 @@ def local_update(
             "finite weights",
             "lower train.lr, or switch on train.clip_norm",
         )
-    shared = exchanged_names(model) - kept
+    shared = (learnt_names(model) if federation.privacy.active else exchanged_names(model)) - kept
     return LocalUpdate(
         shared={tensor_name: state[tensor_name] for tensor_name in sorted(shared)},
         local={tensor_name: state[tensor_name] for tensor_name in sorted(kept)},
