@@ -35,6 +35,16 @@ class FederationConfig(Config):
         description="local normalisation: layers of the model for sites that did not train; "
         "average: the sites send theirs once, after the last round",
     )
+    uplink: Literal["none", "fp16", "int8", "topk"] = Field(
+        "none", description="encoding of what sites send: changes since the round's start, with error feedback"
+    )
+    downlink: Literal["none", "fp16", "int8"] = Field(
+        "none", description="encoding of what the server sends: changes since the initial model, with error feedback"
+    )
+    topk_share: float = Field(0.05, gt=0, le=1, description="topk: share of a tensor's entries that is sent")
+    initial: Literal["rebuild", "send"] = Field(
+        "rebuild", description="sites build the initial model, and its digest is sent; send = its bytes are"
+    )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
 
     @model_validator(mode="after")

@@ -23,11 +23,12 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
+from fedcowpro.federated.exchange import Downlink
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.strategy import CheckedFedAvg
-from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
+from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names, trained_names
 from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
 
@@ -82,17 +83,21 @@ def serve(
             "an engine in one process, or averaged normalisation",
             "start a new run: the sites' own layers are lost with the nodes' state",
         )
-    for site, own in last.sites.items():
-        states[site][records.LOCAL] = records.to_record(own)
+    for record, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
+        for site, own in tensors.items() if states else ():
+            states[site][record] = records.to_record(own)
     observed: list[RoundRecord] = []
     names = {node: site.name for node, site in nodes.items()}
+    initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged})
+    send = config.federation.initial == "send" or config.model.weights is not None
     strategy = CheckedFedAvg(
         names,
-        exchanged - kept,
+        trained_names(model) - kept,
         config.federation,
         observed.append,
         learnt=learnt_names(model) - kept,
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
+        downlink=Downlink(config.federation, initial, names.values(), send),
         scratch=folder.replies,
     )
     settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
@@ -102,15 +107,24 @@ def serve(
             replies = grid.send_and_receive(strategy.configure_train(number, arrays, settings, grid))
             averaged, _ = strategy.aggregate_train(number, replies)
             append_round(folder.metrics_file, observed[-1])
-            local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
-            own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
-            moments = {name: torch.from_numpy(array) for name, array in strategy.moments.items()}
-            last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors, moments)
-            folder.commit(number, last.state, model_card(config, facts, number), last.sites, last.moments)
+            last = CompleteRound(
+                number,
+                {**last.state, **records.to_tensors(averaged)},
+                _kept_at_sites(states, records.LOCAL),
+                {name: torch.from_numpy(array) for name, array in strategy.moments.items()},
+                _kept_at_sites(states, records.RESIDUAL),
+            )
+            card = model_card(config, facts, number)
+            folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
             tell(observed[-1])
         shared = kept & exchanged if config.federation.unseen == "average" else set()
         unseen = common_layers(grid, names, config, {name: last.state[name] for name in shared}, last.number)
         folder.finish(last, model_card(config, facts, last.number), unseen)
+
+
+def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
+    found = {site: records.array_record(state, name) for site, state in states.items()}
+    return {site: records.to_tensors(record) for site, record in found.items() if record is not None}
 
 
 def common_layers(
