@@ -36,6 +36,16 @@ class FederationConfig(Config):
         description="local normalisation: layers of the model for sites that did not train; "
         "average: the sites send theirs once, after the last round",
     )
+    uplink: Literal["none", "fp16", "int8", "topk"] = Field(
+        "none", description="encoding of what sites send: changes since the round's start, with error feedback"
+    )
+    downlink: Literal["none", "fp16", "int8"] = Field(
+        "none", description="encoding of what the server sends: changes since the initial model, with error feedback"
+    )
+    topk_share: float = Field(0.05, gt=0, le=1, description="topk: share of a tensor's entries that is sent")
+    initial: Literal["rebuild", "send"] = Field(
+        "rebuild", description="sites build the initial model, and its digest is sent; send = its bytes are"
+    )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
     join_timeout: float = Field(
         600.0, gt=0, description="seconds to wait for sites before the first round; without effect in one process"
@@ -68,5 +78,15 @@ class FederationConfig(Config):
             raise ValueError(
                 "privacy: bounds and hides sites, not slices, and works on their mean; set weighting to uniform and "
                 "aggregate to mean"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_updates_are_not_looked_at(self) -> FederationConfig:
+        if self.privacy.site_clips and self.uplink != "none":
+            raise ValueError(f"uplink: '{self.uplink}' with updates that the site clips itself; set uplink to none")
+        if self.privacy.secure_aggregation and (self.max_update_norm is not None or self.norm_factor is not None):
+            raise ValueError(
+                "max_update_norm, norm_factor: secure aggregation shows no single update; leave out"
             )
         return self

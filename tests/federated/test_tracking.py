@@ -60,7 +60,7 @@ def expected(run: Path) -> Points:
         found = json.loads(line)
         where = found.get("site")
         for name, value in {**found, **{f"loss_{k}": v for k, v in found.get("losses", {}).items()}}.items():
-            if name in ("kind", "round", "site", "losses", "train_slices", "steps") or value is None:
+            if name in ("kind", "round", "site", "losses", "train_slices", "steps", "bytes_model") or value is None:
                 continue
             value = len(value) if name == "left_out" else float(value)
             points.setdefault(f"{name}/{where}" if where else f"round/{name}", []).append((found["round"], value))

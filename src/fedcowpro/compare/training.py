@@ -17,6 +17,7 @@ from fedcowpro.compare.judge import MAIN
 from fedcowpro.compare.training_charts import curves, scatter
 from fedcowpro.compare.trainings import Training
 from fedcowpro.evaluate.markup import number
+from fedcowpro.evaluate.summary import share_of_model
 
 FEWEST_RUNS = 4  # for a rank correlation to be printed: with 3 it is 1 in a third of all cases by chance
 _CURVES = (
@@ -104,9 +105,11 @@ def _traffic(groups: Sequence[Group]) -> Grid:
         total = np.mean([run.rounds[["bytes_down", "bytes_up"]].sum().sum() for run in runs]) / 1e6
         seconds = table["seconds"]
         cell = Value(number(seconds.mean(), 2), f"{number(seconds.min(), 2)} to {number(seconds.max(), 2)}")
-        rows.append((label, str(len(runs)), clients, rounds, cell, number(down, 2), number(up, 2), number(total, 1)))
-    head = ("Method", "Runs", "Clients", "Rounds", "Seconds", "MB received", "MB sent", "MB in all")
-    return Grid(head, tuple(rows), caption="Per client and round; in all: a run, mean over runs")
+        sizes = (number(down, 2), number(up, 2), number(total, 1), number(share_of_model(table), 2))
+        rows.append((label, str(len(runs)), clients, rounds, cell, *sizes))
+    head = ("Method", "Runs", "Clients", "Rounds", "Seconds", "MB received", "MB sent", "MB in all", "Share")
+    caption = "Per client and round; in all: a run, mean over runs; share: 1 = the model in full precision, each way"
+    return Grid(head, tuple(rows), caption=caption)
 
 
 def _span(values: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from fedcowpro.evaluate.markup import (
 )
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.overlays import ORGAN_COLOURS, PANELS, Overlay, panels
-from fedcowpro.evaluate.summary import LOSS_TERMS, by_group, by_organ, per_case
+from fedcowpro.evaluate.summary import LOSS_TERMS, by_group, by_organ, per_case, share_of_model
 
 PICTURE_BYTES = 4_000_000
 MAIN, SECOND = "whole-volume", "gt-range"
@@ -213,10 +213,12 @@ def _cost_table(rounds: pd.DataFrame) -> str:
                 number(records["seconds"].mean(), 1),
                 number(total["bytes_down"] / 1e6, 2),
                 number(total["bytes_up"] / 1e6, 2),
+                number(share_of_model(records), 2),
             )
         )
-    head = ("Site", "Rounds", "Seconds", "Per round", "MB received", "MB sent")
-    return table(head, rows, caption="Time and traffic over all rounds, as each site sees them")
+    head = ("Site", "Rounds", "Seconds", "Per round", "MB received", "MB sent", "Share of the model")
+    caption = "Time and traffic over all rounds, as each site sees them; 1 = the model in full precision, each way"
+    return table(head, rows, caption=caption)
 
 
 def _legend(overlay: Overlay, colours: Mapping[int, str]) -> str:

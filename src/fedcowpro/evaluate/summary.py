@@ -7,6 +7,7 @@ out of every mean.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -16,7 +17,8 @@ from fedcowpro.evaluate.protocol import COLUMNS
 
 BEFORE, AFTER = "untrained", "fedcowpro"
 LOSS_TERMS = ("total", "cross_entropy", "alignment", "spatial_dice", "edge_dice", "tversky", "proximal")
-ROUND_VALUES = ("pseudo_dice", "update_norm", "update_cosine", "seconds", "bytes_down", "bytes_up")
+TRAFFIC = ("bytes_down", "bytes_up")
+ROUND_VALUES = ("pseudo_dice", "update_norm", "update_cosine", "seconds", *TRAFFIC, "bytes_model")
 
 
 def with_groups(results: pd.DataFrame) -> pd.DataFrame:
@@ -72,6 +74,15 @@ def by_group(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
         pairs=both.groupby("group").size().reindex(means.index, fill_value=0),
         better=(both["after"] > both["before"]).groupby(both["group"]).sum().reindex(means.index, fill_value=0),
     ).reset_index()
+
+
+def share_of_model(rounds: pd.DataFrame) -> float:
+    """Bytes of `rounds_table` sent and received, in units of what the model's tensors in full precision take each way.
+
+    Only of rows that tell the latter; NaN where none does.
+    """
+    known = rounds[rounds["bytes_model"] > 0]
+    return float(known[list(TRAFFIC)].sum().sum() / (2 * known["bytes_model"].sum())) if len(known) else math.nan
 
 
 def rounds_table(records: Sequence[Mapping[str, object]]) -> pd.DataFrame:

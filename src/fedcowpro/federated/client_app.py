@@ -1,7 +1,8 @@
 """The Flower ClientApp of a site; the same in one process, in simulation and in a deployment.
 
 It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
-with the message. The site's normalisation layers, where they are local, live in the context's state.
+with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local,
+and what the encoding of its replies has lost so far.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fedcowpro.checkpoint import versions
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import records
+from fedcowpro.federated import exchange, records
 from fedcowpro.federated.private_site import private_content
 from fedcowpro.federated.secure_site import add_queries
 from fedcowpro.federated.shield import shielded
@@ -42,22 +43,23 @@ def describe(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """One round: weights and settings in, weights and metrics out."""
     name, path = _site_of(context)
-    arrays = records.array_record(message.content, records.ARRAYS)
     settings = records.config_record(message.content, records.CONFIG)
-    if arrays is None or records.EXPERIMENT not in settings or records.ROUND not in settings:
+    lacking = records.array_record(message.content, records.ARRAYS) is None
+    if lacking or records.EXPERIMENT not in settings or records.ROUND not in settings:
         raise FedCoWProError(
             f"site '{name}': the message lacks weights or settings", "a training message of this program",
             "use the same version of fedcowpro at the server and at all sites",
         )  # fmt: skip
     config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
+    received = exchange.receive(message.content, context.state, config)
     threads = context.node_config.get("threads")
     with reproducible(int(threads) if threads is not None else None):
         update = local_update(
             config,
             name,
             Site.open(path),
-            records.to_tensors(arrays),
+            received,
             records.to_tensors(local) if local is not None else {},
             int(str(settings[records.ROUND])),
         )
@@ -65,9 +67,10 @@ def train(message: Message, context: Context) -> Message:
         context.state[records.LOCAL] = records.to_record(update.local)
     metrics = _metrics(update)
     if config.federation.privacy.site_clips:
-        content = private_content(config, name, update.shared, metrics, message.content, context)
+        content = private_content(config, name, update.shared, received, metrics, message.content, context)
     else:
-        content = RecordDict({records.ARRAYS: records.to_record(update.shared), records.METRICS: metrics})
+        arrays = exchange.reply(update.shared, received, context.state, config.federation)
+        content = RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
     return Message(content, reply_to=message)
 
 

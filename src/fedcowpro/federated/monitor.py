@@ -24,7 +24,8 @@ class SiteRecord:
 
     `weight` is the site's share of the average (robust aggregates do not use it); `update_norm` the L2 norm of its
     update of the learnt tensors, `update_cosine` its cosine to the aggregated update (None where one of them is zero);
-    `seconds` the local training; bytes are those of the records, down to the site and up to the server.
+    `seconds` the local training; bytes are those of the records, down to the site and up to the server, as they are
+    encoded; `bytes_model` those of the model's tensors in full precision, to compare with (0 where it is not known).
     """
 
     site: str
@@ -38,6 +39,7 @@ class SiteRecord:
     seconds: float
     bytes_down: int
     bytes_up: int
+    bytes_model: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def read_rounds(path: Path) -> list[RoundRecord]:
 
 def _site_record(line: Mapping[str, Any]) -> SiteRecord:
     """A line as it was before `_without_nan`."""
-    values = {one.name: line[one.name] for one in fields(SiteRecord)}
+    values = {one.name: line[one.name] for one in fields(SiteRecord) if one.name in line}
     for name in ("pseudo_dice", "seconds", "update_norm"):
         values[name] = math.nan if values[name] is None else values[name]
     losses = {name: math.nan if value is None else value for name, value in line["losses"].items()}

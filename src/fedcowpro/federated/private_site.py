@@ -24,6 +24,7 @@ def private_content(
     config: ExperimentConfig,
     site: str,
     shared: Mapping[str, Tensor],
+    received: Mapping[str, Tensor],
     metrics: MetricRecord,
     question: RecordDict,
     context: Context,
@@ -32,7 +33,8 @@ def private_content(
 
     Args:
         shared: the site's tensors after training.
-        question: the server's message: the tensors before, the clip, with secure aggregation the sealed shares.
+        received: the tensors before.
+        question: the server's message: the clip, with secure aggregation the sealed shares.
 
     Raises:
         FedCoWProError: a clip that is not as the settings say, or an exchange of keys out of turn.
@@ -45,8 +47,7 @@ def private_content(
             f"the clip of the settings, {privacy.clip:g}",
             "use the same version of fedcowpro at the server and at all sites",
         )
-    arrays = records.array_record(question, records.ARRAYS) or ArrayRecord()
-    before = {name: arrays[name].numpy() for name in shared}
+    before = {name: received[name].numpy() for name in shared}
     after = {name: tensor.numpy() for name, tensor in shared.items()}
     sent = MetricRecord({name: value for name, value in metrics.items() if name in _HARMLESS})
     if privacy.secure_aggregation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
@@ -15,9 +16,12 @@ METRICS = "metrics"
 CONFIG = "config"
 FACTS = "facts"
 VERSIONS = "versions"
-# Record of a site's own state, which stays there.
+# The initial model: the key of its digest in CONFIG, the record of its bytes, and the site's own copy of them.
+INITIAL = "initial"
+# Records of a site's own state, which stay there: its layers, and what the encoding of its replies has lost so far.
 LOCAL = "local"
-# The question for that record, and its kind of message.
+RESIDUAL = "residual"
+# The question for its layers, and its kind of message.
 LAYERS = "layers"
 ASK_FOR_LAYERS = f"{MessageType.QUERY}.{LAYERS}"
 # Secure aggregation: its questions, the site's state of a round, the masked words among ARRAYS.
@@ -50,6 +54,16 @@ def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
         ValueError: an array's bytes are no NumPy array.
     """
     return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def to_numpy(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Tensors as arrays on the same memory."""
+    return {name: tensor.detach().numpy() for name, tensor in state.items()}
+
+
+def from_numpy(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Arrays as tensors on the same memory."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def array_record(content: RecordDict, name: str) -> ArrayRecord | None:

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
+from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.monitor import Arrays, RoundRecord
 from fedcowpro.federated.private import PrivateFedAvg
 from fedcowpro.federated.shelf import StoredArrays
@@ -68,7 +69,7 @@ class SecureFedAvg(PrivateFedAvg):
             if site in shares:
                 sealed = [shares[sender]["sealed"][names.index(site)] for sender in self._shared]  # type: ignore[index]
                 own = ConfigRecord({**config, "names": self._shared, "sealed": sealed})  # type: ignore[dict-item]
-                content = RecordDict({records.ARRAYS: arrays, records.CONFIG: own})
+                content = RecordDict({**message.content, records.CONFIG: own})
                 messages.append(Message(content, nodes[site], MessageType.TRAIN))
         return messages
 
@@ -140,7 +141,7 @@ class SecureFedAvg(PrivateFedAvg):
             if site in contents
         ]
         found: Answers = {}
-        for reply in self._grid.send_and_receive(messages):
+        for reply in exchange(self._grid, messages, self._config.round_timeout):
             site = self._sites.get(reply.metadata.src_node_id, "")
             if reply.has_error():
                 self._fallen[site] = records.failure(reply)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context
+from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
@@ -22,13 +22,14 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.delivery import exchange
+from fedcowpro.federated.exchange import Downlink
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.roster import Roster
 from fedcowpro.federated.secure import strategy_for
 from fedcowpro.federated.strategy import CheckedFedAvg
-from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names
+from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names, trained_names
 from fedcowpro.federated.tracking import open_sinks, tracking
 from fedcowpro.nn.segmenter import build_model
 from fedcowpro.privacy.accountant import privacy_facts
@@ -83,17 +84,21 @@ def serve(
             "an engine in one process, or averaged normalisation",
             "start a new run: the sites' own layers are lost with the nodes' state",
         )
-    for site, own in last.sites.items():
-        states[site][records.LOCAL] = records.to_record(own)
+    for record, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
+        for site, own in tensors.items() if states else ():
+            states[site][record] = records.to_record(own)
     observed: list[RoundRecord] = []
+    initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged})
+    send = config.federation.initial == "send" or config.model.weights is not None
     strategy = strategy_for(
         config,
         roster.nodes(),
-        (learnt_names(model) if config.federation.privacy.active else exchanged) - kept,
+        (learnt_names(model) if config.federation.privacy.active else trained_names(model)) - kept,
         config.federation,
         observed.append,
         learnt=learnt_names(model) - kept,
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
+        downlink=Downlink(config.federation, initial, send),
         scratch=folder.replies,
     )
     settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
@@ -106,17 +111,26 @@ def serve(
             replies = exchange(grid, messages, config.federation.round_timeout)
             averaged, _ = strategy.aggregate_train(number, replies)
             append_round(folder.metrics_file, observed[-1])
-            local = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
-            own_tensors = {site: records.to_tensors(record) for site, record in local.items() if record is not None}
-            moments = {name: torch.from_numpy(array) for name, array in strategy.moments.items()}
-            last = CompleteRound(number, {**last.state, **records.to_tensors(averaged)}, own_tensors, moments)
+            last = CompleteRound(
+                number,
+                {**last.state, **records.to_tensors(averaged)},
+                _kept_at_sites(states, records.LOCAL),
+                {name: torch.from_numpy(array) for name, array in strategy.moments.items()},
+                _kept_at_sites(states, records.RESIDUAL),
+            )
             folder.joined(roster.facts())
-            folder.commit(number, last.state, model_card(config, roster.facts(), number), last.sites, last.moments)
+            card = model_card(config, roster.facts(), number)
+            folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
             tell(observed[-1])
         shared = kept & exchanged if config.federation.unseen == "average" else set()
         like = {name: last.state[name] for name in shared}
         unseen = common_layers(grid, roster.nodes(), config, like, last.number)
         folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
+
+
+def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
+    found = {site: records.array_record(state, name) for site, state in states.items()}
+    return {site: records.to_tensors(record) for site, record in found.items() if record is not None}
 
 
 def common_layers(

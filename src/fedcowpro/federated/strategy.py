@@ -17,6 +17,7 @@ from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
+from fedcowpro.federated.exchange import Downlink, decode
 from fedcowpro.federated.limits import limit_updates
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.shelf import StoredArrays
@@ -50,6 +51,7 @@ class CheckedFedAvg(Strategy):
         learnt: names of those `expected` that are parameters. The server's optimiser moves them; all others (running
             statistics) become what the aggregate says.
         moments: of the server's optimiser after the rounds before, to go on with a run.
+        downlink: how the model goes to the sites; default as it is, all of it.
         scratch: folder for the replies of a round, which are on disk until it ends; None = the system's.
 
     Raises:
@@ -66,6 +68,7 @@ class CheckedFedAvg(Strategy):
         *,
         learnt: Iterable[str] = (),
         moments: Arrays | None = None,
+        downlink: Downlink | None = None,
         scratch: Path | None = None,
     ) -> None:
         check_federation(config, len(sites))
@@ -78,8 +81,10 @@ class CheckedFedAvg(Strategy):
         self.moments: Arrays = moments or {}
         self._scratch = scratch
         self._absent: dict[str, str] = {}
+        self._downlink = downlink or Downlink(config)
         self._global = ArrayRecord()
-        self._bytes_down = 0
+        self._sent: Arrays = {}  # the global model as sites have it
+        self._bytes_down: dict[str, int] = {}
 
     def seat(self, sites: Mapping[int, str], absent: Mapping[str, str]) -> None:
         """Who takes part from here on: name of each node; and why each other site does not."""
@@ -91,16 +96,18 @@ class CheckedFedAvg(Strategy):
     ) -> Iterable[Message]:
         """The same weights and settings for every site."""
         config[records.ROUND] = server_round
-        content = RecordDict({records.ARRAYS: arrays, records.CONFIG: config})
-        self._global, self._bytes_down = arrays, records.payload_bytes(content)
-        return [Message(content, node, MessageType.TRAIN) for node in self._sites]
+        self._global = arrays
+        common, self._sent = self._downlink.encode(_values(arrays), config)
+        contents = {node: self._downlink.content(common, site) for node, site in self._sites.items()}
+        self._bytes_down = {site: records.payload_bytes(contents[node]) for node, site in self._sites.items()}
+        return [Message(content, node, MessageType.TRAIN) for node, content in contents.items()]
 
     def ask_for_layers(self, like: ArrayRecord) -> Iterable[Message]:
         """Messages that ask for what sites keep to themselves, without a training; `like` has its shapes and types.
 
         The replies go to `aggregate_train`.
         """
-        self._global, self._bytes_down = like, 0
+        self._global, self._sent, self._bytes_down = like, _values(like), {}
         return [Message(RecordDict(), node, records.ASK_FOR_LAYERS) for node in self._sites]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
@@ -117,8 +124,9 @@ class CheckedFedAvg(Strategy):
     def _aggregate_stored(
         self, server_round: int, replies: Iterable[Message], shelf: Path
     ) -> tuple[ArrayRecord, MetricRecord]:
-        before = {name: array.numpy() for name, array in self._global.items()}
+        before = self._sent
         good, left_out = self._sort_out(replies, before, shelf)
+        self._downlink.answered(good)
         used, outlying = limit_updates(before, {site: reply.arrays for site, reply in good.items()}, self._config)
         good = {site: replace(good[site], arrays=arrays) for site, arrays in used.items()}
         clipped = {site: reason for site, reason in outlying.items() if site in used}
@@ -142,7 +150,11 @@ class CheckedFedAvg(Strategy):
         record = replace(self._record(server_round, good, left_out, weights, before, common, after), clipped=clipped)
         if self._observe is not None:
             self._observe(record)
-        arrays = {name: Array(value) for name, value in after.items()}
+        # What the way down lost comes back into the model here, and so into what is sent next.
+        arrays = {
+            name: Array(np.asarray(value + (self._global[name].numpy() - before[name])))
+            for name, value in after.items()
+        }
         return ArrayRecord({**dict(self._global), **arrays}), _mean_losses(record)
 
     def _combine(
@@ -203,15 +215,10 @@ class CheckedFedAvg(Strategy):
         arrays = {}
         for name in sorted(record):
             try:
-                arrays[name] = value = record[name].numpy()
-            except (ValueError, TypeError, EOFError, OSError) as error:
-                raise _BadReply(f"array '{name}' cannot be read: {error}") from error
-            wanted = before[name]
-            if value.shape != wanted.shape or value.dtype != wanted.dtype:
-                raise _BadReply(
-                    f"array '{name}' is {value.dtype} {value.shape}, expected {wanted.dtype} {wanted.shape}"
-                )
-            if not np.isfinite(value).all():
+                arrays[name] = decode(record[name], before[name])
+            except ValueError as error:
+                raise _BadReply(f"array '{name}' {error}") from error
+            if not np.isfinite(arrays[name]).all():
                 raise _BadReply(f"array '{name}' has NaN or infinite values")
         slices = metrics.get(records.WEIGHT)
         if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
@@ -244,12 +251,17 @@ class CheckedFedAvg(Strategy):
                     update_norm=norm,
                     update_cosine=cosine,
                     seconds=numbers.get("seconds", math.nan),
-                    bytes_down=self._bytes_down,
+                    bytes_down=self._bytes_down.get(site, 0),
                     bytes_up=reply.size,
+                    bytes_model=sum(array.nbytes for array in before.values()),
                 )
             )
         step_norm, _ = update_geometry(before, after, common)
         return RoundRecord(server_round, tuple(sites), left_out, step_norm)
+
+
+def _values(arrays: ArrayRecord) -> dict[str, np.ndarray]:
+    return {name: array.numpy() for name, array in arrays.items()}
 
 
 def _mean_losses(record: RoundRecord) -> MetricRecord:

@@ -136,7 +136,7 @@ def local_update(
             "finite weights",
             "lower train.lr, or switch on train.clip_norm",
         )
-    shared = (learnt_names(model) if federation.privacy.active else exchanged_names(model)) - kept
+    shared = (learnt_names(model) if federation.privacy.active else trained_names(model)) - kept
     return LocalUpdate(
         shared={tensor_name: state[tensor_name] for tensor_name in sorted(shared)},
         local={tensor_name: state[tensor_name] for tensor_name in sorted(kept)},
@@ -148,6 +148,11 @@ def local_update(
 def exchanged_names(model: nn.Module) -> set[str]:
     """Floating-point tensors. Counters (integers) stay at home: an average of counts means nothing."""
     return {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+
+def trained_names(model: Segmenter) -> set[str]:
+    """Of the exchanged tensors those that a training may change: all but frozen running statistics."""
+    return learnt_names(model) if model.config.frozen_norm else exchanged_names(model)
 
 
 def learnt_names(model: nn.Module) -> set[str]:
