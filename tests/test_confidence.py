@@ -36,7 +36,7 @@ def test_a_right_mask_leads_back_and_a_wrong_one_does_not(
     scores = [
         reverse_dice(predictor, support, encoded.features, encoded.placement, mask)[ORGAN] for mask in (right, wrong)
     ]
-    assert scores[0] > scores[1] + 0.2
+    assert scores[0] > scores[1] + 0.1
     assert all(0 <= score <= 1 for score in scores)
 
 
