@@ -207,7 +207,7 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     made = {path: path.stat().st_mtime_ns for path in out.glob("*_mask.nii.gz")}
     assert [path.name for path in sorted(made)] == ["scan_2_mask.nii.gz", "scan_3_mask.nii.gz"]
     with Image.open(out / "scan_2_preview.png") as picture:
-        assert picture.size == (960, 258)
+        assert picture.size == (960, 276)
         assert np.asarray(picture).std() > 10
     table = pd.read_csv(out / "summary.csv")
     assert list(table["status"]) == ["made"] * 4 + ["failed"]

@@ -104,9 +104,19 @@ def test_painted_slices_are_kept_and_the_rest_is_unknown(
 ) -> None:
     encoded, labels = first
     support = build_support(predictor, [(encoded, some(labels, 4, 6))])
-    found = segment_encoded(predictor, support, encoded).labels
+    result = segment_encoded(predictor, support, encoded)
+    found, sure = result.labels, result.slice_confidence
     assert np.array_equal(found[[4, 6]], labels[[4, 6]])
     assert found[5].any()
+    for row, organ in enumerate(result.organs):
+        shown = (found == organ).any(axis=(1, 2))
+        assert np.array_equal(np.isnan(sure[row]), ~shown)
+        assert (sure[row][shown & np.isin(np.arange(10), [4, 6])] == 1).all()
+        assert (sure[row][shown & ~np.isin(np.arange(10), [4, 6])] < 1).all()
+    painted = build_support(predictor, [(encoded, Annotation.whole(labels))])
+    alone = segment_encoded(predictor, painted, encoded)
+    assert np.array_equal(alone.labels, labels)
+    assert all(np.isnan(value) for value in alone.confidence.values())  # nothing was guessed
     spoiled = labels.copy()
     spoiled[[0, 1, 2, 3, 5, 7, 8, 9]] = 77
     again = build_support(predictor, [(encoded, some(spoiled, 4, 6))])
