@@ -69,7 +69,8 @@ def _measure(size: int, depth: int, profile: bool) -> None:
     again, again_cpu = statistics.median(seconds), statistics.median(of_cpu)
     print(
         f"{size}x{size}x{depth}: encoding {encoding:.2f} s ({encoding_cpu:.2f} s of CPU), then per support "
-        f"{again:.2f} s ({again_cpu:.2f} s of CPU), {again_cpu / encoding_cpu:.2f} of encoding"
+        f"{again:.2f} s ({again_cpu:.2f} s of CPU), {again_cpu / encoding_cpu:.2f} of encoding",
+        flush=True,
     )
     if profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(14)
