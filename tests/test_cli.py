@@ -11,9 +11,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import typer
+from PIL import Image
 
 from fedcowpro import __version__
 from fedcowpro.cli import app, main
@@ -187,6 +189,53 @@ def segment(raw: Path, model: Path, out: Path) -> list[object]:
         "segment", "--model", model, "--support", raw / "image_1.nii.gz", "--support-mask", raw / "label_1.nii.gz",
         "--query", raw / "image_2.nii.gz", "--out", out,
     ]  # fmt: skip
+
+
+def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """One broken file: the others are done, the code says so; the next call does what is left."""
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for case in ("2", "3"):
+        shutil.copy(raw / "image_2.nii.gz", scans / f"scan_{case}.nii.gz")
+    (scans / "broken.nii.gz").write_bytes(b"no volume")
+    command = [*segment(raw, tiny_checkpoint, out)[:7], "--query", scans, "--out", out, "--preview"]
+    command += ["--organs", "1=liver,4=spleen"]
+    code, printed, err = run(*command)
+    assert code == 3, err
+    assert "broken.nii.gz" in err
+    assert "2 of 3 queries" in printed
+    made = {path: path.stat().st_mtime_ns for path in out.glob("*_mask.nii.gz")}
+    assert [path.name for path in sorted(made)] == ["scan_2_mask.nii.gz", "scan_3_mask.nii.gz"]
+    with Image.open(out / "scan_2_preview.png") as picture:
+        assert picture.size == (960, 276)
+        assert np.asarray(picture).std() > 10
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["made"] * 4 + ["failed"]
+    assert set(table["name"].dropna()) == {"liver", "spleen"}
+    assert (table["slices"].dropna() > 0).all()
+    record = json.loads((out / "segment.json").read_text())
+    assert [query["status"] for query in record["queries"]] == ["made", "made", "failed"]
+    assert {"model_digest", "support_digests", "inference", "prepare"} <= record["settings"].keys()
+    assert {"fedcowpro", "torch"} <= record["versions"].keys()
+
+    (scans / "broken.nii.gz").unlink()
+    shutil.copy(raw / "image_1.nii.gz", scans / "scan_2.nii.gz")  # another image under the same name
+    code, printed, _ = run(*command)
+    assert code == 0
+    assert "scan_3_mask.nii.gz  (kept" in printed
+    again = {path: path.stat().st_mtime_ns for path in made}
+    assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
+    for changed in (["--threshold", "0.6"], ["--again", "--threshold", "0.6"]):
+        code, printed, _ = run(*command, *changed)
+        assert code == 0
+        assert "(kept" not in printed
+
+
+def test_segment_with_the_model_of_the_package(run: Run, raw: Path, tmp_path: Path) -> None:
+    command = segment(raw, tmp_path, tmp_path / "out")
+    code, printed, err = run("segment", *command[3:])
+    assert code == 0, err
+    assert "1 of 1 queries" in printed
 
 
 def prepare(raw: Path, out: Path, *more: object) -> list[object]:

@@ -45,8 +45,8 @@ def first(predictor: OneShotPredictor, phantoms: Path) -> tuple[EncodedVolume, n
 
 
 @pytest.fixture(scope="module")
-def third(predictor: OneShotPredictor, phantoms: Path) -> EncodedVolume:
-    return encode_volume(predictor, scan(phantoms, "3")[0], CT)
+def third(predictor: OneShotPredictor, phantoms: Path, first: tuple[EncodedVolume, np.ndarray]) -> EncodedVolume:
+    return encode_volume(predictor, scan(phantoms, "3")[0], CT, pixel=first[0].placement.pixel)
 
 
 def some(labels: np.ndarray, *numbers: int) -> Annotation:
@@ -67,7 +67,7 @@ def test_files_and_encoded_volumes_take_one_way(
     two = segment_encoded(predictor, ours, third)
     assert one.labels.any()
     assert np.array_equal(one.labels, two.labels)
-    assert one.confidence == two.confidence
+    assert one.confidence == pytest.approx(two.confidence, nan_ok=True)
 
 
 def test_the_encoder_is_not_used_again(
@@ -104,9 +104,19 @@ def test_painted_slices_are_kept_and_the_rest_is_unknown(
 ) -> None:
     encoded, labels = first
     support = build_support(predictor, [(encoded, some(labels, 4, 6))])
-    found = segment_encoded(predictor, support, encoded).labels
+    result = segment_encoded(predictor, support, encoded)
+    found, sure = result.labels, result.slice_confidence
     assert np.array_equal(found[[4, 6]], labels[[4, 6]])
     assert found[5].any()
+    for row, organ in enumerate(result.organs):
+        shown = (found == organ).any(axis=(1, 2))
+        assert np.array_equal(np.isnan(sure[row]), ~shown)
+        assert (sure[row][shown & np.isin(np.arange(10), [4, 6])] == 1).all()
+        assert (sure[row][shown & ~np.isin(np.arange(10), [4, 6])] < 1).all()
+    painted = build_support(predictor, [(encoded, Annotation.whole(labels))])
+    alone = segment_encoded(predictor, painted, encoded)
+    assert np.array_equal(alone.labels, labels)
+    assert all(np.isnan(value) for value in alone.confidence.values())  # nothing was guessed
     spoiled = labels.copy()
     spoiled[[0, 1, 2, 3, 5, 7, 8, 9]] = 77
     again = build_support(predictor, [(encoded, some(spoiled, 4, 6))])

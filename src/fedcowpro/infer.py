@@ -183,8 +183,8 @@ class OneShotPredictor:
                 scores = score_classes(features[part], vectors, member, self.model.config.head)
                 pairs = scores.unflatten(1, (-1, 2))
                 chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)
-                logits = upsample(chosen, (query.size, query.size))
-                odds = (logits[:, 1] - logits[:, 0]).unflatten(0, (len(pick), organs))
+                # The difference is taken first: resampling is linear, and there is half as much to resample.
+                odds = upsample((chosen[:, 1] - chosen[:, 0]).unflatten(0, (-1, organs)), (query.size, query.size))
                 total += (odds if known is None else odds + known).sigmoid()
             total /= len(query.views)
             if self.config.refine:

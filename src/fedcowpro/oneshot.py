@@ -13,8 +13,16 @@ import numpy as np
 from fedcowpro.checkpoint import save_checkpoint
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.errors import FedCoWProError, NotFittedError
-from fedcowpro.interactive import Annotation, EncodedVolume, Support, encode_example, encode_volume, join_examples
-from fedcowpro.interactive import segment_encoded as segment
+from fedcowpro.interactive import (
+    Annotation,
+    EncodedVolume,
+    Example,
+    Support,
+    encode_example,
+    encode_volume,
+    join_examples,
+    segment_encoded,
+)
 from fedcowpro.load import Loaded, load_predictor
 from fedcowpro.own_volumes import adapt_to
 from fedcowpro.prediction import Prediction
@@ -110,10 +118,12 @@ class OneShotSegmenter:
         self.n_steps_ = getattr(self, "n_steps_", 0) + done
         self._fits = [*getattr(self, "_fits", []), {"steps": done, "asked": steps, "seed": seed}]
         if hasattr(self, "support_"):
-            annotated = [(example.encoded.volume, example.annotation) for example in self.support_.examples]
-            del self.support_
-            for volume, annotation in annotated:
-                self._add(volume, annotation)
+            before = self.support_.examples
+            del self.support_  # made of features that are out of date
+            examples: list[Example] = []
+            for old in before:
+                self.support_ = self._joined(examples, old.encoded.volume, old.annotation)
+                examples = list(self.support_.examples)
         return self
 
     def set_support(
@@ -131,17 +141,17 @@ class OneShotSegmenter:
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
-        example = self._annotated(image, mask, spacing, painted)
-        if hasattr(self, "support_"):
-            del self.support_
-        self._add(*example)
+        self.support_ = self._joined([], *self._annotated(image, mask, spacing, painted))
         return self
 
     def add_support(
         self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
     ) -> Self:
         """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
-        self._add(*self._annotated(image, mask, spacing, painted))
+        volume, annotation = self._annotated(image, mask, spacing, painted)
+        before = self.support_.examples if hasattr(self, "support_") else ()
+        others = [old for old in before if not _same(old.encoded.volume, volume)]
+        self.support_ = self._joined(others, volume, annotation)
         return self
 
     def predict(
@@ -164,7 +174,8 @@ class OneShotSegmenter:
         encoded = self._known(image) or encode_volume(
             loaded.predictor, image, self._config(image), pixel=self.support_.pixel, size=self.support_.size
         )
-        return Prediction.of(segment(loaded.predictor, self.support_, encoded, probabilities=probabilities), image)
+        found = segment_encoded(loaded.predictor, self.support_, encoded, probabilities=probabilities)
+        return Prediction.of(found, image)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the model, adapted or not, to `path` (.safetensors) and its card beside it; `load` reads them.
@@ -231,14 +242,13 @@ class OneShotSegmenter:
         known = np.ones(len(labels.voxels), bool) if painted is None else painted_slices(painted, labels)
         return volume, Annotation(labels.voxels, known, labels.name)
 
-    def _add(self, volume: Volume, annotation: Annotation) -> None:
-        predictor = self._ready().predictor
-        before = list(self.support_.examples) if hasattr(self, "support_") else []
-        pixel, size = (self.support_.pixel, self.support_.size) if before else (None, None)
-        config, organs = self._config(volume), self.organs or ()
+    def _joined(self, others: Sequence[Example], volume: Volume, annotation: Annotation) -> Support:
+        """Annotated volumes and one more, which follows the first one's pixels."""
+        predictor, config, organs = self._ready().predictor, self._config(volume), self.organs or ()
+        first = others[0].encoded.placement if others else None
+        pixel, size = (first.pixel, first.size) if first is not None else (None, None)
         example = encode_example(predictor, volume, annotation, config, organs=organs, pixel=pixel, size=size)
-        others = [old for old in before if not _same(old.encoded.volume, volume)]
-        self.support_ = join_examples(predictor, [*others, example])
+        return join_examples(predictor, [*others, example])
 
     def _known(self, volume: Volume) -> EncodedVolume | None:
         """The features of a partly annotated volume, if this is one: it need not be encoded again."""

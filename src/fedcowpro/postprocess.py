@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
@@ -31,10 +31,18 @@ def guided_filter(
 
 
 def _box(maps: Tensor, radius: int) -> Tensor:
-    """Mean over a square window, one axis at a time."""
-    side = 2 * radius + 1
-    along = F.avg_pool2d(maps, (1, side), 1, (0, radius), count_include_pad=False)
-    return F.avg_pool2d(along, (side, 1), 1, (radius, 0), count_include_pad=False)
+    """Mean over a square window, cut at the border: a product with a band matrix on either side.
+
+    Several times faster than pooling, whose cost grows with the window.
+    """
+    return _band(maps.shape[-2], radius, maps) @ (maps @ _band(maps.shape[-1], radius, maps).T)
+
+
+def _band(length: int, radius: int, like: Tensor) -> Float[Tensor, "n n"]:
+    """Row i takes the mean of the pixels around i."""
+    pixels = torch.arange(length, device=like.device)
+    near = ((pixels[:, None] - pixels).abs() <= radius).to(like.dtype)
+    return near / near.sum(1, keepdim=True)
 
 
 def keep_components(

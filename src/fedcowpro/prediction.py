@@ -22,8 +22,8 @@ class Prediction:
     Attributes:
         labels: uint8 on the image's own axes, 0 is background: as an array was given, or as in the file.
         probability: per organ float32 on the same axes, 0..1; None where it was not asked for.
-        confidence: per organ an estimate of the mask's Dice, 0..1; nan where the organ was not found. It ranks masks by
-            trust; it is no measured accuracy.
+        confidence: per organ how far to trust its mask, 0..1; nan where the organ was not found. It ranks masks; it is
+            no measured accuracy (docs/python.md).
         slice_confidence: per organ and slice (from foot to head) how clear it is, 0..1; nan where it is not found.
         millilitres: per organ.
     """

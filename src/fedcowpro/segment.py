@@ -192,7 +192,7 @@ def _segment_file(
     if options.preview:
         from fedcowpro.preview import write_preview  # loads a drawing library
 
-        write_preview(options.picture(stem), volume.voxels, found.labels)
+        write_preview(options.picture(stem), volume.voxels, found.labels, names)
     if options.file_format == "nifti":
         write_labels(mask, found.labels, volume.grid)
     else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fedcowpro.confidence import reverse_dice, slice_margins
+from fedcowpro.confidence import mask_confidence, reverse_dice, slice_margins
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.interactive.annotation import Annotation
@@ -28,8 +28,10 @@ class Segmentation:
         organs: label values, in the order of the other fields' first axis.
         labels: (depth, height, width) on the volume's own grid; 0 is background.
         probability: (organ, depth, height, width), on request.
-        confidence: per organ an estimate of the mask's Dice, 0..1; nan where nothing was found (see `confidence`).
-        slice_confidence: (organ, depth) how clear the organ is on each slice, 0..1; nan where it is not found.
+        confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
+            not found.
+        slice_confidence: (organ, depth) how clear the organ is on each slice, 0..1; 1 where it was painted, nan where
+            it is not found.
     """
 
     organs: tuple[int, ...]
@@ -77,7 +79,17 @@ def segment_encoded(
         labels[annotation.painted] = annotation.labels[annotation.painted]
     if config.keep_components:
         _keep_parts(labels, support, placement, annotation)
-    confidence = reverse_dice(predictor, support, encoded.features, placement, labels)
+    shown = np.stack([(labels == organ).any(axis=(1, 2)) for organ in organs])
+    margins[~shown] = np.nan
+    guessed = labels
+    if annotation is not None:  # what was painted says nothing of the rest
+        margins[:, annotation.painted] = np.nan
+        guessed = labels.copy()
+        guessed[annotation.painted] = 0
+    reverse = reverse_dice(predictor, support, encoded.features, placement, guessed)
+    confidence = {organ: mask_confidence(reverse[organ], of) for organ, of in zip(organs, margins, strict=True)}
+    if annotation is not None:
+        margins[shown & annotation.painted] = 1
     return Segmentation(organs, labels, scores, confidence, margins)
 
 

@@ -57,19 +57,24 @@ def score_classes(
     matrix products with `member`.
     """
     pixels = query.flatten(2).transpose(1, 2)
-    if config.kind == "nearest-support":  # P is large here: a slice at a time
-        result = torch.cat([_nearest(part, vectors, member, config) for part in pixels.split(1)])
-        return result.transpose(1, 2).unflatten(2, query.shape[-2:])
+    # A slice at a time: the matrix of similarities stays in the processor's cache.
+    of_slice = _nearest if config.kind == "nearest-support" else _weighted
+    result = torch.cat([of_slice(part, vectors, member, config) for part in pixels.split(1)])
+    return result.transpose(1, 2).unflatten(2, query.shape[-2:])
+
+
+def _weighted(
+    pixels: Float[Tensor, "b x c"], vectors: Float[Tensor, "p c"], member: Bool[Tensor, "p m"], config: HeadConfig
+) -> Float[Tensor, "b x m"]:
+    """`score` of the heads that weigh their prototypes by a softmax."""
     scores = config.temperature * _direction(pixels, config) @ _direction(vectors, config).T
     # Shifted by each pixel's maximum: the smallest weight is exp(-2 temperature), far above float32's underflow.
     weights = (scores - scores.amax(-1, keepdim=True)).exp()
     columns = member.to(scores.dtype)
     totals = (weights @ columns).clamp_min(torch.finfo(scores.dtype).tiny)
     if config.kind == "cowpro-raw":
-        result = config.temperature * _similarity_to_mixtures(pixels, weights, vectors, member, totals)
-    else:
-        result = (weights * scores) @ columns / totals
-    return result.transpose(1, 2).unflatten(2, query.shape[-2:])
+        return config.temperature * _similarity_to_mixtures(pixels, weights, vectors, member, totals)
+    return (weights * scores) @ columns / totals
 
 
 def _nearest(
