@@ -70,6 +70,16 @@ def test_greys_are_told_by_band(root: Path, patient: Patient) -> None:
     np.testing.assert_array_equal(drawn, numbered(patient("t2", 1), CHAOS))
 
 
+def test_a_case_that_lacks_organs_keeps_the_numbers_of_the_others(root: Path, patient: Patient) -> None:
+    """By band, not by rank: without liver and right kidney, the left kidney is still 3 and the spleen 4."""
+    for file in masks(root):
+        redraw(file, lambda drawn: np.where(drawn < 175, 0, drawn).astype(np.uint8))
+    scan = the_case(root)
+    assert scan.labels is not None
+    whole = numbered(patient("t2", 1), CHAOS)
+    np.testing.assert_array_equal(scan.labels.read(scan.image.read()).voxels, np.where(whole < 3, 0, whole))
+
+
 def test_ct_masks_may_hold_one_bit(tmp_path: Path, patient: Patient) -> None:
     folder = tmp_path / "Train_Sets/CT/9"
     expected = chaos_case(folder / "DICOM_anon", folder / "Ground", patient("ct", 1), {"liver": 1})
