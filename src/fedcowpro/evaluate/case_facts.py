@@ -34,7 +34,7 @@ class CaseFacts:
         corners: median grey of the four corners of the image, padding excluded.
         centre: median grey of the middle ninth of the image.
         body: share of the image's voxels that lie in the body.
-        shown: share of the prepared slice's height or width, whichever is more, that the image takes; the rest is padding.
+        shown: share of the prepared slice's height or width, the larger one, that is image and not padding.
         width: mm, median over slices of the body's extent from left to right; NaN without a body.
         digest: of the prepared voxels.
         cropped: share of labelled voxels that the crop cut off; None without labels.
