@@ -571,6 +571,17 @@ def test_datasets_are_listed_in_lines_that_can_be_copied(run: Run) -> None:
     refused(run("datasets", "amos"), "dataset 'amos'", "chaos, btcv")
 
 
+def test_the_working_folder_may_be_the_site(
+    run: Run, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    monkeypatch.chdir(tmp_path / "site")
+    code, printed, err = run(*prepare(raw, Path(".")))
+    assert code == 0, err
+    assert "2 cases of 'alpnet' (CT), " in printed
+    assert len(Site.open(tmp_path / "site").cases) == 2
+
+
 def test_cases_are_listed_without_preparing(run: Run, raw: Path, tmp_path: Path) -> None:
     code, printed, _ = run("prepare", raw, "--out", tmp_path / "site", "--list")
     assert code == 0

@@ -46,7 +46,7 @@ def prepared(
 ) -> Site:
     """A site of these volumes, all for training."""
     raw = folder / "raw"
-    raw.mkdir()
+    raw.mkdir(parents=True)
     for kind, group in (("image", volumes), ("label", labels or {})):
         for case, volume in group.items():
             nib.save(volume, raw / f"{kind}_{case}.nii.gz")
@@ -151,6 +151,18 @@ def test_one_spacing_for_all_is_a_note(ct_site: Site) -> None:
     names = {finding.name: finding.serious for finding in findings(cases, TRAIN_SLICES, {})}
     assert names["The same spacing everywhere"] is False
     assert "The same spacing everywhere" not in {finding.name for finding in findings(cases[:3], TRAIN_SLICES, {})}
+
+
+def test_volumes_that_leave_the_slices_empty_are_noted(phantoms: Path, tmp_path: Path) -> None:
+    images = {"1": read(phantoms / "ct")["1"]}
+    site = prepared(tmp_path, images, "ct", size=128)
+    found = {finding.name: finding for finding in findings([measure(site, "1")], TRAIN_SLICES, {})}
+    note = found["Small in the slices"]
+    assert (note.serious, note.cases) == (False, ("1",))
+    spacing = float(note.text.split("--spacing ")[1].split()[0])
+    assert spacing == pytest.approx(site.spacing("1")[2] / 2, rel=0.05)
+    filled = prepared(tmp_path / "filled", images, "ct", size=128, spacing=spacing)
+    assert measure(filled, "1").shown > 0.95
 
 
 def test_histogram_distance_is_in_grey_values() -> None:

@@ -34,6 +34,7 @@ class CaseFacts:
         corners: median grey of the four corners of the image, padding excluded.
         centre: median grey of the middle ninth of the image.
         body: share of the image's voxels that lie in the body.
+        shown: share of the prepared slice's height or width, the larger one, that is image and not padding.
         width: mm, median over slices of the body's extent from left to right; NaN without a body.
         digest: of the prepared voxels.
         cropped: share of labelled voxels that the crop cut off; None without labels.
@@ -48,6 +49,7 @@ class CaseFacts:
     corners: float
     centre: float
     body: float
+    shown: float
     width: float
     digest: str
     cropped: float | None
@@ -111,6 +113,7 @@ def measure(site: Site, case: str) -> CaseFacts:
         corners=_corners(part),
         centre=_centre(part),
         body=len(inside) / part.size,
+        shown=max(part.shape[1:]) / site.size,
         width=_width(body) * record.spacing[2],
         digest=hashlib.sha256(image.tobytes()).hexdigest(),
         cropped=read_json(CaseFile, site.path / CASES / case / CASE).cropped_labels,

@@ -30,6 +30,8 @@ EMPTY = 0.05
 OUTLIER = 45.0
 # mm; measured 297 to 437. The trunk of a small child is 150 mm wide; a trunk three times too small measured 107 mm.
 WIDTH = (120.0, 700.0)
+# Volumes resampled to 3 mm take 0.4 of 256 pixels; every other one measured takes 1.
+SHOWN = 0.6
 # Measured at least 0.96.
 USABLE = 0.5
 # About one MR volume of the abdomen; the real sites of docs/results.md have 120 to 500.
@@ -163,6 +165,16 @@ def _geometry(cases: Sequence[CaseFacts]) -> Iterator[Finding]:
                 "slices, rows, columns). One protocol or resampling does this, but so does a header that someone "
                 "filled in; distances in mm are only as good as it.",
             )
+    small = [case for case in cases if case.shown < SHOWN]
+    if small:
+        finer = min(case.record.spacing[2] * case.shown for case in small)
+        yield Finding(
+            False,
+            "Small in the slices",
+            tuple(case.id for case in small),
+            f"The image takes less than {SHOWN:.0%} of the prepared slice, the rest is padding, so organs are of few "
+            f"pixels. --spacing {finer:.2g} fills the slices.",
+        )
     yield from _some(
         {case.id for case in cases if (case.cropped or 0) > CROPPED},
         "Labels cut off",

@@ -14,7 +14,14 @@ import numpy as np
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.checks import label_volume
 from fedcowpro.volume.dicom.discover import SegmentationFile, find
-from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, kind_of, read_dataset, read_header, slices_of
+from fedcowpro.volume.dicom.headers import (
+    SEGMENTATION_CLASSES,
+    examining,
+    kind_of,
+    read_dataset,
+    read_header,
+    slices_of,
+)
 from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of
 from fedcowpro.volume.dicom.library import quiet
 from fedcowpro.volume.dicom.pixels import stored_values
@@ -92,7 +99,7 @@ def read_segmentation(path: Path, like: Volume, organs: Mapping[int, str] | None
     """
     path = Path(path)
     dataset = read_dataset(path)
-    with quiet():
+    with examining(path):
         words = words_of(dataset)
     with hiding_errors(words):
         return _read(dataset, path, like, organs, hide(str(path), words))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from downloads import CHAOS, Patient, chaos, chaos_case, numbered
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.borders import better_way_round
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.phantom import make_phantom
+from fedcowpro.data.phantom import Phantom, make_phantom
 from fedcowpro.data.scan import Scan
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.nifti import read_image, read_labels
@@ -68,6 +69,16 @@ def test_greys_are_told_by_band(root: Path, patient: Patient) -> None:
     assert scan.labels is not None
     drawn = scan.labels.read(scan.image.read()).voxels
     np.testing.assert_array_equal(drawn, numbered(patient("t2", 1), CHAOS))
+
+
+def test_a_case_that_lacks_organs_keeps_the_numbers_of_the_others(root: Path, patient: Patient) -> None:
+    """By band, not by rank: without liver and right kidney, the left kidney is still 3 and the spleen 4."""
+    for file in masks(root):
+        redraw(file, lambda drawn: np.where(drawn < 175, 0, drawn).astype(np.uint8))
+    scan = the_case(root)
+    assert scan.labels is not None
+    whole = numbered(patient("t2", 1), CHAOS)
+    np.testing.assert_array_equal(scan.labels.read(scan.image.read()).voxels, np.where(whole < 3, 0, whole))
 
 
 def test_ct_masks_may_hold_one_bit(tmp_path: Path, patient: Patient) -> None:
@@ -216,3 +227,20 @@ def test_real_masks_are_told_from_reversed_ones(real_data: Path, name: str) -> N
     voxels = image if isinstance(image, np.ndarray) else image.voxels
     assert better_way_round(voxels, labels, modality) is None
     assert better_way_round(voxels, labels[::-1], modality) == "the slices in reverse order"
+
+
+def test_a_real_case_in_this_layout_equals_its_nifti(real_data: Path, tmp_path: Path) -> None:
+    image = read_image(real_data / "chaos_mr_t2/image_5.nii.gz")
+    labels = read_labels(real_data / "chaos_mr_t2/label_5.nii.gz", image).voxels
+    organs = {value: name for name, value in CHAOS.items()}
+    real = Phantom(image.voxels, labels, image.spacing, organs, "t2", "mr")
+    chaos_case(tmp_path / T2 / "DICOM_anon", tmp_path / T2 / "Ground", real, CHAOS)
+    scan = the_case(tmp_path)
+    assert scan.labels is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the masks fit best as they are
+        read = scan.image.read()
+        drawn = scan.labels.read(read)
+    np.testing.assert_array_equal(read.voxels, image.voxels)
+    np.testing.assert_array_equal(drawn.voxels, labels)
+    assert read.spacing == pytest.approx(image.spacing)

@@ -10,7 +10,7 @@ from fedcowpro.data.datasets.pairing import case_id, is_label_map, pair, stem
 from fedcowpro.data.datasets.pairs import listed, safe
 from fedcowpro.data.scan import ImageFile, LabelFile, Scan
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.volume.dicom import hide, pseudonym
+from fedcowpro.volume.dicom import hide, hiding_errors, pseudonym
 from fedcowpro.volume.read import ENDINGS
 
 ABOUT = About(
@@ -56,10 +56,11 @@ def _by_pattern(source: Path, options: Options) -> Found:
         )
     scans, words, renamed = [], frozenset[str](), 0
     for case, path in images.items():
-        given = labels_at(labels[case]) if case in labels else None
-        if path.is_dir():
-            series = the_series(path)
-            words |= series.words
+        series = the_series(path) if path.is_dir() else None
+        words |= series.words if series is not None else frozenset()
+        with hiding_errors(words):
+            given = labels_at(labels[case]) if case in labels else None
+        if series is not None:
             # A folder named by the patient it holds: its name must not enter the site.
             named = hide(case, series.words) != case
             renamed += named
