@@ -151,22 +151,19 @@ def _words(name: str) -> str:
 
 
 def _runs(evidence: Evidence) -> Grid:
+    versions = [_all_versions(run) for run in evidence.trainings]
+    alike = len(set(versions)) == 1
     rows = []
-    for run in evidence.trainings:
-        versions = run.record.get("versions", {})
-        rows.append(
-            (
-                run.label,
-                str(run.seed),
-                str(run.folder),
-                shown(run.record.get("config_digest")),
-                _weights(run),
-                shown(run.record.get("started")),
-                ", ".join(f"{name} {version}" for name, version in versions.items()) or MISSING,
-            )
-        )
-    head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", "Versions")
-    return Grid(head, tuple(rows), words=len(head), caption="Trainings, with digests of settings and weights")
+    for run, known in zip(evidence.trainings, versions, strict=True):
+        facts = (run.record.get("config_digest"), _weights(run), run.record.get("started"))
+        rows.append((run.label, str(run.seed), str(run.folder), *map(shown, facts), *([] if alike else [known])))
+    head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", *([] if alike else ["Versions"]))
+    caption = "Trainings, with digests of settings and weights" + (f"; all with {versions[0]}" if alike else "")
+    return Grid(head, tuple(rows), words=len(head), caption=caption)
+
+
+def _all_versions(run: Training) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run.record.get("versions", {}).items()) or "no versions"
 
 
 def _weights(run: Training) -> str:
