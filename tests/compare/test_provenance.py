@@ -35,6 +35,12 @@ def test_the_manifest_of_a_table_is_on_its_page(tmp_path: Path, written: Written
     assert rows_after(page, "Episodes. ") == ["| ct | ct | s1 | liver 3, 5, 7; spleen 1 | c1, c2 | all |"]
 
 
+def test_the_manifest_has_the_names_of_the_page(tmp_path: Path, written: Written) -> None:
+    files = [table(tmp_path / f"{name}.csv", scores({"m": shift}, cases=2)) for name, shift in (("x", 0.0), ("y", 0.1))]
+    save_episodes(tmp_path / "x.episodes.json", "s1", {"liver": (1,)})
+    assert rows_after(written(*files), "Episodes. ") == ["| ct | ct | s1 | liver 2 | c1, c2 | x |"]
+
+
 def test_arms_of_a_study_with_other_episodes_have_their_own_row(tmp_path: Path, written: Written) -> None:
     rows = scores({"one": 0.0, "two": 0.1, "three": 0.1}, cases=2, seeds=[0, 1])
     study = write_study(tmp_path / "study", rows, {"one": [], "two": [], "three": []}, "one")

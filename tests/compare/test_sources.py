@@ -243,7 +243,8 @@ def test_costs_are_fitted_where_only_the_number_of_clients_changes() -> None:
         )
         for each, slope in zip((1, 2), slopes, strict=True)
     ]
-    assert "the line begins at 3 s for none" in lines[0]
+    assert "the line begins at 3 s for none. 3 trainings, R² 1.000." in lines[0]
+    assert lines[2].endswith("3 trainings.")
     assert scaling(SimpleNamespace(costs=pd.DataFrame(rows[:1]))) is None  # type: ignore[arg-type]
 
 

@@ -242,6 +242,20 @@ def test_environment_variables_are_needed_before_anything_is_prepared(
     assert expand_variables("${A}/x/${B}", {"A": "/a", "B": "b"}) == "/a/x/b"
 
 
+def test_the_example_of_the_documentation_is_a_study(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    file = tmp_path / "head.yaml"
+    file.write_text(text.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    found = load_study(file)
+    variants = expand(found)
+    assert [variant.arm for variant in variants] == [
+        f"{head}, lr={rate}" for head in ("cowpro", "panet") for rate in (0.001, 0.0005)
+    ]
+    assert variants[-1].config.model.head.kind == "panet"
+    assert found.evaluation["mr"].every_support
+    assert {name: len(cases) for name, cases in variants[0].sites.items()} == {"north": 2, "south": 1}
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_shipped_studies_are_whole(file: Path) -> None:
     found = load_study(file)

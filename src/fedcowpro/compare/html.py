@@ -24,6 +24,8 @@ from fedcowpro.compare.blocks import (
 )
 from fedcowpro.evaluate.markup import Html, join, picture, table, text
 
+_WHOLE = 9  # letters of a word that is not broken
+
 
 def to_html(document: Document) -> str:
     """The page, in the style of the other pages."""
@@ -64,8 +66,9 @@ def _block(block: Block) -> Html:
             kind = "shown" if block.shown else "open"
             return Html(f'<li class="{kind}"><strong>{text(block.verdict)}</strong> {text(block.text)}</li>')
         case Grid():
-            rows = [[_cell(cell) for cell in row] for row in block.rows]
             words = "all" if block.words >= len(block.head) else block.words
+            cell = _word if words == "all" else _cell
+            rows = [[cell(one) for one in row] for row in block.rows]
             grid = table(block.head, rows, kind=f"dense words-{words}")
             # Not the table's own caption: that would be as wide as the table, which scrolls on a phone.
             return join([Html(f'<p class="note">{text(block.caption)}</p>'), grid]) if block.caption else grid
@@ -76,6 +79,12 @@ def _block(block: Block) -> Html:
             return Html(f'<p class="note">{text(block.name)}</p><pre>{text(block.lines)}</pre>')
         case Raw():
             return block.html
+
+
+def _word(cell: Cell) -> Html:
+    """A cell of a table of words, whose long ones break anywhere in print; a number stays whole."""
+    whole = isinstance(cell, str) and len(cell) <= _WHOLE and " " not in cell
+    return Html(f'<span class="whole">{text(cell)}</span>') if whole else _cell(cell)
 
 
 def _cell(cell: Cell) -> Html:

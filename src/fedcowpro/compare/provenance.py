@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +14,7 @@ from fedcowpro.compare.blocks import Block, Cell, Command, Grid, Section, Text, 
 from fedcowpro.compare.comparable import TOLERANCE, options_of
 from fedcowpro.compare.evidence import Evidence
 from fedcowpro.compare.judge import Judge
+from fedcowpro.compare.naming import SOURCE
 from fedcowpro.compare.sites import digest_of, site_folders
 from fedcowpro.compare.sources import Scores, Source
 from fedcowpro.compare.trainings import MODEL, Training, read_json
@@ -99,7 +100,7 @@ def _tables(evidence: Evidence) -> Grid:
 def _episodes(evidence: Evidence) -> Grid:
     """The manifest: annotated cases, their slices and the cases that were asked, with the methods that it held for."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
-    for methods, plan in _plans(evidence.sources):
+    for methods, plan in _plans(evidence):
         for episode in plan.episodes:
             slices = [f"{organ} {_slices(episode, organ)}" for organ in episode.organs]
             row = (episode.site, episode.support_site, episode.support_case, "; ".join(slices))
@@ -110,12 +111,16 @@ def _episodes(evidence: Evidence) -> Grid:
     return Grid(head, rows, words=len(head), caption=f"Episodes. {wording.EPISODES}")
 
 
-def _plans(sources: Sequence[Source]) -> Iterator[tuple[list[str], Episodes]]:
+def _plans(evidence: Evidence) -> Iterator[tuple[list[str], Episodes]]:
     """Methods and their episodes, from the files beside tables and beside each trial of a study."""
-    for source in sources:
+    number = -1
+    for source in evidence.sources:
         for scores in source.tables:
+            number += 1
             if scores.episodes is not None:
-                yield list(dict.fromkeys(map(str, scores.rows["method"]))), scores.episodes
+                # Under the names that the methods have on this page.
+                mine = evidence.crossed.loc[evidence.crossed[SOURCE] == number, "method"]
+                yield list(dict.fromkeys(map(str, mine))), scores.episodes
         for arm, entry in source.arms.items():
             for results in dict.fromkeys(trial["results"] for trial in entry["seeds"].values()):
                 file = (source.path / results).with_suffix(".episodes.json")
@@ -151,22 +156,19 @@ def _words(name: str) -> str:
 
 
 def _runs(evidence: Evidence) -> Grid:
+    versions = [_all_versions(run) for run in evidence.trainings]
+    alike = len(set(versions)) == 1
     rows = []
-    for run in evidence.trainings:
-        versions = run.record.get("versions", {})
-        rows.append(
-            (
-                run.label,
-                str(run.seed),
-                str(run.folder),
-                shown(run.record.get("config_digest")),
-                _weights(run),
-                shown(run.record.get("started")),
-                ", ".join(f"{name} {version}" for name, version in versions.items()) or MISSING,
-            )
-        )
-    head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", "Versions")
-    return Grid(head, tuple(rows), words=len(head), caption="Trainings, with digests of settings and weights")
+    for run, known in zip(evidence.trainings, versions, strict=True):
+        facts = (run.record.get("config_digest"), _weights(run), run.record.get("started"))
+        rows.append((run.label, str(run.seed), str(run.folder), *map(shown, facts), *([] if alike else [known])))
+    head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", *([] if alike else ["Versions"]))
+    caption = "Trainings, with digests of settings and weights" + (f"; all with {versions[0]}" if alike else "")
+    return Grid(head, tuple(rows), words=len(head), caption=caption)
+
+
+def _all_versions(run: Training) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run.record.get("versions", {}).items()) or "no versions"
 
 
 def _weights(run: Training) -> str:

@@ -39,7 +39,9 @@ def scaling(evidence: Evidence) -> Section | None:
             if len(np.unique(x)) > 2:
                 line = fit_line(x, y)
                 fitted[name] = line[:2]
-                lines.append(slope_text(f"{title}, {name}", unit, len(known), *line))
+                # Of memory, which is flat, a share of explained spread says nothing.
+                fits = f", R² {stats.pearsonr(x, y).statistic ** 2:.3f}" if unit == "s" else ""
+                lines.append(slope_text(f"{title}, {name}", unit, f"{count(len(known), 'training')}{fits}", *line))
         if points:
             chart = partial(scatter, points, "Clients", title, lines=fitted, zero=True)
             blocks.append(Chart(chart, f"{title} against clients"))
@@ -89,13 +91,12 @@ def fit_line(x: Numbers, y: Numbers) -> tuple[float, float, float]:
     return float(found.intercept), float(found.slope), half
 
 
-def slope_text(title: str, unit: str, n: int, intercept: float, slope: float, half: float) -> str:
+def slope_text(title: str, unit: str, basis: str, intercept: float, slope: float, half: float) -> str:
     """The line in words."""
     limits = f" (95% interval {_signed(slope - half)} to {_signed(slope + half)})" if math.isfinite(half) else ""
     return (
         f"{title}: {_signed(slope)} {unit} for each further client{limits}; the line begins at "
-        f"{_signed(intercept)} {unit} for none. "
-        f"{count(n, 'training')}."
+        f"{_signed(intercept)} {unit} for none. {basis}."
     )
 
 

@@ -125,7 +125,8 @@ PSEUDO = (
     "({protocol}). {rank} Trainings share cases and settings, so they are not independent: this describes these runs."
 )
 SCALING = (
-    "Trainings with different numbers of clients, a mark each, and lines of least squares. CPU seconds are of all "
+    "Trainings with different numbers of clients, a mark each, and lines of least squares. A cost that grows linearly "
+    "follows its line (R² near 1); memory that does not grow has a flat one. CPU seconds are of all "
     "clients and the server, which take turns in one process with one thread; seconds of a clock, in the table, also "
     "have in them whatever else the machine did. Memory is the largest of that process."
 )
