@@ -119,10 +119,10 @@ def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: py
     address, ca = f"127.0.0.1:{cluster.settings.port}", cluster.coordinator.ca
     delta = cluster.coordinator.bundle("delta") / "site.key"
     assert sign_in(address, ca, delta) == "accepted"
-    assert "connected now" in sign_in(address, ca, cluster.coordinator.bundle("alpha") / "site.key")
     make_site_key(tmp_path / "unregistered.key")
-    with pytest.raises(FedCoWProError, match="refuses this site's key"):
-        sign_in(address, ca, tmp_path / "unregistered.key")
+    for key in (tmp_path / "unregistered.key", cluster.coordinator.bundle("alpha") / "site.key"):
+        with pytest.raises(FedCoWProError, match="does not know this site's key, or has the site connected already"):
+            sign_in(address, ca, key)
     make_authority(tmp_path / "other.crt", tmp_path / "other.key", "another authority")
     with pytest.raises(FedCoWProError, match=r"no answer.*certificate"):
         sign_in(address, tmp_path / "other.crt", delta)
@@ -149,7 +149,7 @@ def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: py
 
 
 def test_check_finds_a_ready_site_ready(cluster: Cluster, experiment: Experiment) -> None:
-    findings = list(check_site(cluster.coordinator.bundle("alpha"), cluster.sites["alpha"], experiment()))
+    findings = list(check_site(cluster.coordinator.bundle("delta"), cluster.sites["alpha"], experiment()))
     assert [finding.what for finding in findings if not finding.ok] == [], findings
     assert len(findings) == 9
 

@@ -342,7 +342,7 @@ def test_a_full_disk_ends_a_run_that_can_go_on(sites: Sites, experiment: Experim
     out = tmp_path / "run"
     words = [sys.executable, "-m", "fedcowpro.cli", "federate", str(config), "--out", str(out)]
     words += [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
-    size = 20_000  # bytes; the settings fit, the weights do not
+    size = 8_000  # bytes; the settings fit, the weights do not
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

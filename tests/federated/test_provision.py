@@ -21,6 +21,7 @@ from fedcowpro.federated.deployment import check as checks
 from fedcowpro.federated.deployment import site as sites_process
 from fedcowpro.federated.deployment import submit
 from fedcowpro.federated.deployment.check import check_site
+from fedcowpro.federated.deployment.control import RunState
 from fedcowpro.federated.deployment.keys import certificate_hosts, fingerprint, make_site_key, public_of
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.provision import init_federation
@@ -232,31 +233,25 @@ def test_engine_options_are_checked(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("status", "details", "words"),
+    ("outcome", "details", "words"),
     [
-        ("finished:failed", "ServerApp failed with exception: disk is full", "disk is full"),
-        ("finished:stopped", "", "ended as 'finished:stopped'"),
-        ("finished:completed", "", "has no whole result"),
+        ("failed", "ServerApp failed with exception: disk is full", "disk is full"),
+        ("stopped", "", "ended as 'stopped'"),
+        ("completed", "", "has no whole result"),
     ],
 )
 def test_a_deployed_run_that_fails_is_an_error(
     tmp_path: Path, experiment: Callable[..., ExperimentConfig], monkeypatch: pytest.MonkeyPatch,
-    status: str, details: str, words: str,
+    outcome: str, details: str, words: str,
 ) -> None:  # fmt: skip
     made = make(tmp_path / "fed", "north")
-    answers = iter(
-        [[], [{"run-id": "7", "status": "running"}], [{"run-id": "7", "status": status, "status-details": details}]]
-    )
+    answers = iter([[], None, [RunState(7, "running", "", "")], [RunState(7, "finished", outcome, details)]])
 
     def flwr(home: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(arguments, 0, '{"success": true, "run-id": "7"}', "")
 
-    def runs(coordinator: Coordinator, number: str | None) -> list[dict[str, str]]:
-        return next(answers)
-
     monkeypatch.setattr(submit, "flwr", flwr)
-    monkeypatch.setattr(submit, "_runs", runs)
-    monkeypatch.setattr(submit, "_ASK", 0.0)
+    monkeypatch.setattr(submit, "list_runs", lambda *_: next(answers))
     monkeypatch.setattr(submit, "_LOOK", 0.01)
     with pytest.raises(FedCoWProError, match=words):
         submit.federate_deployed(experiment(), made.root, tmp_path / "run", say=lambda text: None)
@@ -266,10 +261,10 @@ def test_one_run_at_a_time_and_only_on_a_server(
     tmp_path: Path, experiment: Callable[..., ExperimentConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make(tmp_path / "fed", "north")
-    monkeypatch.setattr(submit, "_runs", lambda *_: [{"run-id": "5", "status": "running"}])
+    monkeypatch.setattr(submit, "list_runs", lambda *_: [RunState(5, "running", "", "")])
     with pytest.raises(FedCoWProError, match="run 5 is going on"):
         submit.federate_deployed(experiment(), made.root, tmp_path / "run")
-    monkeypatch.setattr(submit, "_runs", lambda *_: None)
+    monkeypatch.setattr(submit, "list_runs", lambda *_: None)
     with pytest.raises(FedCoWProError, match="did not take the call"):
         submit.federate_deployed(experiment(), made.root, tmp_path / "run")
     with pytest.raises(FedCoWProError, match=r"sites \['west'\]"):
