@@ -36,6 +36,7 @@ pytestmark = [
         reason="no nginx, through which sites reach a coordinator: apt-get install nginx-light",
     ),
 ]
+GONE = "Error: Node Unavailable — The destination node failed to report a heartbeat within 2 × its expected interval."
 Experiment = Callable[..., ExperimentConfig]
 
 
@@ -171,12 +172,12 @@ def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experime
     cluster.coordinator.app.joinpath("pyproject.toml").write_bytes((cluster.app() / "pyproject.toml").read_bytes())
     plan = {
         "alpha": {"3": "shape"},
-        "beta": {"1": "nan", "2": "wait for never"},
+        "beta": {"1": "nan", "2": "wait for never", "3": "nan"},
         "gamma": {"1": "fail", "2": "wait for gamma-may-go", "3": "more"},
     }
     (cluster.faults / "faults.json").write_text(json.dumps(plan))
     measured = cluster.faults / "seconds"
-    deadline = max(20.0, float(measured.read_text()) if measured.exists() else 60.0)
+    deadline = max(15.0, 0.6 * float(measured.read_text()) if measured.exists() else 60.0)
     out = tmp_path / "faults"
     config = experiment(rounds=4, min_sites=1, join_timeout=2, round_timeout=deadline)
     command = cluster.federate(config, out)
@@ -197,7 +198,9 @@ def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experime
     assert "No space left on device" in first["left_out"]["gamma"]
     assert not any(word in json.dumps(first) + said for word in ("patients", "Jane", "scan.nii"))
     late = f"no reply within {deadline:g} s"
-    assert second["left_out"] == {"beta": late, "delta": "not connected", "gamma": late}
+    # Whether the deadline or the server's own notice, about a minute after the last sign of life, comes first.
+    assert second["left_out"].pop("beta") in (late, GONE)
+    assert second["left_out"] == {"delta": "not connected", "gamma": late}
     assert "round 3: usable replies of 0 of 4 sites" in said
     assert "array 'project.weight' is float32 (1," in said
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
 import stat
 import subprocess
 from collections.abc import Callable
@@ -22,8 +24,10 @@ from fedcowpro.federated.deployment import site as sites_process
 from fedcowpro.federated.deployment import submit
 from fedcowpro.federated.deployment.check import check_site
 from fedcowpro.federated.deployment.control import RunState
+from fedcowpro.federated.deployment.coordinator import serve_federation
 from fedcowpro.federated.deployment.keys import certificate_hosts, fingerprint, make_site_key, public_of
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
+from fedcowpro.federated.deployment.programs import until_stopped
 from fedcowpro.federated.deployment.provision import init_federation
 from fedcowpro.federated.simulate import require_ray
 
@@ -220,6 +224,28 @@ def test_a_node_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.M
     assert pauses == [2, 4, 8]
     assert "ended with code 1" in said[1]
     assert said[-1] == "stopped"
+
+
+def test_a_second_signal_does_not_disturb_the_tidying_up() -> None:
+    tidied = []
+    with until_stopped():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
+            tidied.append("all")
+    assert tidied == ["all"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_server_does_not_speak_to_anothers(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        made = make(tmp_path, "north", superlink_port=other.getsockname()[1])
+        with pytest.raises(FedCoWProError, match="cannot be used"):
+            serve_federation(made.root)
 
 
 def test_engine_options_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
