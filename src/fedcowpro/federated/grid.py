@@ -1,7 +1,7 @@
 """All sites in one process: a Flower grid without Ray, daemon or network.
 
-The only module that touches Flower's internals: `TaskIdentity` (every new `Message` reads it) and `Run` (in
-the signature of `Grid`).
+Touches Flower's internals: `TaskIdentity` (every new `Message` reads it) and `Run` (in the signature of `Grid`). So do
+`deployment.fleet` and `deployment.control`, and no other module.
 """
 
 from __future__ import annotations

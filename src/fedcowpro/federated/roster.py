@@ -130,7 +130,7 @@ class Roster:
             raise _Unfit(f"describes itself by {sorted(record)}: not a site of this program", name)
         site = SiteFacts(**record)  # type: ignore[arg-type]
         if registered and registered != name:
-            raise _Unfit(f"its key is registered for '{registered}', it calls itself '{name}'", registered)
+            raise _Unfit(f"its key is registered for '{registered}', it calls itself '{name}'", name)
         if self._expected and name not in self._expected:
             raise _Unfit(f"not one of the expected sites {sorted(self._expected)}", name)
         if name in {facts.name for other, facts in self._facts.items() if other in self._here and other != node}:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 
@@ -15,7 +15,10 @@ class StoredArrays(Mapping[str, np.ndarray]):
 
     def __init__(self, file: Path, arrays: Mapping[str, np.ndarray]) -> None:
         self._file, self._names = file, sorted(arrays)
-        save_file({name: np.asarray(arrays[name], order="C") for name in self._names}, file)
+        try:
+            save_file({name: np.asarray(arrays[name], order="C") for name in self._names}, file)
+        except SafetensorError as error:  # its own kind even where the disk is full
+            raise OSError(f"{file} cannot be written: {error}") from error
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:

@@ -35,7 +35,7 @@ def without_paths(text: str, private: tuple[str, ...] = ()) -> str:
     """
     for known in sorted((one for one in private if len(one) > 1), key=len, reverse=True):
         text = text.replace(known, HIDDEN)
-    text = re.sub(rf"{re.escape(HIDDEN)}[\\/][^\s'\"`,;()]*", HIDDEN, text)
+    text = re.sub(rf"{re.escape(HIDDEN)}[\\/][^\s'\"`,;:()]*", HIDDEN, text)
     return _BARE.sub(HIDDEN, _QUOTED.sub(HIDDEN, text))
 
 

@@ -8,20 +8,18 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fedcowpro.checkpoint import write_atomic
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.deployment.control import register_key
 from fedcowpro.federated.deployment.keys import days_left
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
-from fedcowpro.federated.deployment.programs import end, flwr, start, until_stopped
+from fedcowpro.federated.deployment.programs import end, require_free, start, until_stopped
 
 CONNECTION = "fedcowpro"  # name of the SuperLink in Flower's own configuration
 _START = 90.0  # seconds that a SuperLink has to answer
 _LOOK = 1.0  # seconds between two looks at the programs
-_AT_ONCE = 4  # calls of Flower's command line, which take seconds each
-_KNOWN = "already in use"  # a key of an earlier start, from the state that was kept
 
 
 def serve_federation(
@@ -46,6 +44,9 @@ def serve_federation(
             f"{coordinator.certificate} has expired", "a valid certificate",
             "move server.crt and server.key away and run: fedcowpro federation init, as before",
         )  # fmt: skip
+    require_free("127.0.0.1", settings.superlink_port)
+    if proxy:
+        require_free(settings.listen, settings.port)
     running: list[subprocess.Popen[str]] = []
     with until_stopped():
         try:
@@ -92,31 +93,9 @@ def register(coordinator: Coordinator, settings: FederationFile) -> list[str]:
     Raises:
         FedCoWProError: the SuperLink refuses a key.
     """
-    connection(coordinator, settings)
-    home = coordinator.home
-
-    def one(site: str) -> subprocess.CompletedProcess[str]:
-        key = str(coordinator.public_key(site))
-        return flwr(home, ["supernode", "register", key, CONNECTION, "--name", site, "--format", "json"])
-
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for site, done in zip(settings.sites, pool.map(one, settings.sites), strict=True):
-            text = (done.stdout + done.stderr).strip()
-            if not answer(done.stdout).get("success") and _KNOWN not in text:
-                raise FedCoWProError(
-                    f"the SuperLink refuses the key of '{site}': {text[-500:]}",
-                    "a public key of its own for each site", f"see {coordinator.public_key(site)}",
-                )  # fmt: skip
+    for site in settings.sites:
+        register_key(coordinator, settings, site)
     return list(settings.sites)
-
-
-def answer(text: str) -> dict[str, object]:
-    """What Flower's command line answered as JSON; empty where it did not."""
-    try:
-        found = json.loads(text[text.index("{") :])
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _superlink(coordinator: Coordinator, settings: FederationFile, keep_state: bool) -> list[str]:

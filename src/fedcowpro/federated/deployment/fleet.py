@@ -18,10 +18,10 @@ _INTERVAL = 30.0  # seconds, Flower's default between two signs of life
 
 
 def sign_in(coordinator: str, ca: Path, key: Path) -> str:
-    """Come and go once with the site's key.
+    """Come and go once with the site's key; not while its SuperNode is connected.
 
     Returns:
-        What the server said, in a few words.
+        What the server said, in a word.
 
     Raises:
         FedCoWProError: the server does not take the key, or cannot be reached.
@@ -38,8 +38,11 @@ def sign_in(coordinator: str, ca: Path, key: Path) -> str:
             client.DeactivateNode(DeactivateNodeRequest(node_id=node))
     except httpx.HTTPStatusError as error:
         text = " ".join(error.response.text.split())[:300]
-        if "already" in text.lower() or "online" in text.lower():
-            return "accepted; the site's SuperNode is connected now"
+        if error.response.status_code == httpx.codes.PRECONDITION_FAILED:  # one answer for both
+            raise FedCoWProError(
+                "the server does not know this site's key, or has the site connected already", "a key that it knows",
+                "stop this site's SuperNode and wait a minute; else ask the coordinator whether the site is registered",
+            ) from error  # fmt: skip
         raise FedCoWProError(
             f"the server refuses this site's key ({error.response.status_code}: {text})", "a key that it knows",
             "ask the coordinator whether this site is registered; set the clock right",

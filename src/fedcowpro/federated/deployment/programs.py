@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,13 +75,30 @@ def end(processes: Sequence[subprocess.Popen[str]]) -> None:
 
 @contextmanager
 def until_stopped() -> Iterator[None]:
-    """SIGTERM, as a service manager sends it, ends a block as Ctrl-C does."""
+    """SIGTERM, as a service manager sends it, ends a block as Ctrl-C does; more of them do not disturb the tidying up."""
+    signals = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {one: signal.signal(one, stop) for one in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def require_free(address: str, port: int) -> None:
+    """Raises FedCoWProError where another program has the port."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+        except OSError as error:
+            raise FedCoWProError(
+                f"{address}:{port} cannot be used: {error.strerror}", "a free port of this machine",
+                "end the program that has it (an earlier server?), or choose another by federation init",
+            ) from error  # fmt: skip

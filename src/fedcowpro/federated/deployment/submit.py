@@ -17,16 +17,16 @@ from fedcowpro.checkpoint import write_atomic
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.aggregate import check_federation
-from fedcowpro.federated.deployment.coordinator import CONNECTION, answer, connection
-from fedcowpro.federated.deployment.layout import Coordinator
+from fedcowpro.federated.deployment.control import list_runs, stop_run
+from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
+from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import flwr
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.monitor import RoundRecord, read_rounds, round_totals
 from fedcowpro.federated.tracking import Track, open_sinks
 
-_LOOK = 1.0  # seconds between two looks into the run folder
-_ASK = 10.0  # seconds between two questions to the SuperLink, each a program of its own
-_SILENT = 3  # questions without an answer before the SuperLink counts as gone
+_LOOK = 2.0  # seconds between two looks at the run
+_SILENT = 5  # looks without an answer before the SuperLink counts as gone
 
 
 def federate_deployed(
@@ -71,13 +71,13 @@ def federate_deployed(
     check_federation(config.federation, len(entries))
     folder = RunFolder(out.absolute())
     connection(coordinator, settings)
-    _refuse_a_second_run(coordinator)
+    _refuse_a_second_run(coordinator, settings)
     number = _start(coordinator, config, folder, resume, command, track, app or coordinator.app)
     say(f"run {number} started; its log: FLWR_HOME={coordinator.home} flwr log {number} {CONNECTION}")
     try:
-        _watch(coordinator, number, folder, config.federation.rounds, say)
+        _watch(coordinator, settings, number, folder, config.federation.rounds, say)
     except KeyboardInterrupt:
-        flwr(coordinator.home, ["stop", number, CONNECTION])
+        stop_run(coordinator, settings, number)
         say(f"Stopped: {folder.completed()} of {config.federation.rounds} rounds are safe; the same command goes on.")
         raise
     return folder.model_file
@@ -91,7 +91,7 @@ def _start(
     command: str | None,
     track: Sequence[Track],
     app: Path,
-) -> str:
+) -> int:
     """Hand the run to the SuperLink; returns its number."""
     coordinator.experiments.mkdir(parents=True, exist_ok=True)
     experiment = coordinator.experiments / f"{config.digest()}.yaml"
@@ -103,19 +103,26 @@ def _start(
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     write_atomic(run_config, ("\n".join(lines) + "\n").encode())
     done = flwr(coordinator.home, ["run", str(app), CONNECTION, "--run-config", str(run_config), "--format", "json"])
-    found = answer(done.stdout)
+    found = _answer(done.stdout)
     if not found.get("success") or "run-id" not in found:
         raise _unreachable(done.stdout + done.stderr)
-    return str(found["run-id"])
+    return int(found["run-id"])
 
 
-def _watch(coordinator: Coordinator, number: str, folder: RunFolder, rounds: int, say: Callable[[str], None]) -> None:
+def _watch(
+    coordinator: Coordinator,
+    settings: FederationFile,
+    number: int,
+    folder: RunFolder,
+    rounds: int,
+    say: Callable[[str], None],
+) -> None:
     """Tell each round until the run has ended.
 
     Raises:
         FedCoWProError: it failed, was stopped, or left no whole result.
     """
-    told, silent, asked = folder.completed(), 0, time.monotonic()
+    told, silent = folder.completed(), 0
     while True:
         for record in _rounds(folder) if folder.completed() > told else []:
             if record.round > told:
@@ -125,19 +132,17 @@ def _watch(coordinator: Coordinator, number: str, folder: RunFolder, rounds: int
                 notes += [f"{site} {reason}" for site, reason in record.clipped.items()]
                 parts = [f"round {told}/{rounds}: {len(record.sites)} sites, loss {totals['loss']:.3f}", *notes]
                 say("; ".join(parts))
-        if time.monotonic() - asked > (_ASK if told < rounds else _LOOK):
-            asked = time.monotonic()
-            runs = _runs(coordinator, number)
-            silent = 0 if runs else silent + 1
-            if silent >= _SILENT:
-                raise _unreachable("no answer while the run was going on")
-            if runs and runs[0]["status"].startswith("finished"):
-                break
+        runs = list_runs(coordinator, settings, number)
+        silent = 0 if runs else silent + 1
+        if silent >= _SILENT:
+            raise _unreachable("no answer while the run was going on")
+        if runs and runs[0].status == "finished" and told >= folder.completed():
+            break
         time.sleep(_LOOK)
-    status, details = runs[0]["status"], " ".join(str(runs[0].get("status-details", "")).split())
-    if status != "finished:completed":
+    outcome, details = runs[0].outcome, " ".join(runs[0].details.split())
+    if outcome != "completed":
         raise FedCoWProError(
-            f"run {number} ended as '{status}' after {folder.completed()} of {rounds} rounds: {details or 'no reason'}",
+            f"run {number} ended as '{outcome}' after {folder.completed()} of {rounds} rounds: {details or '-'}",
             "a run that completes", "see to the cause; then the same command goes on after the last complete round",
         )  # fmt: skip
     if not folder.is_finished(rounds):
@@ -154,24 +159,24 @@ def _rounds(folder: RunFolder) -> list[RoundRecord]:
         return []
 
 
-def _refuse_a_second_run(coordinator: Coordinator) -> None:
-    runs = _runs(coordinator, None)
+def _refuse_a_second_run(coordinator: Coordinator, settings: FederationFile) -> None:
+    runs = list_runs(coordinator, settings)
     if runs is None:
-        raise _unreachable("no list of its runs")
-    if going := [run["run-id"] for run in runs if not run["status"].startswith("finished")]:
+        raise _unreachable(f"no answer at 127.0.0.1:{settings.superlink_port}")
+    if going := [run.number for run in runs if run.status != "finished"]:
         raise FedCoWProError(
             f"run {going[0]} is going on", "one run at a time",
             f"wait for it, or end it: FLWR_HOME={coordinator.home} flwr stop {going[0]} {CONNECTION}",
         )  # fmt: skip
 
 
-def _runs(coordinator: Coordinator, number: str | None) -> list[dict[str, Any]] | None:
-    """The SuperLink's runs, or the one; None where it does not answer."""
-    which = ["--run-id", number] if number is not None else []
-    done = flwr(coordinator.home, ["list", CONNECTION, *which, "--format", "json"])
-    found = answer(done.stdout)
-    runs = found.get("runs")
-    return runs if found.get("success") and isinstance(runs, list) else None
+def _answer(text: str) -> dict[str, Any]:
+    """What Flower's command line answered as JSON; empty where it did not."""
+    try:
+        found = json.loads(text[text.index("{") :])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _unreachable(text: str) -> FedCoWProError:

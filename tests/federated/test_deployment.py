@@ -1,0 +1,247 @@
+"""A federation of real processes with TLS and a key per site: who gets in, what each fault ends in, same weights."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import PATIENCE, Cluster
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from fedcowpro.config import ExperimentConfig
+from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.deployment.check import check_site
+from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
+from fedcowpro.federated.deployment.fleet import sign_in
+from fedcowpro.federated.deployment.keys import make_authority, make_site_key
+from fedcowpro.federated.deployment.layout import Coordinator
+from fedcowpro.federated.deployment.programs import flwr
+from fedcowpro.federated.run import federate
+
+pytestmark = [
+    pytest.mark.deployment,
+    pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc: Linux only"),
+    pytest.mark.skipif(
+        shutil.which("nginx") is None,
+        reason="no nginx, through which sites reach a coordinator: apt-get install nginx-light",
+    ),
+]
+GONE = "Error: Node Unavailable — The destination node failed to report a heartbeat within 2 × its expected interval."
+Experiment = Callable[..., ExperimentConfig]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, sites: dict[str, Path]) -> Iterator[Cluster]:
+    """Sites alpha, beta and gamma; delta never comes."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"), sites, missing=("delta",))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def rounds(out: Path) -> list[dict[str, Any]]:
+    file = out / "metrics.jsonl"
+    text = file.read_text() if file.exists() else ""
+    return [line for line in map(json.loads, text[: text.rfind("\n") + 1].splitlines()) if line["kind"] == "round"]
+
+
+def ended(cluster: Cluster, command: subprocess.Popen[str], out: Path) -> str:
+    """What a run's command printed in the end."""
+    command.wait(PATIENCE)
+    return " ".join(cluster.log(f"federate-{out.name}").split())
+
+
+def request(port: int, ca: Path, path: str, method: str = "POST", body: bytes = b"") -> int:
+    """Status of the answer to a request as raw bytes, which nobody on this side tidies up."""
+    context = ssl.create_default_context(cafile=str(ca))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as door,
+    ):
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/protobuf\r\n"
+        door.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+        return int(door.recv(100).split()[1])
+
+
+def test_only_the_fleet_interface_passes_the_door(cluster: Cluster) -> None:
+    from flwr.superlink.routers.control.router import router as control
+
+    ca, door, inside = cluster.coordinator.ca, cluster.settings.port, cluster.settings.superlink_port
+    closed = sorted({route.path for route in control.routes})  # type: ignore[attr-defined]
+    assert len(closed) > 20
+    closed += [
+        "/v1/runtime/acquire-task",
+        "/v1/runtime/pull-messages",
+        "/v1/runtime/responses",
+        "/health",
+        "/",
+        "/docs",
+    ]
+    closed += [f"/v1/fleet/../control/{name}" for name in ("list-runs", "start-run")]
+    closed += [f"/v1/fleet/{dots}/control/list-runs" for dots in ("%2e%2e", "..%2f..", "%252e%252e", "..;")]
+    closed += ["//v1//control/list-runs", "/V1/CONTROL/list-runs", "/v1/fleet/", "/v1/fleet/../../openapi.json"]
+    assert request(inside, ca, "/v1/control/list-runs") == 200, "the test can fail: inside, the way is open"
+    for path in closed:
+        assert request(door, ca, path) in (400, 403, 404), path
+        assert request(door, ca, path, "GET") in (400, 403, 404), path
+    assert request(door, ca, "/v1/fleet/pull-messages", "GET") == 403
+    assert request(door, ca, "/v1/fleet/pull-messages") == 401  # passes, and is asked for a signature
+
+
+def test_flowers_own_command_line_is_refused_from_outside(cluster: Cluster, tmp_path: Path) -> None:
+    import grpc
+
+    outside = Coordinator(tmp_path)
+    outside.folder.mkdir()
+    shutil.copy(cluster.coordinator.ca, outside.ca)
+    connection(outside, cluster.settings.model_copy(update={"superlink_port": cluster.settings.port}))
+    done = flwr(outside.home, ["list", CONNECTION, "--format", "json"])
+    assert '"success": true' not in done.stdout
+    assert "403" in done.stdout + done.stderr
+    credentials = grpc.ssl_channel_credentials(cluster.coordinator.ca.read_bytes())
+    address = f"127.0.0.1:{cluster.settings.port}"
+    with grpc.secure_channel(address, credentials) as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary("/flwr.proto.Control/ListRuns")(b"", timeout=10)
+
+
+def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address, ca = f"127.0.0.1:{cluster.settings.port}", cluster.coordinator.ca
+    delta = cluster.coordinator.bundle("delta") / "site.key"
+    assert sign_in(address, ca, delta) == "accepted"
+    make_site_key(tmp_path / "unregistered.key")
+    for key in (tmp_path / "unregistered.key", cluster.coordinator.bundle("alpha") / "site.key"):
+        with pytest.raises(FedCoWProError, match="does not know this site's key, or has the site connected already"):
+            sign_in(address, ca, key)
+    make_authority(tmp_path / "other.crt", tmp_path / "other.key", "another authority")
+    with pytest.raises(FedCoWProError, match=r"no answer.*certificate"):
+        sign_in(address, tmp_path / "other.crt", delta)
+    plain = http.client.HTTPConnection("127.0.0.1", cluster.settings.port, timeout=30)
+    plain.request("POST", "/v1/fleet/pull-messages")
+    assert plain.getresponse().status == 400
+    plain.close()
+
+    class Impostor:
+        """Signs with another key than the one it shows."""
+
+        def __init__(self, private: ec.EllipticCurvePrivateKey, public: ec.EllipticCurvePublicKey) -> None:
+            self._real = real(ec.generate_private_key(ec.SECP384R1()), public)
+
+        def intercept(self, context: Any, call_next: Any) -> Any:
+            return self._real.intercept(context, call_next)
+
+    from fedcowpro.federated.deployment import fleet
+
+    real = fleet.NodeAuthHttpInterceptor
+    monkeypatch.setattr(fleet, "NodeAuthHttpInterceptor", Impostor)
+    with pytest.raises(FedCoWProError, match="401"):
+        sign_in(address, ca, delta)
+
+
+def test_check_finds_a_ready_site_ready(cluster: Cluster, experiment: Experiment) -> None:
+    findings = list(check_site(cluster.coordinator.bundle("delta"), cluster.sites["alpha"], experiment()))
+    assert [finding.what for finding in findings if not finding.ok] == [], findings
+    assert len(findings) == 9
+
+
+def test_undisturbed_run_equals_one_in_one_process(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
+    config, out = experiment(seed=3, rounds=2), tmp_path / "undisturbed"
+    began = time.monotonic()
+    said = ended(cluster, cluster.federate(config, out, *cluster.sites), out)
+    cluster.faults.joinpath("seconds").write_text(str(time.monotonic() - began))
+    assert f"model: {out / 'model.safetensors'}" in said
+    here = federate(config, cluster.sites, tmp_path / "here", progress=False)
+    for name in ("model.safetensors", "model.json"):
+        assert (out / name).read_bytes() == here.with_name(name).read_bytes()
+    assert [line["left_out"] for line in rounds(out)] == [{}, {}]
+
+
+def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
+    """NaN, an exception, kill -9, a slow site, one that never comes, one that comes back, an update far away."""
+    cluster.coordinator.app.joinpath("pyproject.toml").write_bytes((cluster.app() / "pyproject.toml").read_bytes())
+    plan = {
+        "alpha": {"3": "shape"},
+        "beta": {"1": "nan", "2": "wait for never", "3": "nan"},
+        "gamma": {"1": "fail", "2": "wait for gamma-may-go", "3": "more"},
+    }
+    (cluster.faults / "faults.json").write_text(json.dumps(plan))
+    measured = cluster.faults / "seconds"
+    deadline = max(15.0, 0.6 * float(measured.read_text()) if measured.exists() else 60.0)
+    out = tmp_path / "faults"
+    config = experiment(rounds=4, min_sites=1, join_timeout=2, round_timeout=deadline)
+    command = cluster.federate(config, out)
+    cluster.wait((cluster.faults / "beta.2.started").exists, "round 2")
+    cluster.kill("flower-supernode", "bundles/beta/")
+    cluster.wait(lambda: len(rounds(out)) == 2, "the deadline of round 2")
+    (cluster.faults / "gamma-may-go").touch()
+    said = ended(cluster, command, out)
+    assert command.returncode == 2
+    assert not (out / "model.safetensors").exists()
+    first, second = rounds(out)
+    assert first["sites"] == second["sites"] == 1
+    assert {site: reason.split(":")[0] for site, reason in first["left_out"].items()} == {
+        "beta": "array 'project.weight' has NaN or infinite values",
+        "delta": "not connected",
+        "gamma": "OSError",
+    }
+    assert "No space left on device" in first["left_out"]["gamma"]
+    assert not any(word in json.dumps(first) + said for word in ("patients", "Jane", "scan.nii"))
+    late = f"no reply within {deadline:g} s"
+    # Whether the deadline or the server's own notice, about a minute after the last sign of life, comes first.
+    assert second["left_out"].pop("beta") in (late, GONE)
+    assert second["left_out"] == {"delta": "not connected", "gamma": late}
+    assert "round 3: usable replies of 0 of 4 sites" in said
+    assert "array 'project.weight' is float32 (1," in said
+
+    plan = {"alpha": {"1": "wait for beta-is-back"}, "gamma": {"1": "far"}}
+    (cluster.faults / "faults.json").write_text(json.dumps(plan))
+    out = tmp_path / "back"
+    config = experiment(rounds=2, min_sites=1, join_timeout=2, max_update_norm=50, norm_rule="clip")
+    command = cluster.federate(config, out, *cluster.sites)
+    cluster.wait((cluster.faults / "alpha.1.started").exists, "round 1")
+    cluster.wait(lambda: cluster.log("beta").count("SuperNode ID") > 1, "beta comes back")
+    (cluster.faults / "beta-is-back").touch()
+    said = ended(cluster, command, out)
+    assert command.returncode == 0, said
+    first, second = rounds(out)
+    assert second["left_out"] == second["clipped"] == {}
+    assert set(first["left_out"]) <= {"beta"}
+    assert list(first["clipped"]) == ["gamma"]
+    assert "federation.max_update_norm" in first["clipped"]["gamma"]
+    assert (out / "model.safetensors").exists()
+
+
+def test_killed_server_resumes_to_the_same_weights(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
+    (cluster.faults / "faults.json").write_text(json.dumps({"beta": {"2": "wait for beta-may-go"}}))
+    for stale in cluster.faults.glob("*.started"):
+        stale.unlink()
+    config, out = experiment(seed=5, rounds=2), tmp_path / "killed"
+    command = cluster.federate(config, out, *cluster.sites)
+    cluster.wait((cluster.faults / "beta.2.started").exists, "round 2")
+    before = {site: cluster.log(site).count("SuperNode ID") for site in cluster.sites}
+    cluster.kill("flower-superlink", str(cluster.federation))
+    (cluster.faults / "beta-may-go").touch()
+    assert "SuperLink" in ended(cluster, command, out)
+    assert command.returncode == 2
+    assert len(rounds(out)) == 1
+    cluster.wait(lambda: "the SuperLink ended by itself" in cluster.log("server"), "the server's end")
+    cluster.serve()
+    for site in cluster.sites:
+        cluster.wait(lambda site=site: cluster.log(site).count("SuperNode ID") > before[site], f"{site} is back")  # type: ignore[misc]
+    command = cluster.federate(config, out, *cluster.sites)
+    said = ended(cluster, command, out)
+    assert command.returncode == 0, said
+    assert "round 1/2" not in said
+    here = federate(config, cluster.sites, tmp_path / "here", progress=False)
+    assert (out / "model.safetensors").read_bytes() == here.read_bytes()
