@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app.message import array as array_module
 from flwr.clientapp import ClientApp
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedcowpro.checkpoint import load_checkpoint, load_tensors, state_digest
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
@@ -134,6 +137,23 @@ def test_the_loss_of_the_way_up_matters_to_the_resumed_run(
     assert digest(tmp_path / "broken") != digest(tmp_path / "whole")
 
 
+def test_another_engine_goes_on_without_what_lies_at_its_sites(
+    sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment(**KINDS["int8"], rounds=1)
+    config = config.model_copy(update={"model": ModelConfig(encoder="tiny", channels=64)})
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            federate(config, sites, tmp_path, progress=False)
+    monkeypatch.setattr(InProcessGrid, "site_states", lambda self: {})
+    assert federate(config, sites, tmp_path, progress=False).exists()
+
+
 def test_frozen_statistics_do_not_travel(
     sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +218,25 @@ def test_another_initial_model_is_refused(experiment: Experiment) -> None:
         broken = RecordDict({records.ARRAYS: ArrayRecord({name: array}), records.CONFIG: settings})
         with pytest.raises(FedCoWProError, match=reason):
             exchange.receive(broken, RecordDict(), config)
+
+
+@pytest.mark.parametrize("kind", ["none", "fp16", "int8", "topk"])
+def test_records_survive_the_way_over_the_network(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower cuts every array into chunks (5 MB; here less) and puts it together again."""
+    monkeypatch.setattr(array_module, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 1000)
+    start = {"weight": np.zeros((40, 50), np.float32), "bias": np.zeros(3, np.float32)}
+    values = {name: np.random.default_rng(3).normal(size=value.shape).astype(np.float32)
+              for name, value in start.items()}  # fmt: skip
+    record, _ = exchange.encode(values, start, kind, 0.3)
+    objects = get_all_nested_objects(record)
+    assert len(objects) > 5
+    arrived = inflate_object_from_contents(record.object_id, {key: one.deflate() for key, one in objects.items()})
+    assert isinstance(arrived, ArrayRecord)
+    assert arrived.count_bytes() == record.count_bytes()
+    for name in values:
+        np.testing.assert_array_equal(
+            exchange.decode(arrived[name], start[name]), exchange.decode(record[name], start[name])
+        )
 
 
 # ---------------------------------------------------------------- server and sites on plain arrays
