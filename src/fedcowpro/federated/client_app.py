@@ -17,7 +17,7 @@ from flwr.clientapp import ClientApp
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import exchange, records
+from fedcowpro.federated import records, traffic
 from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
 
 app = ClientApp()
@@ -44,7 +44,7 @@ def train(message: Message, context: Context) -> Message:
         )  # fmt: skip
     config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
-    received = exchange.receive(message.content, context.state, config)
+    received = traffic.receive(message.content, context.state, config)
     threads = context.node_config.get("threads")
     with reproducible(int(threads) if threads is not None else None):
         update = local_update(
@@ -57,7 +57,7 @@ def train(message: Message, context: Context) -> Message:
         )
     if update.local:
         context.state[records.LOCAL] = records.to_record(update.local)
-    arrays = exchange.reply(update.shared, received, context.state, config.federation)
+    arrays = traffic.reply(update.shared, received, context.state, config.federation)
     content = RecordDict({records.ARRAYS: arrays, records.METRICS: _metrics(update)})
     return Message(content, reply_to=message)
 

@@ -23,13 +23,13 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
-from fedcowpro.federated.exchange import Downlink
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names, trained_names
 from fedcowpro.federated.tracking import open_sinks, tracking
+from fedcowpro.federated.traffic import Downlink
 from fedcowpro.nn.segmenter import build_model
 
 app = ServerApp()
@@ -97,7 +97,7 @@ def serve(
         observed.append,
         learnt=learnt_names(model) - kept,
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
-        downlink=Downlink(config.federation, initial, names.values(), send),
+        downlink=Downlink(config.federation, initial, send),
         scratch=folder.replies,
     )
     settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})

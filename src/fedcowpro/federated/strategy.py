@@ -17,9 +17,9 @@ from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
-from fedcowpro.federated.exchange import Downlink, decode
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.shelf import StoredArrays
+from fedcowpro.federated.traffic import Downlink, decode
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from fedcowpro.checkpoint import load_checkpoint, load_tensors, state_digest
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import exchange, records, task
-from fedcowpro.federated.exchange import Downlink
+from fedcowpro.federated import records, task, traffic
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, read_rounds
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.strategy import CheckedFedAvg
+from fedcowpro.federated.traffic import Downlink
 from fedcowpro.nn.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
@@ -192,7 +192,7 @@ def test_an_initial_model_that_sites_cannot_build_is_sent(
 def test_a_site_that_failed_gets_the_initial_model_again() -> None:
     config = FederationConfig(downlink="int8")
     initial = {"w": np.zeros((40, 40), np.float32)}
-    down = Downlink(config, initial, ("a", "b"), send=True)
+    down = Downlink(config, initial, send=True)
     common, sent = down.encode({"w": initial["w"] + np.float32(0.5)}, ConfigRecord())
     np.testing.assert_allclose(sent["w"], 0.5)
     assert all(records.INITIAL in down.content(common, site) for site in "ab")
@@ -206,7 +206,7 @@ def test_another_initial_model_is_refused(experiment: Experiment) -> None:
     initial = {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
     content, _ = Downlink(config.federation, initial).encode(initial, ConfigRecord())
     with pytest.raises(FedCoWProError, match=r"(?s)initial weights have the digest .*federation\.initial to send"):
-        exchange.receive(content, RecordDict(), config)
+        traffic.receive(content, RecordDict(), config)
     built = build_model(config.model, config.seed).state_dict()
     floating = {name: value for name, value in built.items() if value.is_floating_point()}
     settings = ConfigRecord({records.INITIAL: state_digest(floating)})
@@ -217,7 +217,7 @@ def test_another_initial_model_is_refused(experiment: Experiment) -> None:
     ):
         broken = RecordDict({records.ARRAYS: ArrayRecord({name: array}), records.CONFIG: settings})
         with pytest.raises(FedCoWProError, match=reason):
-            exchange.receive(broken, RecordDict(), config)
+            traffic.receive(broken, RecordDict(), config)
 
 
 @pytest.mark.parametrize("kind", ["none", "fp16", "int8", "topk"])
@@ -227,7 +227,7 @@ def test_records_survive_the_way_over_the_network(kind: str, monkeypatch: pytest
     start = {"weight": np.zeros((40, 50), np.float32), "bias": np.zeros(3, np.float32)}
     values = {name: np.random.default_rng(3).normal(size=value.shape).astype(np.float32)
               for name, value in start.items()}  # fmt: skip
-    record, _ = exchange.encode(values, start, kind, 0.3)
+    record, _ = traffic.encode(values, start, kind, 0.3)
     objects = get_all_nested_objects(record)
     assert len(objects) > 5
     arrived = inflate_object_from_contents(record.object_id, {key: one.deflate() for key, one in objects.items()})
@@ -235,7 +235,7 @@ def test_records_survive_the_way_over_the_network(kind: str, monkeypatch: pytest
     assert arrived.count_bytes() == record.count_bytes()
     for name in values:
         np.testing.assert_array_equal(
-            exchange.decode(arrived[name], start[name]), exchange.decode(record[name], start[name])
+            traffic.decode(arrived[name], start[name]), traffic.decode(record[name], start[name])
         )
 
 
@@ -256,11 +256,11 @@ def client(kind: str, spoilt: Array | None = None) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         site = str(context.node_config["site-name"])
-        start = {name: exchange.decode(array, BEFORE[name]) for name, array in message.content["arrays"].items()}
+        start = {name: traffic.decode(array, BEFORE[name]) for name, array in message.content["arrays"].items()}
         start = BEFORE | start
         values = {"bias": start["bias"], "weight": start["weight"] + change_of(site)}
         trained, received = records.from_numpy(values), records.from_numpy(start)
-        arrays = exchange.reply(trained, received, context.state, FederationConfig(uplink=kind, topk_share=0.2))
+        arrays = traffic.reply(trained, received, context.state, FederationConfig(uplink=kind, topk_share=0.2))
         if site == "b" and spoilt is not None:
             arrays["weight"] = spoilt
         metrics = MetricRecord({"num-examples": 1, "loss-total": 1.0})
