@@ -22,7 +22,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
 from fedcowpro.config import FederationConfig, ModelConfig
-from fedcowpro.federated import exchange, records
+from fedcowpro.federated import records, traffic
 from fedcowpro.federated.task import exchanged_names, trained_names
 from fedcowpro.nn.segmenter import build_model
 
@@ -60,11 +60,11 @@ def measure(model: str, arm: str) -> list[str]:
     rng = np.random.default_rng(0)
     now = {name: value + noise(rng, value) for name, value in initial.items()}
     before = peak()
-    common, sent = exchange.Downlink(config, initial, ("a",)).encode(now, ConfigRecord())
+    common, sent = traffic.Downlink(config, initial).encode(now, ConfigRecord())
     update = {name: sent[name] + noise(rng, sent[name]) for name in trained}
     state = RecordDict()
     started = time.perf_counter()
-    reply = exchange.reply(records.from_numpy(update), records.from_numpy(sent), state, config)
+    reply = traffic.reply(records.from_numpy(update), records.from_numpy(sent), state, config)
     encoding = time.perf_counter() - started
     del update
     chunks = {name: array.slice_array() for name, array in reply.items()}
@@ -75,7 +75,7 @@ def measure(model: str, arm: str) -> list[str]:
         arrived[name] = Array(array.dtype, tuple(array.shape), array.stype, data)
     started = time.perf_counter()
     for name, array in arrived.items():
-        assert np.isfinite(exchange.decode(array, sent[name])).all()
+        assert np.isfinite(traffic.decode(array, sent[name])).all()
     decoding = time.perf_counter() - started
     sizes = (records.payload_bytes(content) / 1e6 for content in (common, RecordDict({records.ARRAYS: reply})))
     numbers = [*(f"{size:.2f}" for size in sizes), f"{encoding:.2f}", f"{decoding:.2f}", f"{peak() - before:.0f}"]

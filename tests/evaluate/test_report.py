@@ -16,7 +16,7 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate import sections
 from fedcowpro.evaluate.protocol import COLUMNS
 from fedcowpro.evaluate.report import Overlay, write_report
-from fedcowpro.evaluate.summary import by_group, by_organ, per_case, rounds_table, with_groups
+from fedcowpro.evaluate.summary import by_group, by_organ, per_case, rounds_table, share_of_model, with_groups
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -199,6 +199,19 @@ def test_records_with_gaps(tmp_path: Path) -> None:
     parsed, _ = page(tmp_path, rounds=records, overlays=[])
     assert "– → –" in parsed.text
     assert "nan" not in parsed.text.lower()
+
+
+def test_traffic_is_told_as_a_share_of_the_model(tmp_path: Path) -> None:
+    one = {"round": 1, "site": "ct", "seconds": 1.0, "bytes_down": 100_000, "bytes_up": 400_000}
+    records: list[dict[str, Any]] = [
+        {**one, "bytes_model": 1_000_000}, {**one, "round": 2, "bytes_down": 900_000, "bytes_model": 1_000_000},
+        {**one, "site": "mr"}, {**one, "site": "t1", "bytes_model": 0},
+    ]  # fmt: skip
+    table = rounds_table(records)
+    assert share_of_model(table) == pytest.approx((0.1 + 0.9 + 0.8) / 4)
+    assert math.isnan(share_of_model(table[table["site"] != "ct"]))
+    parsed, _ = page(tmp_path, rounds=records, overlays=[])
+    assert "ct 2 2.0 1.0 1.00 0.80 0.45 mr 1 1.0 1.0 0.10 0.40 –" in parsed.text
 
 
 def test_real_data_does_not_speak_of_phantoms(tmp_path: Path) -> None:

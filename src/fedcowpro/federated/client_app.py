@@ -18,7 +18,7 @@ from fedcowpro.checkpoint import versions
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import exchange, records
+from fedcowpro.federated import records, traffic
 from fedcowpro.federated.private_site import private_content
 from fedcowpro.federated.secure_site import add_queries
 from fedcowpro.federated.shield import shielded
@@ -52,7 +52,7 @@ def train(message: Message, context: Context) -> Message:
         )  # fmt: skip
     config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
-    received = exchange.receive(message.content, context.state, config)
+    received = traffic.receive(message.content, context.state, config)
     threads = context.node_config.get("threads")
     with reproducible(int(threads) if threads is not None else None):
         update = local_update(
@@ -69,7 +69,7 @@ def train(message: Message, context: Context) -> Message:
     if config.federation.privacy.site_clips:
         content = private_content(config, name, update.shared, received, metrics, message.content, context)
     else:
-        arrays = exchange.reply(update.shared, received, context.state, config.federation)
+        arrays = traffic.reply(update.shared, received, context.state, config.federation)
         content = RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
     return Message(content, reply_to=message)
 

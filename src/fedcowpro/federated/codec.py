@@ -8,7 +8,7 @@ int8    a scale m / 127 per row, then round(x / scale)             1 byte an ent
 topk    scale m, positions and half precision of the largest      4 or 6 bytes for     all of an entry left out
         entries                                                    each entry sent
 
-What is lost is not lost for good: who encodes adds it to the next change (error feedback, see `exchange`).
+What is lost is not lost for good: who encodes adds it to the next change (error feedback, see `traffic`).
 Numbers are little-endian. Bytes from elsewhere are checked against the shape that the reader expects before anything
 of that size is made.
 """

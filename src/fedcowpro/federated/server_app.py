@@ -22,7 +22,6 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
 from fedcowpro.federated.delivery import exchange
-from fedcowpro.federated.exchange import Downlink
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
@@ -31,6 +30,7 @@ from fedcowpro.federated.secure import strategy_for
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names, trained_names
 from fedcowpro.federated.tracking import open_sinks, tracking
+from fedcowpro.federated.traffic import Downlink
 from fedcowpro.nn.segmenter import build_model
 from fedcowpro.privacy.accountant import privacy_facts
 

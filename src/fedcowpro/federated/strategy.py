@@ -17,10 +17,10 @@ from fedcowpro.config import FederationConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
-from fedcowpro.federated.exchange import Downlink, decode
 from fedcowpro.federated.limits import limit_updates
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.shelf import StoredArrays
+from fedcowpro.federated.traffic import Downlink, decode
 
 
 @dataclass(frozen=True)

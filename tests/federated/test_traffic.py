@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app.message import array as array_module
 from flwr.clientapp import ClientApp
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedcowpro.checkpoint import load_checkpoint, load_tensors, state_digest
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import exchange, records, task
-from fedcowpro.federated.exchange import Downlink
+from fedcowpro.federated import records, task, traffic
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, read_rounds
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.strategy import CheckedFedAvg
+from fedcowpro.federated.traffic import Downlink
 from fedcowpro.nn.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
@@ -134,6 +137,23 @@ def test_the_loss_of_the_way_up_matters_to_the_resumed_run(
     assert digest(tmp_path / "broken") != digest(tmp_path / "whole")
 
 
+def test_another_engine_goes_on_without_what_lies_at_its_sites(
+    sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = experiment(**KINDS["int8"], rounds=1)
+    config = config.model_copy(update={"model": ModelConfig(encoder="tiny", channels=64)})
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            federate(config, sites, tmp_path, progress=False)
+    monkeypatch.setattr(InProcessGrid, "site_states", lambda self: {})
+    assert federate(config, sites, tmp_path, progress=False).exists()
+
+
 def test_frozen_statistics_do_not_travel(
     sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +206,7 @@ def test_another_initial_model_is_refused(experiment: Experiment) -> None:
     initial = {name: value.numpy() for name, value in model.state_dict().items() if value.is_floating_point()}
     content, _ = Downlink(config.federation, initial).encode(initial, ConfigRecord())
     with pytest.raises(FedCoWProError, match=r"(?s)initial weights have the digest .*federation\.initial to send"):
-        exchange.receive(content, RecordDict(), config)
+        traffic.receive(content, RecordDict(), config)
     built = build_model(config.model, config.seed).state_dict()
     floating = {name: value for name, value in built.items() if value.is_floating_point()}
     settings = ConfigRecord({records.INITIAL: state_digest(floating)})
@@ -197,7 +217,26 @@ def test_another_initial_model_is_refused(experiment: Experiment) -> None:
     ):
         broken = RecordDict({records.ARRAYS: ArrayRecord({name: array}), records.CONFIG: settings})
         with pytest.raises(FedCoWProError, match=reason):
-            exchange.receive(broken, RecordDict(), config)
+            traffic.receive(broken, RecordDict(), config)
+
+
+@pytest.mark.parametrize("kind", ["none", "fp16", "int8", "topk"])
+def test_records_survive_the_way_over_the_network(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower cuts every array into chunks (5 MB; here less) and puts it together again."""
+    monkeypatch.setattr(array_module, "FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE", 1000)
+    start = {"weight": np.zeros((40, 50), np.float32), "bias": np.zeros(3, np.float32)}
+    values = {name: np.random.default_rng(3).normal(size=value.shape).astype(np.float32)
+              for name, value in start.items()}  # fmt: skip
+    record, _ = traffic.encode(values, start, kind, 0.3)
+    objects = get_all_nested_objects(record)
+    assert len(objects) > 5
+    arrived = inflate_object_from_contents(record.object_id, {key: one.deflate() for key, one in objects.items()})
+    assert isinstance(arrived, ArrayRecord)
+    assert arrived.count_bytes() == record.count_bytes()
+    for name in values:
+        np.testing.assert_array_equal(
+            traffic.decode(arrived[name], start[name]), traffic.decode(record[name], start[name])
+        )
 
 
 # ---------------------------------------------------------------- server and sites on plain arrays
@@ -217,11 +256,11 @@ def client(kind: str, spoilt: Array | None = None) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         site = str(context.node_config["site-name"])
-        start = {name: exchange.decode(array, BEFORE[name]) for name, array in message.content["arrays"].items()}
+        start = {name: traffic.decode(array, BEFORE[name]) for name, array in message.content["arrays"].items()}
         start = BEFORE | start
         values = {"bias": start["bias"], "weight": start["weight"] + change_of(site)}
         trained, received = records.from_numpy(values), records.from_numpy(start)
-        arrays = exchange.reply(trained, received, context.state, FederationConfig(uplink=kind, topk_share=0.2))
+        arrays = traffic.reply(trained, received, context.state, FederationConfig(uplink=kind, topk_share=0.2))
         if site == "b" and spoilt is not None:
             arrays["weight"] = spoilt
         metrics = MetricRecord({"num-examples": 1, "loss-total": 1.0})

@@ -76,16 +76,17 @@ class Downlink:
     Args:
         config: `downlink` and `initial`.
         initial: the model before training; without one, all of a model travels in each message.
-        send: sites get the initial model's bytes, once and after a round in which they failed.
+        send: sites get the initial model's bytes, once and after a round in which they gave no good answer.
     """
 
     def __init__(self, config: FederationConfig, initial: Arrays | None = None, send: bool = False) -> None:
         if send and config.downlink == "none":
             initial = None  # twice the bytes, and no use: nothing is encoded
-        self._kind, self._initial, self._send = config.downlink, initial or {}, send and bool(initial)
-        self._having: frozenset[str] = frozenset()
-        self._digest = _digest(self._initial)
-        self._bytes = records.to_record(records.from_numpy(self._initial)) if self._send else None
+        self._kind, self._initial = config.downlink, initial or {}
+        tensors = records.from_numpy(self._initial)
+        self._digest = state_digest(tensors)
+        self._bytes = records.to_record(tensors) if send and tensors else None
+        self._holders: frozenset[str] = frozenset()
 
     def encode(self, values: Arrays, config: ConfigRecord) -> tuple[RecordDict, dict[str, np.ndarray]]:
         """The part of the messages that is the same for all sites, and the model as sites will have it."""
@@ -101,13 +102,13 @@ class Downlink:
 
     def content(self, common: RecordDict, site: str) -> RecordDict:
         """A site's message: with the bytes of the initial model, if it may lack them."""
-        if self._bytes is None or site in self._having:
+        if self._bytes is None or site in self._holders:
             return common
         return RecordDict({**common, records.INITIAL: self._bytes})
 
     def answered(self, sites: Iterable[str]) -> None:
-        """These sites answered well in this round, so they have the initial model; who did not may have lost it."""
-        self._having = frozenset(sites)
+        """These sites answered well in this round, so they have the initial model; any other may lack it."""
+        self._holders = frozenset(sites)
 
 
 def receive(content: RecordDict, state: RecordDict, config: ExperimentConfig) -> dict[str, Tensor]:
@@ -175,7 +176,3 @@ def _built(config: ModelConfig, seed: int) -> tuple[dict[str, Tensor], str]:
     state = build_model(config, seed).state_dict()
     initial = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     return initial, state_digest(initial)
-
-
-def _digest(initial: Arrays) -> str:
-    return state_digest(records.from_numpy(initial))
