@@ -86,7 +86,5 @@ class FederationConfig(Config):
         if self.privacy.site_clips and self.uplink != "none":
             raise ValueError(f"uplink: '{self.uplink}' with updates that the site clips itself; set uplink to none")
         if self.privacy.secure_aggregation and (self.max_update_norm is not None or self.norm_factor is not None):
-            raise ValueError(
-                "max_update_norm, norm_factor: secure aggregation shows no single update; leave out"
-            )
+            raise ValueError("max_update_norm, norm_factor: secure aggregation shows no single update; leave out")
         return self

@@ -75,7 +75,7 @@ def end(processes: Sequence[subprocess.Popen[str]]) -> None:
 
 @contextmanager
 def until_stopped() -> Iterator[None]:
-    """SIGTERM, as a service manager sends it, ends a block as Ctrl-C does; more of them do not disturb the tidying up."""
+    """SIGTERM, as a service manager sends it, ends a block as Ctrl-C does; more of them change nothing."""
     signals = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: FrameType | None) -> None:
