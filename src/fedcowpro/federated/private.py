@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.monitor import Arrays, RoundRecord
-from fedcowpro.federated.strategy import CheckedFedAvg, _Reply
+from fedcowpro.federated.replies import Reply
+from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.privacy.accountant import spent
 from fedcowpro.privacy.clip import centred, clip_factor, count_deviation, next_clip, noise_deviation, update_norm
 from fedcowpro.privacy.noise import gaussian, noise_key
@@ -66,7 +67,7 @@ class PrivateFedAvg(CheckedFedAvg):
         return result
 
     def _combine(
-        self, server_round: int, good: Mapping[str, _Reply], weights: Sequence[float], before: Arrays
+        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         if self._privacy.mechanism == "local":
             return self._combine_noised(server_round, good, weights, before)
@@ -83,7 +84,7 @@ class PrivateFedAvg(CheckedFedAvg):
         return common
 
     def _combine_noised(
-        self, server_round: int, good: Mapping[str, _Reply], weights: Sequence[float], before: Arrays
+        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         bits = [float(str(reply.metrics.get(records.BELOW, 0.0))) for reply in good.values()]
         self._conclude(server_round, bits, len(good))

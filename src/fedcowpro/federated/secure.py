@@ -22,8 +22,9 @@ from fedcowpro.federated import records
 from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.monitor import Arrays, RoundRecord
 from fedcowpro.federated.private import PrivateFedAvg
+from fedcowpro.federated.replies import BadReply, Reply
 from fedcowpro.federated.shelf import StoredArrays
-from fedcowpro.federated.strategy import CheckedFedAvg, _BadReply, _Reply
+from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.privacy.clip import update_norm
 from fedcowpro.privacy.masking import join, sum_unmasked
 from fedcowpro.privacy.payload import count_words, from_words, ring_of
@@ -75,28 +76,28 @@ class SecureFedAvg(PrivateFedAvg):
 
     def _sort_out(
         self, replies: Iterable[Message], before: Arrays, shelf: Path
-    ) -> tuple[dict[str, _Reply], dict[str, str]]:
+    ) -> tuple[dict[str, Reply], dict[str, str]]:
         good, bad = super()._sort_out(replies, before, shelf)
         return good, {site: self._fallen.get(site, reason) for site, reason in bad.items()}
 
-    def _check(self, message: Message, before: Arrays, file: Path) -> _Reply:
+    def _check(self, message: Message, before: Arrays, file: Path) -> Reply:
         """The masked words are of the right number; more cannot be seen."""
         if message.has_error():
-            raise _BadReply(records.failure(message))
+            raise BadReply(records.failure(message))
         record = records.array_record(message.content, records.ARRAYS)
         metrics = message.content.get(records.METRICS)
         if record is None or set(record) != {records.MASKED} or not isinstance(metrics, MetricRecord):
-            raise _BadReply("the reply has no masked update")
+            raise BadReply("the reply has no masked update")
         words = record[records.MASKED].numpy()
         count = count_words(self._privacy, self._shapes(before))
         if words.shape != (count,) or words.dtype != np.uint32:
-            raise _BadReply(f"the masked update is {words.dtype} {words.shape}, expected uint32 ({count},)")
+            raise BadReply(f"the masked update is {words.dtype} {words.shape}, expected uint32 ({count},)")
         slices = float(str(metrics.get(records.WEIGHT, 0)))
         stored = StoredArrays(file, {records.MASKED: words})
-        return _Reply(stored, slices, metrics, records.payload_bytes(message.content))
+        return Reply(stored, slices, metrics, records.payload_bytes(message.content))
 
     def _combine(
-        self, server_round: int, good: Mapping[str, _Reply], weights: Sequence[float], before: Arrays
+        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         seeds_of_masks, seeds_of_keys = self._secrets(server_round, list(good))
         publics = {name: bytes(self._keys[name]["public-key"]) for name in self._shared}  # type: ignore[arg-type]
@@ -159,7 +160,7 @@ class SecureFedAvg(PrivateFedAvg):
     def _shapes(self, before: Arrays) -> dict[str, tuple[int, ...]]:
         return {name: before[name].shape for name in self._expected}
 
-    def _record(self, server_round: int, good: Mapping[str, _Reply], *rest: Any) -> RoundRecord:
+    def _record(self, server_round: int, good: Mapping[str, Reply], *rest: Any) -> RoundRecord:
         """No geometry of single updates: the words are noise."""
         record = super()._record(server_round, {site: replace(reply, arrays={}) for site, reply in good.items()}, *rest)
         return replace(record, sites=tuple(replace(site, update_norm=math.nan) for site in record.sites))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,22 +19,8 @@ from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import adam_step, aggregate_of, check_federation
 from fedcowpro.federated.limits import limit_updates
 from fedcowpro.federated.monitor import Arrays, RoundRecord, SiteRecord, update_geometry
-from fedcowpro.federated.shelf import StoredArrays
-from fedcowpro.federated.traffic import Downlink, decode
-
-
-@dataclass(frozen=True)
-class _Reply:
-    """A reply that passed all checks."""
-
-    arrays: Arrays
-    slices: float
-    metrics: MetricRecord
-    size: int
-
-
-class _BadReply(Exception):
-    """Why a reply is not used."""
+from fedcowpro.federated.replies import BadReply, Reply, check_reply
+from fedcowpro.federated.traffic import Downlink
 
 
 class CheckedFedAvg(Strategy):
@@ -158,7 +144,7 @@ class CheckedFedAvg(Strategy):
         return ArrayRecord({**dict(self._global), **arrays}), _mean_losses(record)
 
     def _combine(
-        self, server_round: int, good: Mapping[str, _Reply], weights: Sequence[float], before: Arrays
+        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         """What the sites' tensors become, before the server's optimiser; float64."""
         return {
@@ -180,9 +166,9 @@ class CheckedFedAvg(Strategy):
 
     def _sort_out(
         self, replies: Iterable[Message], before: Arrays, shelf: Path
-    ) -> tuple[dict[str, _Reply], dict[str, str]]:
+    ) -> tuple[dict[str, Reply], dict[str, str]]:
         """Good replies and reasons against the others, both in the order of the sites' names."""
-        good: dict[str, _Reply] = {}
+        good: dict[str, Reply] = {}
         bad: dict[str, str] = {}
         unknown: list[str] = []
         for message in replies:
@@ -193,7 +179,7 @@ class CheckedFedAvg(Strategy):
                 elif message.has_error():
                     # A node that died is answered for by the server itself, under the server's own number.
                     unknown.append(records.failure(message))
-            except _BadReply as reason:
+            except BadReply as reason:
                 bad[str(site)] = str(reason)
         silent = "no reply" + "".join(f" ({reason})" for reason in sorted(set(unknown)))
         names = self._sites.values()
@@ -201,34 +187,14 @@ class CheckedFedAvg(Strategy):
         missing = {site: bad.get(site, silent) for site in names if site not in good}
         return ordered, {**self._absent, **missing}
 
-    def _check(self, message: Message, before: Arrays, file: Path) -> _Reply:
-        if message.has_error():
-            raise _BadReply(records.failure(message))
-        record = records.array_record(message.content, records.ARRAYS)
-        metrics = message.content.get(records.METRICS)
-        if record is None or not isinstance(metrics, MetricRecord):
-            raise _BadReply(f"the reply has {sorted(message.content)} instead of arrays and metrics")
-        if missing := sorted(self._expected - set(record)):
-            raise _BadReply(f"{len(missing)} arrays are missing, '{missing[0]}' among them")
-        if extra := sorted(set(record) - self._expected):
-            raise _BadReply(f"{len(extra)} arrays are not asked for, '{extra[0]}' among them")
-        arrays = {}
-        for name in sorted(record):
-            try:
-                arrays[name] = decode(record[name], before[name])
-            except ValueError as error:
-                raise _BadReply(f"array '{name}' {error}") from error
-            if not np.isfinite(arrays[name]).all():
-                raise _BadReply(f"array '{name}' has NaN or infinite values")
-        slices = metrics.get(records.WEIGHT)
-        if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
-            raise _BadReply(f"its weight '{records.WEIGHT}' is {slices}, expected a positive number")
-        return _Reply(StoredArrays(file, arrays), float(slices), metrics, records.payload_bytes(message.content))
+    def _check(self, message: Message, before: Arrays, file: Path) -> Reply:
+        """See `check_reply`; some kinds of averaging check otherwise."""
+        return check_reply(message, before, self._expected, file)
 
     def _record(
         self,
         server_round: int,
-        good: Mapping[str, _Reply],
+        good: Mapping[str, Reply],
         left_out: dict[str, str],
         weights: Mapping[str, float],
         before: Arrays,
