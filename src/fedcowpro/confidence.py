@@ -5,7 +5,7 @@
   et al., arXiv 1702.03407). A wrong organ on the query does not lead back to the right one.
 - Margin of a slice: how far above the threshold the probabilities of the found pixels lie.
 - A mask's confidence is the geometric mean of its reverse Dice and the mean margin of its slices. The two see different
-  failures; together they rank masks better than reverse Dice alone (docs/results.md).
+  failures; together they rank masks better than reverse Dice alone, the figures are in docs/results.md.
 """
 
 from __future__ import annotations
