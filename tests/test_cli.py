@@ -606,7 +606,7 @@ SURFACE = {
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",
     "study": "file --out --workers --store",
-    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --seed --site --model --pictures",
+    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site --model --pictures",
     "show": "path",
     "card": "model --results --data-licence",
     "demo": "--out --seed",
