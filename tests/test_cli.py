@@ -599,14 +599,16 @@ SURFACE = {
     "--workers --list",
     "datasets": "name",
     "inspect": "site --out",
-    "federate": "config --out --site more --seed --rounds --track",
+    "federate": "config --out --site more --seed --rounds --track --engine --federation",
+    "federation": "",
     "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
     "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",
     "study": "file --out --workers --store",
-    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --seed --site --model --pictures",
+    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site --model "
+    "--pictures",
     "show": "path",
     "card": "model --results --data-licence",
     "demo": "--out --seed",

@@ -14,7 +14,7 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-_PATIENCE = 10.0  # seconds; the workers of a killed study notice at once, or after the step that they are in
+_PATIENCE = 30.0  # seconds; the workers of a killed study notice at once, or after the step that they are in
 
 
 @contextmanager
