@@ -57,8 +57,9 @@ ALLOWED = {
     "demo_data": "errors config volume data",
     "demo_page": "errors config data evaluate demo_data",
     "demo": "errors config volume data checkpoint federated infer load segment evaluate demo_data demo_page",
-    "cli": "errors config volume data federated postprocess infer load segment segment_record evaluate study compare "
-    "show model_card demo",
+    "serve": "errors config volume infer interactive load",
+    "cli": "errors config volume data federated postprocess infer load segment segment_record serve evaluate study "
+    "compare show model_card demo",
 }
 LINES = 260
 

@@ -606,6 +606,8 @@ SURFACE = {
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",
+    "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
+    "--max-memory --idle",
     "study": "file --out --workers --store",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site --model "
     "--pictures",

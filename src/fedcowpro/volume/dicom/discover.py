@@ -78,7 +78,7 @@ def find(folder: Path) -> Found:
     library("pydicom")
     if not folder.is_dir():
         raise FedCoWProError(f"no folder {folder}", "a folder of DICOM files", "check the path; unpack archives first")
-    return _find(_walk(folder))
+    return find_in(_walk(folder))
 
 
 def read_image(path: Path) -> Volume:
@@ -101,7 +101,7 @@ def read_image(path: Path) -> Volume:
                 "a whole volume",
                 f"give the folder of its series, {path.parent}",
             )
-    found = find(path) if path.is_dir() else _find([path])
+    found = find(path) if path.is_dir() else find_in([path])
     with hiding_errors(found.words):
         return _the_volume(found, path)
 
@@ -152,7 +152,8 @@ class _LeftOut:
         )
 
 
-def _find(paths: Iterable[Path]) -> Found:
+def find_in(paths: Iterable[Path]) -> Found:
+    """The volumes and segmentations among files, as `find`."""
     left_out, damaged, segmentations = _LeftOut(), [], []
     words: dict[str, frozenset[str]] = {}  # by the patient's number and name
     by_series: dict[tuple[Identity, str, Modality | None], list[Slice]] = {}

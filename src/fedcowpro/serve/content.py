@@ -1,0 +1,234 @@
+"""Files of unknown origin -> a volume, checked by their content before memory is spent on them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+import nibabel as nib
+
+from fedcowpro.serve.limits import Limits, Refused, size_text
+from fedcowpro.volume.dicom.headers import is_dicom, read_header
+from fedcowpro.volume.dicom.library import library, quiet
+from fedcowpro.volume.nifti import read_image
+from fedcowpro.volume.parse import grid_of
+from fedcowpro.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from fedcowpro.volume.dicom import Series
+
+_BLOCK = 1 << 20
+_HEADERS = {b"n+1": (nib.Nifti1Header, 348), b"n+2": (nib.Nifti2Header, 540)}
+_SLACK = 1 << 20  # bytes that a NIfTI file may have beyond what its header claims
+_FRAMES = 20_000  # of one DICOM file
+_DEFLATED = "1.2.840.10008.1.2.1.99"  # the whole dataset is one compressed stream of unknown size
+_KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What files hold: a NIfTI file, or DICOM volumes to choose from."""
+
+    nifti: Path | None = None
+    series: tuple[Series, ...] = ()
+
+    def size(self, number: int) -> tuple[int, int]:
+        """Voxels and axial slices of the volume, by headers.
+
+        Raises:
+            FedCoWProError: a NIfTI file without one 3-D volume in a known place.
+        """
+        if self.nifti is None:
+            columns, rows, slices = self.series[number].size
+            return columns * rows * slices, slices
+        shape = grid_of(cast("nib.Nifti1Image", nib.load(self.nifti)), self.nifti).internal_shape
+        return math.prod(shape), shape[0]
+
+
+def examine(files: Sequence[Path], work: Path, limits: Limits) -> Found:
+    """Tell files apart by content and unpack them, within limits.
+
+    Args:
+        files: those of one upload or folder.
+        work: existing private folder for what is unpacked.
+        limits: of sizes and numbers.
+
+    Raises:
+        Refused: neither NIfTI nor DICOM; several volumes; more bytes than allowed or than a header claims.
+        FedCoWProError: damaged files.
+    """
+    if not files:
+        raise Refused(400, "no file", _KINDS, "choose a file")
+    if len(files) > limits.files:
+        raise Refused(413, f"{len(files)} files", f"at most {limits.files}", "give the files of one series")
+    if len(files) == 1 and _start(files[0])[:4] == b"PK\x03\x04":
+        files = _unzip(files[0], work, limits)
+    if len(files) == 1 and _is_nifti(_start(files[0])):
+        return Found(nifti=_plain_nifti(files[0], work, limits))
+    dicom = [file for file in files if is_dicom(file)]
+    if not dicom:
+        raise Refused(415, "content of another type", _KINDS, "convert it, for example with dcm2niix")
+    return Found(series=_series(dicom, limits))
+
+
+def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None]:
+    """Read the volume under a new name; `number` chooses among DICOM volumes.
+
+    Raises:
+        FedCoWProError: as `nifti.read_image` and `Series.read`.
+    """
+    series = found.series[number] if found.series else None
+    volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
+    return replace(volume, name=name), series
+
+
+def _start(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(544)
+
+
+def _is_nifti(start: bytes) -> bool:
+    """Whether a file starts as NIfTI, or as a gzip stream, which then must hold NIfTI."""
+    return start[:2] == b"\x1f\x8b" or _header(start) is not None
+
+
+def _header(start: bytes) -> nib.Nifti1Header | None:
+    """The NIfTI header at the start of a file; None = there is none."""
+    found = _HEADERS.get(start[344:347] if start[344:347] == b"n+1" else start[4:7])
+    if found is None:
+        return None
+    kind, size = found
+    try:
+        return kind.from_fileobj(io.BytesIO(start[:size]), check=False)
+    except (nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError, ValueError):
+        return None
+
+
+def _plain_nifti(file: Path, work: Path, limits: Limits) -> Path:
+    """A copy without compression in `work`; the header's claim is checked before the rest is read."""
+    out = work / "volume.nii"
+    packed = _start(file)[:2] == b"\x1f\x8b"
+    try:
+        with gzip.open(file) if packed else file.open("rb") as stream, out.open("wb") as target:
+            start = stream.read(544)
+            header = _header(start)
+            if header is None:
+                raise Refused(415, "content of another type", _KINDS, "convert it, for example with dcm2niix")
+            claimed = _claim(header, limits)
+            target.write(start)
+            _copy(
+                cast("IO[bytes]", stream),
+                target,
+                claimed + _SLACK - len(start),
+                f"more bytes than its header's {size_text(claimed)}",
+            )
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Refused(400, "not a whole gzip file", "a whole file", "copy or export the file again") from None
+    return out
+
+
+def _claim(header: nib.Nifti1Header, limits: Limits) -> int:
+    """Bytes that a file must have by its header."""
+    try:
+        shape = [int(n) for n in header.get_data_shape()]
+        size, offset = int(header.get_data_dtype().itemsize), int(header["vox_offset"])
+    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError):
+        raise Refused(400, "a broken NIfTI header", "a whole NIfTI file", "export the file again") from None
+    voxels = math.prod(shape) if shape and min(shape) > 0 else 0
+    if not voxels or offset < 0 or offset > limits.expanded:
+        raise Refused(400, f"a NIfTI header with shape {shape}", "a volume", "export the file again")
+    _require_size(voxels * max(size, 4), limits)
+    return voxels * size + offset
+
+
+def _require_size(size: int, limits: Limits) -> None:
+    if size > limits.expanded:
+        raise Refused(
+            413, f"a volume of {size_text(size)}", f"at most {size_text(limits.expanded)} in memory",
+            "crop or resample it, or start the server with a larger --max-volume",
+        )  # fmt: skip
+
+
+def _copy(source: IO[bytes], target: IO[bytes], most: int, what: str) -> int:
+    """Copy blocks; refuse more than `most` bytes. Returns the number of bytes."""
+    done = 0
+    while block := source.read(_BLOCK):
+        done += len(block)
+        if done > most:
+            raise Refused(413, what, "a file that is as large as it says", "check where the file comes from")
+        target.write(block)
+    return done
+
+
+def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
+    """The files of an archive under numbers instead of their names; archives in archives stay packed."""
+    out = work / "unpacked"
+    out.mkdir()
+    files, left = [], limits.expanded
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            entries = [one for one in packed.infolist() if not one.is_dir()]
+            if len(entries) > limits.files:
+                raise Refused(413, f"{len(entries)} files", f"at most {limits.files}", "give one series")
+            _require_size(sum(one.file_size for one in entries), limits)
+            for number, entry in enumerate(entries):
+                if entry.flag_bits & 1:
+                    raise Refused(415, "an encrypted archive", "one without password", "unpack it first")
+                files.append(out / f"{number:05d}")
+                with packed.open(entry) as source, files[-1].open("wb") as target:
+                    left -= _copy(source, target, min(left, entry.file_size), "an archive larger than it says")
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        raise Refused(400, "a damaged zip archive", "a whole archive", "pack it again") from None
+    volumes = [file for file in files if _is_nifti(_start(file))]
+    if len(volumes) > 1:
+        raise Refused(400, f"{len(volumes)} NIfTI volumes in one archive", "one", "give them one by one")
+    return volumes or files
+
+
+def _series(files: list[Path], limits: Limits) -> tuple[Series, ...]:
+    """The volumes among DICOM files. What their headers claim is added up before pixels are read."""
+    library("pydicom")
+    from fedcowpro.volume.dicom.discover import find_in
+
+    _require_size(sum(_pixels(files)) * 4, limits)
+    found = find_in(files)
+    if found.damaged:
+        raise Refused(400, "a damaged or incomplete DICOM file", "whole files", "export the series again")
+    if not found.series:
+        raise Refused(
+            400, "DICOM files that make no volume", "at least 3 parallel slices of one CT or MR series",
+            "give the files of one series",
+        )  # fmt: skip
+    return found.series
+
+
+def _pixels(files: Sequence[Path]) -> Iterator[int]:
+    """Pixels of each file by its header."""
+    from pydicom.filereader import read_file_meta_info
+
+    for file in files:
+        with quiet():
+            try:
+                deflated = str(read_file_meta_info(file).get("TransferSyntaxUID")) == _DEFLATED
+            except Exception:  # without the part that names it, pydicom takes none for deflated
+                deflated = False
+        if deflated:
+            raise Refused(415, "a deflated DICOM file", "another transfer syntax", "export it uncompressed")
+        header = read_header(file)
+        try:
+            frames = int(header.get("NumberOfFrames") or 1)
+            size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0)
+        except (TypeError, ValueError):
+            raise Refused(400, "a damaged DICOM file", "whole files", "export the series again") from None
+        if not 0 <= frames <= _FRAMES:
+            raise Refused(413, f"a DICOM file of {frames} frames", f"at most {_FRAMES}", "give one volume")
+        yield frames * size

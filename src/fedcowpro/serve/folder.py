@@ -1,0 +1,109 @@
+"""The data folder: what is in it, and that no path leads out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from fedcowpro.serve.limits import Refused
+from fedcowpro.volume.dicom.headers import is_dicom
+from fedcowpro.volume.read import NIFTI
+
+_LOOKED_AT = 8  # files of a folder that are opened to see whether it holds DICOM
+_LISTED = 2000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the listing.
+
+    Attributes:
+        name: of the file or folder.
+        path: from the data folder, with '/'.
+        kind: 'folder', 'nifti', or 'series' for a folder that holds DICOM files itself.
+        size: bytes of a file, else 0.
+    """
+
+    name: str
+    path: str
+    kind: str
+    size: int
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder whose volumes the page may open.
+
+    Args:
+        root: existing folder.
+    """
+
+    root: Path
+
+    def resolve(self, relative: str) -> Path:
+        """The real path of a file or folder inside.
+
+        Raises:
+            Refused: absolute paths, '..', a link that leads out, nothing there. All with one message, so that an
+                answer does not tell what lies outside.
+        """
+        refusal = Refused(
+            404, "no such file or folder in the data folder", "a path as the listing shows it", "choose from the list"
+        )
+        parts = Path(relative).parts
+        if "\0" in relative or "\\" in relative or Path(relative).is_absolute():
+            raise refusal
+        if any(part == ".." or part.startswith(".") for part in parts):
+            raise refusal
+        try:
+            path = self.root.joinpath(*parts).resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise refusal from None
+        if not self._holds(path) or not (path.is_dir() or path.is_file()):
+            raise refusal
+        return path
+
+    def files(self, relative: str) -> list[Path]:
+        """A file, or all files of a folder that is to be one DICOM series; links that lead out are left out."""
+        path = self.resolve(relative)
+        if path.is_file():
+            return [path]
+        found = (one for one in sorted(path.iterdir()) if not one.name.startswith("."))
+        return [one for one in found if one.is_file() and self._holds(one.resolve())]
+
+    def listing(self, relative: str = "") -> list[Entry]:
+        """Folders, NIfTI files and folders with DICOM files, by name; hidden ones and links that lead out are not."""
+        folder = self.resolve(relative)
+        if not folder.is_dir():
+            raise Refused(404, "no such folder in the data folder", "a folder", "choose from the list")
+        entries = []
+        for path in islice(sorted(folder.iterdir(), key=lambda one: one.name.lower()), _LISTED):
+            if path.name.startswith(".") or not self._is_inside(path):
+                continue
+            place = "/".join([*Path(relative).parts, path.name])
+            if path.is_dir():
+                entries.append(Entry(path.name, place, "series" if self._has_dicom(path) else "folder", 0))
+            elif path.name.endswith(NIFTI) and path.is_file():
+                entries.append(Entry(path.name, place, "nifti", path.stat().st_size))
+        return entries
+
+    def has_dicom(self, relative: str) -> bool:
+        """Whether a folder holds DICOM files itself."""
+        return self._has_dicom(self.resolve(relative))
+
+    def _holds(self, path: Path) -> bool:
+        return path.is_relative_to(self.root.resolve())
+
+    def _is_inside(self, path: Path) -> bool:
+        try:
+            return self._holds(path.resolve(strict=True))
+        except (OSError, RuntimeError):  # a link to nowhere, or in a circle
+            return False
+
+    def _has_dicom(self, folder: Path) -> bool:
+        try:
+            files = (one for one in sorted(folder.iterdir()) if one.is_file() and self._is_inside(one))
+            return any(is_dicom(one) for one in islice(files, _LOOKED_AT))
+        except OSError:
+            return False

@@ -1,0 +1,111 @@
+// Talks to the server. Every call may throw a `Refusal`, which carries what was got, what was expected and a remedy.
+
+export class Refusal extends Error {
+  constructor(status, { got, expected, remedy }) {
+    super(got);
+    Object.assign(this, { status, got, expected, remedy });
+  }
+}
+
+const GONE = {
+  got: "the server does not answer",
+  expected: "a running server",
+  remedy: "look at the window in which it was started",
+};
+
+async function call(method, path, { json, body, headers } = {}) {
+  const options = { method, headers: { "X-FedCoWPro": "1", ...headers } };
+  if (json !== undefined) {
+    options.body = JSON.stringify(json);
+    options.headers["Content-Type"] = "application/json";
+  } else if (method === "POST" || method === "PUT") {
+    options.body = body ?? "";
+  }
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Refusal(0, GONE);
+  }
+  if (!answer.ok) {
+    const said = await answer.json().catch(() => ({}));
+    const unknown = { got: `an answer with status ${answer.status}`, expected: "a good one", remedy: "load the page again" };
+    throw new Refusal(answer.status, said.error ?? unknown);
+  }
+  return answer;
+}
+
+const asJson = async (...request) => (await call(...request)).json();
+const asBytes = async (...request) => (await call(...request)).arrayBuffer();
+
+export const begin = (token) =>
+  asJson("POST", "/api/session", token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+export const state = () => asJson("GET", "/api/state");
+export const folder = (path) => asJson("GET", `/api/folder?path=${encodeURIComponent(path)}`);
+export const openPlace = (path, series) => asJson("POST", "/api/open", { json: { path, series } });
+export const volume = (id) => asJson("GET", `/api/volumes/${id}`);
+export const image = (id) => asBytes("GET", `/api/volumes/${id}/image`);
+export const labels = async (id) => new Uint8Array(await asBytes("GET", `/api/volumes/${id}/labels`));
+export const close = (id) => asJson("DELETE", `/api/volumes/${id}`);
+export const putLabels = (list) => asJson("PUT", "/api/labels", { json: { labels: list } });
+export const putSlices = (id, numbers, body) =>
+  asJson("PUT", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`, { body });
+export const forgetSlices = (id, numbers) =>
+  asJson("DELETE", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`);
+export const segment = () => asJson("POST", "/api/segment");
+export const cancel = (job) => asJson("DELETE", `/api/jobs/${job}`);
+
+// Send files one by one, a few at a time; returns the upload's id.
+export async function upload(files, onProgress) {
+  const { id } = await asJson("POST", "/api/uploads");
+  let next = 0;
+  let sent = 0;
+  const lane = async () => {
+    while (next < files.length) {
+      const number = next++;
+      await call("PUT", `/api/uploads/${id}/${number}`, { body: files[number] });
+      onProgress(++sent, files.length);
+    }
+  };
+  try {
+    await Promise.all([lane(), lane(), lane()]);
+  } catch (refusal) {
+    next = files.length;
+    await call("DELETE", `/api/uploads/${id}`).catch(() => {});
+    throw refusal;
+  }
+  return id;
+}
+
+export const openUpload = (id, name, series) => asJson("POST", `/api/uploads/${id}/open`, { json: { name, series } });
+
+// Follow a job until it ends; resolves with its last state.
+export function follow(job, onProgress) {
+  return new Promise((resolve, reject) => {
+    const source = new EventSource(`/api/jobs/${job}/events`);
+    source.onmessage = (event) => {
+      const now = JSON.parse(event.data);
+      onProgress(now);
+      if (["done", "failed", "cancelled"].includes(now.state)) {
+        source.close();
+        resolve(now);
+      }
+    };
+    source.onerror = () => {
+      // The browser tries again by itself while the stream is only interrupted.
+      if (source.readyState === EventSource.CLOSED) reject(new Refusal(0, GONE));
+    };
+  });
+}
+
+// Save what an address gives as a file.
+export async function download(path) {
+  const answer = await call("GET", path);
+  const name = /filename="([^"]+)"/.exec(answer.headers.get("Content-Disposition") ?? "")?.[1] ?? "mask";
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await answer.blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  return name;
+}
