@@ -189,6 +189,7 @@ def _draw(counts: list[int], peaks: list[float], plot: Path) -> None:
     axes.plot(counts, peaks, marker="o")
     axes.set(xlabel="sites", ylabel="peak memory (MiB)", ylim=(0, 1.25 * max(peaks)))
     axes.set_title("Server and sites in one process: memory does not grow with the number of sites", fontsize=9)
+    axes.set_xticks(counts)
     axes.grid(alpha=0.3)
     figure.savefig(plot, dpi=120)
 

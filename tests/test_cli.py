@@ -463,7 +463,7 @@ def test_wrong_usage_has_code_2_and_no_traceback(run: Run) -> None:
 
 def test_help_and_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fedcowpro {__version__}\n")
-    for command in SURFACE.keys() - {"datasets", "show", "card"}:
+    for command in SURFACE.keys() - {"datasets", "show", "card", "serve", "federation"}:
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "--out" in out
@@ -515,7 +515,9 @@ def test_from_volumes_to_masks(run: Run, phantoms: Path, tmp_path: Path) -> None
         "--out", masks, "--probabilities",
     )  # fmt: skip
     assert code == 0, err
-    assert files(masks) == [f"image_{case}_{kind}.nii.gz" for case in "23" for kind in ("mask", "probabilities")]
+    made = [f"image_{case}_{kind}.nii.gz" for case in "23" for kind in ("mask", "probabilities")]
+    records = [f"image_{case}_mask.json" for case in "23"] + ["segment.json", "summary.csv"]
+    assert files(masks) == sorted([*made, *records])
     assert out.count(" ml") >= 8
     for case in "23":
         image, mask = (nib.load(p) for p in (phantoms / "ct" / f"image_{case}.nii.gz",

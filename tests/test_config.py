@@ -22,6 +22,7 @@ from fedcowpro.config import (
     LossConfig,
     ModelConfig,
     PrepareConfig,
+    PrivacyConfig,
     SiteConfig,
     SuperpixelConfig,
     TrainConfig,
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/configs/**/*.yaml")])
 PARTS: tuple[type[Config], ...] = (
     AugmentConfig, EpisodeConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
-    PrepareConfig, SiteConfig, SuperpixelConfig, TrainConfig,
+    PrepareConfig, PrivacyConfig, SiteConfig, SuperpixelConfig, TrainConfig,
 )  # fmt: skip
 REQUIRED: dict[type[Config], dict[str, Any]] = {SiteConfig: {"name": "a"}}
 
