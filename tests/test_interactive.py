@@ -191,8 +191,12 @@ def test_components_with_paint_are_kept(phantoms: Path, tiny_checkpoint: Path) -
 def test_only_what_a_whole_annotation_needs_is_encoded(predictor: OneShotPredictor, phantoms: Path) -> None:
     volume, labels = scan(phantoms, "1")
     example = encode_example(predictor, volume, Annotation.whole(labels), CT, organs=[1])
-    assert len(example.encoded.numbers) == 3
-    with pytest.raises(FedCoWProError, match="3 of 10 slices are encoded"):
+    empty = {int(z) for z in np.flatnonzero(~(labels == 1).any(axis=(1, 2)))}
+    assert empty
+    assert example.marks.empty == tuple(sorted(empty))  # fewer than `background_slices`
+    assert set(example.encoded.numbers) == empty | set(example.marks.shows[1])
+    assert len(example.marks.shows[1]) == 3
+    with pytest.raises(FedCoWProError, match=f"{3 + len(empty)} of 10 slices are encoded"):
         segment_encoded(predictor, build_support(predictor, [(example.encoded, example.annotation)]), example.encoded)
 
 

@@ -153,6 +153,15 @@ class InferConfig(Config):
     )
     threshold: float = Field(0.4, gt=0, lt=1, description="probability above which a pixel is foreground")
     keep_components: bool = Field(True, description="keep as many connected parts of an organ as the support has")
+    background_slices: int = Field(
+        24,
+        ge=0,
+        description="slices evenly spaced over a wholly annotated volume; those without an organ add to the background",
+    )
+    exclusive: bool = Field(
+        False,
+        description="a pixel belongs to its likeliest organ alone; False scores each organ for itself, as published",
+    )
     axial_prior: float = Field(
         0.0,
         ge=0,

@@ -201,7 +201,7 @@ class OneShotPredictor:
         guide: Guide | None = None,
         numbers: Numbers | None = None,
     ) -> Bool[np.ndarray, "k n s s"]:
-        """Where `probabilities` exceeds the threshold; organs may overlap.
+        """Where `probabilities` exceeds the threshold; organs may overlap unless they are `exclusive`.
 
         Args:
             query, bank, choice: as for `probabilities`.
@@ -213,7 +213,9 @@ class OneShotPredictor:
         for part in _parts(len(query)):
             some = query.select(range(part.start, part.stop))
             prior = None if guide is None else guide.log_odds(numbers[part])
-            parts.append(self.probabilities(some, bank, choice[:, part], prior) > self.config.threshold)
+            soft = self.probabilities(some, bank, choice[:, part], prior)
+            inside = soft > self.config.threshold
+            parts.append(inside & (soft >= soft.max(axis=0)) if self.config.exclusive else inside)
         return np.concatenate(parts, axis=1)
 
 
@@ -241,3 +243,10 @@ def slices_of(labels: UInt8[np.ndarray, "d h w"], organ: int) -> list[int]:
 def pick_slices(slices: Sequence[int], wanted: int | str) -> list[int]:
     """Support slices of an organ: all, or those at the middles of n equal parts of its list of slices."""
     return list(slices) if wanted == "all" else support_slices(slices, int(wanted))
+
+
+def spread_slices(depth: int, wanted: int) -> list[int]:
+    """Numbers of `wanted` slices at the middles of equal parts of a volume; all where it has no more."""
+    if wanted >= depth:
+        return list(range(depth))
+    return [int((index + 0.5) * depth / wanted) for index in range(wanted)]

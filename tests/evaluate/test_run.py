@@ -64,8 +64,10 @@ def count_encoded(ours: OneShotPredictor) -> list[int]:
 
 
 def support_slices_used(site: Site, wanted: int | str) -> set[int]:
+    """Of case 1: those chosen for its organs, and the empty ones, which are fewer than `background_slices`."""
     labels = site.labels("1")
-    return {z for organ in ORGANS for z in pick_slices(slices_of(labels, organ), wanted)}
+    empty = {int(z) for z in np.flatnonzero(~labels.any(axis=(1, 2)))}
+    return {z for organ in ORGANS for z in pick_slices(slices_of(labels, organ), wanted)} | empty
 
 
 @pytest.mark.parametrize("wanted", [3, 1, "all"])
@@ -202,7 +204,7 @@ def test_organs_are_joined_between_sites_by_name(ct_site: Site, tmp_path: Path) 
 
 
 def test_several_supports_are_one_example(ct_site: Site) -> None:
-    ours = predictor(pairing="chunk")
+    ours = predictor(pairing="chunk", background_slices=0)
     (episode,) = plan_episodes({"here": ct_site}, supports=["1", "2"], queries=["3"]).episodes
     seen = count_encoded(ours)
     rows = evaluate_episode(ours, {"here": ct_site}, episode, method="m", seed=0)
@@ -215,3 +217,37 @@ def test_several_supports_are_one_example(ct_site: Site) -> None:
     twice = alone.model_copy(update={"supports": alone.supports * 2})
     doubled = evaluate_episode(ours, {"here": ct_site}, twice, method="m", seed=0)
     assert [row.dice for row in doubled] == pytest.approx([row.dice for row in single], abs=1e-6)
+
+
+def test_background_slices_take_away_what_lies_where_no_organ_is(ct_site: Site) -> None:
+    """Cells of empty slices of the example are background of every organ, and foreground of none."""
+    (episode,) = plan_episodes({"here": ct_site}).episodes
+
+    def masks(wanted: int) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        ours = predictor(background_slices=wanted, keep_components=False, refine=0)
+        evaluate_episode(
+            ours, {"here": ct_site}, episode, method="m", seed=0, on_prediction=lambda *given: found.append(given[2])
+        )
+        return found
+
+    before, after = masks(0), masks(24)
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+    empty = ~ct_site.labels("2").any(axis=(1, 2))
+    assert empty.any()
+    shown = [sum(int(mask[empty].sum()) for mask in some[: len(some) // 2]) for some in (before, after)]
+    assert shown[1] < shown[0]
+
+
+def test_exclusive_organs_do_not_overlap(ct_site: Site) -> None:
+    (episode,) = plan_episodes({"here": ct_site}).episodes
+    overlaps = []
+    for exclusive in (False, True):
+        found: dict[str, list[np.ndarray]] = {}
+        evaluate_episode(
+            predictor(exclusive=exclusive, keep_components=False), {"here": ct_site}, episode, method="m", seed=0,
+            on_prediction=lambda case, organ, mask, found=found: found.setdefault(case, []).append(mask),
+        )  # fmt: skip
+        overlaps.append(sum(int((np.sum(masks, axis=0) > 1).sum()) for masks in found.values()))
+    assert overlaps[0] > 0
+    assert overlaps[1] == 0

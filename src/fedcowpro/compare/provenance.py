@@ -22,7 +22,14 @@ from fedcowpro.evaluate.episodes import Episode, Episodes, load_episodes
 from fedcowpro.evaluate.markup import MISSING
 from fedcowpro.evaluate.summary import BEFORE
 
-_SET = ("flip", "axial_prior", "location_prior", "quadrant_mask")  # fields without an option of their own
+_SET = (
+    "flip",
+    "background_slices",
+    "exclusive",
+    "axial_prior",
+    "location_prior",
+    "quadrant_mask",
+)  # fields without an option of their own
 
 
 def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Section:

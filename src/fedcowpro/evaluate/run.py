@@ -16,7 +16,7 @@ from fedcowpro.evaluate.episodes import Episode
 from fedcowpro.evaluate.metrics import score
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
 from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join, spread_slices
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 
 TOLERANCE = 2.0  # mm; of NSD
@@ -112,6 +112,8 @@ def _options(predictor: OneShotPredictor) -> dict[str, str]:
         "threshold": f"{config.threshold:g}",
         "keep_components": str(config.keep_components).lower(),
         "axial_prior": f"{config.axial_prior:g}",
+        "background_slices": str(config.background_slices),
+        "exclusive": str(config.exclusive).lower(),
         "location_prior": f"{config.location_prior:g}",
         "quadrant_mask": str(config.quadrant_mask).lower(),
     }
@@ -123,6 +125,7 @@ class _Support:
     def __init__(self, predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> None:
         self.predictor, self.organs = predictor, episode.organs
         self._picked: dict[str, list[tuple[int, ...]]] = {organ: [] for organ in self.organs}
+        self._empty: list[int] = []
         encoded, labels, start = [], [], 0
         volumes: list[Anatomy] = []
         places: dict[str, list[Place | None]] = {organ: [] for organ in self.organs}
@@ -136,10 +139,15 @@ class _Support:
                     "prepare the sites with the same --size",
                 )
             wanted = {organ: zs for organ, zs in example.slices.items() if organ in self.organs}
-            used = sorted({z for zs in wanted.values() for z in zs})
+            values = {name: value for value, name in site.organs.items()}
+            whole = site.labels(example.case)
+            shown: np.ndarray = np.any(np.isin(whole, [values[organ] for organ in wanted]), axis=(1, 2))
+            extra = [z for z in spread_slices(len(whole), predictor.config.background_slices) if not shown[z]]
+            used = sorted({z for zs in wanted.values() for z in zs} | set(extra))
+            given = whole[used]
             for organ, zs in wanted.items():
                 self._picked[organ].append(tuple(start + used.index(z) for z in zs))
-            given, values = site.labels(example.case)[used], {name: value for value, name in site.organs.items()}
+            self._empty += [start + used.index(z) for z in extra]
             numbered = np.zeros(given.shape, np.uint8)
             for organ in wanted:
                 numbered[given == values[organ]] = self._number(organ)
@@ -173,16 +181,16 @@ class _Support:
 
     def groups(self, organ: str, pairing: str) -> list[Group]:
         """One group of all its slices, or one for each part of the organ's extent."""
-        number, picked = self._number(organ), self._picked[organ]
+        number, picked, empty = self._number(organ), self._picked[organ], tuple(self._empty)
         if pairing == "bag":
-            return [Group(number, tuple(z for zs in picked for z in zs))]
+            return [Group(number, tuple(z for zs in picked for z in zs), empty)]
         if len({len(zs) for zs in picked}) > 1:
             raise FedCoWProError(
                 f"'{organ}' on {' and '.join(str(len(zs)) for zs in picked)} slices of the examples",
                 "as many slices of each example, where thirds are paired",
                 "use --pairing bag",
             )
-        return [Group(number, part) for part in zip(*picked, strict=True)]
+        return [Group(number, part, empty) for part in zip(*picked, strict=True)]
 
     def bank(self, pairing: str) -> Bank:
         """Prototypes of `groups` of all organs, in order."""

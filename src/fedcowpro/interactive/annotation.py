@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from fedcowpro.config import InferConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.infer import pick_slices, slices_of
+from fedcowpro.infer import pick_slices, slices_of, spread_slices
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
@@ -76,7 +77,7 @@ class Marks:
         numbers: those slices, ascending.
         labels: of each of them (n, size, size).
         shows: per organ the slices that show it and may be used for it, ascending.
-        empty: slices on which nothing was painted: background of every organ.
+        empty: slices in use on which nothing was drawn: background of every organ.
         is_whole: whether the rest of the volume is known, too.
     """
 
@@ -87,21 +88,23 @@ class Marks:
     is_whole: bool
 
 
-def mark(placement: Placement, annotation: Annotation, wanted: int | str) -> Marks:
+def mark(placement: Placement, annotation: Annotation, config: InferConfig) -> Marks:
     """Choose the slices of an annotation, and bring them to the prepared grid.
 
-    Of a whole annotation `wanted` slices of each organ are used (see `pick_slices`), of a partial one all that are
-    painted.
+    Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
+    `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
     """
     if annotation.is_whole:
         labels = placement.to_prepared_labels(annotation.labels)
         organs = [int(organ) for organ in np.unique(labels[labels > 0])]
-        shows = {organ: tuple(pick_slices(slices_of(labels, organ), wanted)) for organ in organs}
-        numbers = sorted({z for zs in shows.values() for z in zs})
-        return Marks(tuple(numbers), labels[numbers], shows, (), True)
+        shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
+        drawn: np.ndarray = np.any(labels, axis=(1, 2))
+        empty = tuple(z for z in spread_slices(len(labels), config.background_slices) if not drawn[z])
+        numbers = sorted({z for zs in shows.values() for z in zs} | set(empty))
+        return Marks(tuple(numbers), labels[numbers], shows, empty, True)
     painted = np.flatnonzero(annotation.painted)
     labels = placement.to_prepared_labels(annotation.labels[painted])
     organs = [int(organ) for organ in np.unique(labels[labels > 0])]
     shows = {organ: tuple(int(z) for z in painted[slices_of(labels, organ)]) for organ in organs}
-    empty = painted[~annotation.labels[painted].any(axis=(1, 2))]
-    return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, empty)), False)
+    lacking = painted[~annotation.labels[painted].any(axis=(1, 2))]
+    return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, lacking)), False)

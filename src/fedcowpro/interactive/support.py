@@ -65,8 +65,9 @@ def build_support(
 ) -> Support:
     """The prototypes of annotated volumes.
 
-    Every painted slice of a partial annotation is used, of a whole one `predictor.config.support_slices` per organ.
-    Slices on which nothing was painted add to the background of every organ.
+    Every painted slice of a partial annotation is used, of a whole one `predictor.config.support_slices` per organ
+    and some without any organ (`background_slices`). Slices on which nothing was drawn add to the background of every
+    organ.
 
     Args:
         examples: encoded volumes and their annotations; every label value is an organ, the same in all.
@@ -84,7 +85,7 @@ def example_of(
     """An encoded volume with its annotation; see `build_support`."""
     annotation.require_fits(encoded.volume)
     annotation = annotation.only(organs)
-    return Example(encoded, annotation, mark(encoded.placement, annotation, predictor.config.support_slices))
+    return Example(encoded, annotation, mark(encoded.placement, annotation, predictor.config))
 
 
 def encode_example(
@@ -113,7 +114,7 @@ def encode_example(
     annotation = annotation.only(organs)
     require_nonempty(annotation.labels, Path(annotation.name))
     prepared = prepare_volume(volume, config, pixel=pixel, size=size)
-    marks = mark(prepared.placement, annotation, predictor.config.support_slices)
+    marks = mark(prepared.placement, annotation, predictor.config)
     require_nonempty(marks.labels, Path(annotation.name))
     return Example(encode_prepared(predictor, prepared, marks.numbers), annotation, marks)
 
