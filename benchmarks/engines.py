@@ -32,7 +32,7 @@ from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig, Pr
 from fedcowpro.data.phantom import write_site
 from fedcowpro.data.prepare import prepare
 from fedcowpro.federated.deployment.layout import FederationFile
-from fedcowpro.federated.deployment.programs import end
+from fedcowpro.federated.deployment.programs import end, until_stopped
 from fedcowpro.federated.deployment.provision import init_federation
 from fedcowpro.federated.deployment.site import free_port
 from fedcowpro.federated.deployment.submit import federate_deployed
@@ -59,7 +59,7 @@ def main() -> None:
     if options.child:
         _child(Path(options.child[0]), int(options.child[1]))
         return
-    with tempfile.TemporaryDirectory(prefix="engines-") as folder:
+    with until_stopped(), tempfile.TemporaryDirectory(prefix="engines-") as folder:
         root = Path(folder)
         counts = [int(text) for text in options.memory.split(",")] if options.memory else []
         sites = _sites(root, max([options.sites, *counts]), options.size)

@@ -21,7 +21,8 @@ from fedcowpro.federated.task import SiteFacts
 
 _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; others may differ in the last bits
 _PAUSE = 2.0  # seconds between two looks for sites
-_PATIENCE = 120.0  # seconds that a site has to describe itself
+_PATIENCE = 120.0  # seconds that sites have to describe themselves, and on one machine they may share its cores:
+_MORE = 15.0  # so many more for each
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ class Roster:
         for node in fresh:
             self._facts.pop(node, None)
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in fresh]
-        replies = {reply.metadata.src_node_id: reply for reply in exchange(grid, queries, _PATIENCE)}
+        patience = _PATIENCE + _MORE * len(queries)
+        replies = {reply.metadata.src_node_id: reply for reply in exchange(grid, queries, patience)}
         for node in sorted(replies):
             registered = here[node].name
             try:
