@@ -53,7 +53,7 @@ def test_masks_cancel_in_the_sum_of_those_that_answered(gone: tuple[str, ...]) -
 def test_a_masked_update_looks_random_and_has_nothing_of_the_update() -> None:
     """All-zero words, the easiest to see: bytes are uniform, uncorrelated, and without its own seed stay so."""
     words = {name: np.zeros(50000, np.uint32) for name in NAMES}
-    secrets, publics, masked = round_of(words)
+    secrets, _, masked = round_of(words)
     partly = masked["a"] - own_mask(secrets["a"].mask, 50000)  # what the server sees if it learns the own mask only
     for seen in (masked["a"], partly):
         counts = np.bincount(seen.view(np.uint8), minlength=256)
