@@ -271,6 +271,7 @@ def test_shipped_studies_are_whole(file: Path) -> None:
 def test_each_shipped_study_has_both_kinds_of_data() -> None:
     stems = [file.stem for file in SHIPPED]
     phantom, real = ({s.removesuffix(end) for s in stems if s.endswith(end)} for end in ("-phantom", "-real"))
-    assert phantom == real
-    assert len(phantom) >= 7
-    assert len(stems) == 2 * len(phantom)
+    assert phantom - real == {"privacy"}  # noise is a matter of the mechanism, not of the pictures
+    assert real < phantom
+    assert len(real) >= 7
+    assert len(stems) == len(phantom) + len(real)

@@ -14,6 +14,7 @@ from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import Episode
 from fedcowpro.evaluate.metrics import score
+from fedcowpro.evaluate.options import options_of
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
 from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
 from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join, spread_slices
@@ -92,7 +93,7 @@ def evaluate_episode(
                         options={
                             "modality": site.record(case).modality,
                             "pairing": pairing,
-                            **_options(predictor),
+                            **options_of(predictor),
                             "tolerance_mm": f"{tolerance:g}",
                         },
                     )
@@ -100,23 +101,6 @@ def evaluate_episode(
         if on_case is not None:
             on_case(case)
     return rows
-
-
-def _options(predictor: OneShotPredictor) -> dict[str, str]:
-    config = predictor.config
-    return {
-        "head": predictor.model.config.head.kind,
-        "scales": "+".join(f"{scale:g}" for scale in config.scales),
-        "flip": str(config.flip).lower(),
-        "refine": str(config.refine),
-        "threshold": f"{config.threshold:g}",
-        "keep_components": str(config.keep_components).lower(),
-        "axial_prior": f"{config.axial_prior:g}",
-        "background_slices": str(config.background_slices),
-        "exclusive": str(config.exclusive).lower(),
-        "location_prior": f"{config.location_prior:g}",
-        "quadrant_mask": str(config.quadrant_mask).lower(),
-    }
 
 
 class _Support:
