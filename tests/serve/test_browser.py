@@ -285,7 +285,7 @@ def test_narrow_windows_names_for_screen_readers_and_contrast(page: Page) -> Non
     assert [" ".join(text.split()) for text in headings] == ["1 Open", "2 Paint", "3 Segment", "4 Correct", "5 Save"]
     assert "Not a medical device" in page.inner_text("header")
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # else colours change by and by
         page.hover("[data-tool=pen]")
         found = page.evaluate(CONTRAST)
         assert len(found) > 30
