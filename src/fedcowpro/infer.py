@@ -245,8 +245,11 @@ def pick_slices(slices: Sequence[int], wanted: int | str) -> list[int]:
     return list(slices) if wanted == "all" else support_slices(slices, int(wanted))
 
 
-def spread_slices(depth: int, wanted: int) -> list[int]:
-    """Numbers of `wanted` slices at the middles of equal parts of a volume; all where it has no more."""
-    if wanted >= depth:
-        return list(range(depth))
-    return [int((index + 0.5) * depth / wanted) for index in range(wanted)]
+def empty_slices(shown: Bool[np.ndarray, " d"], wanted: int) -> list[int]:
+    """Of `wanted` slices at the middles of equal parts of a volume, all where it has no more, those without an organ.
+
+    Args:
+        shown: which slices show one.
+    """
+    spread = set(support_slices(range(len(shown)), wanted)) if wanted else set()
+    return sorted(z for z in spread if not shown[z])

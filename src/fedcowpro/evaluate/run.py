@@ -17,7 +17,7 @@ from fedcowpro.evaluate.metrics import score
 from fedcowpro.evaluate.options import options_of
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
 from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join, spread_slices
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, empty_slices, join
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 
 TOLERANCE = 2.0  # mm; of NSD
@@ -125,8 +125,8 @@ class _Support:
             wanted = {organ: zs for organ, zs in example.slices.items() if organ in self.organs}
             values = {name: value for value, name in site.organs.items()}
             whole = site.labels(example.case)
-            shown: np.ndarray = np.any(np.isin(whole, [values[organ] for organ in wanted]), axis=(1, 2))
-            extra = [z for z in spread_slices(len(whole), predictor.config.background_slices) if not shown[z]]
+            drawn: np.ndarray = np.any(np.isin(whole, [values[organ] for organ in wanted]), axis=(1, 2))
+            extra = empty_slices(drawn, predictor.config.background_slices)
             used = sorted({z for zs in wanted.values() for z in zs} | set(extra))
             given = whole[used]
             for organ, zs in wanted.items():

@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 
 from fedcowpro.config import InferConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.infer import pick_slices, slices_of, spread_slices
+from fedcowpro.infer import empty_slices, pick_slices, slices_of
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
@@ -99,7 +99,7 @@ def mark(placement: Placement, annotation: Annotation, config: InferConfig) -> M
         organs = [int(organ) for organ in np.unique(labels[labels > 0])]
         shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
         drawn: np.ndarray = np.any(labels, axis=(1, 2))
-        empty = tuple(z for z in spread_slices(len(labels), config.background_slices) if not drawn[z])
+        empty = tuple(empty_slices(drawn, config.background_slices))
         numbers = sorted({z for zs in shows.values() for z in zs} | set(empty))
         return Marks(tuple(numbers), labels[numbers], shows, empty, True)
     painted = np.flatnonzero(annotation.painted)
