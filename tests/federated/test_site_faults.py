@@ -95,7 +95,7 @@ def test_engines_far_and_near_give_the_same_weights(sites: Sites, experiment: Ex
 def test_a_site_may_come_late_and_go(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
     grid = FarGrid(sites)
     grid.away = {"gamma": (1, 2), "beta": (4,)}  # looks: before the first round, then one for each
-    config = experiment(rounds=4, min_sites=2, join_timeout=0.01)
+    config = experiment(rounds=4, min_sites=2, join_timeout=1e-6)
     found = run(grid, config, sites, tmp_path)
     gone = [{"gamma": "not connected"}, {}, {"beta": "not connected"}, {}]
     assert [record.left_out for record in found] == gone
@@ -107,7 +107,7 @@ def test_a_site_may_come_late_and_go(sites: Sites, experiment: Experiment, tmp_p
 def test_a_site_that_was_late_may_be_away_when_the_run_resumes(
     sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = experiment(rounds=3, min_sites=2, join_timeout=0.01)
+    config = experiment(rounds=3, min_sites=2, join_timeout=1e-6)
     grid = FarGrid(sites)
     grid.away = {"gamma": (1, 2)}
     real = RunFolder.commit
@@ -131,7 +131,7 @@ def test_too_few_sites_end_the_run_before_it_starts(sites: Sites, experiment: Ex
     grid = FarGrid(sites)
     grid.away = {"gamma": range(1000)}
     with pytest.raises(FedCoWProError, match=r"2 of 3 sites are ready; site 'gamma': not connected"):
-        run(grid, experiment(join_timeout=0.01), sites, tmp_path)
+        run(grid, experiment(join_timeout=1e-6), sites, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -162,8 +162,8 @@ def test_a_site_that_does_not_fit_is_left_out_with_the_reason(
     grid = FarGrid(sites)
     grid.spoil = of_facts(change)
     with pytest.raises(FedCoWProError, match=words):
-        run(grid, experiment(join_timeout=0.01), sites, tmp_path / "all")
-    found = run(grid, experiment(rounds=1, join_timeout=0.01, min_sites=2), sites, tmp_path / "some")
+        run(grid, experiment(join_timeout=1e-6), sites, tmp_path / "all")
+    found = run(grid, experiment(rounds=1, join_timeout=1e-6, min_sites=2), sites, tmp_path / "some")
     assert [site.site for site in found[0].sites] == ["alpha", "gamma"]
     assert list(found[0].left_out) == ["beta"]
 
