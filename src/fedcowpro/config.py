@@ -101,7 +101,7 @@ class HeadConfig(Config):
         description="cowpro: arXiv 2408.06235; cowpro-raw: the same weights mix original prototypes; alpnet: arXiv "
         "2007.09886; panet: one masked mean per class, arXiv 1908.06391; nearest-support: the likest feature pixel",
     )
-    temperature: float = Field(20.0, gt=0, description="multiplies similarities, both as softmax and as score")
+    temperature: float = Field(20.0, gt=0, le=80, description="multiplies similarities, both as softmax and as score")
     threshold: float = Field(
         0.95, gt=0, lt=1, description="a pooled cell is a prototype above this coverage (cowpro, cowpro-raw, alpnet)"
     )

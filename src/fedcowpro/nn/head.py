@@ -17,6 +17,7 @@ from fedcowpro.config import HeadConfig
 from fedcowpro.nn.prototypes import Bag
 
 _NORM_FLOOR = 1e-4
+_BLOCK = 512  # prototypes at a time
 
 
 def score(query: Float[Tensor, "b c h w"], bag: Bag, config: HeadConfig) -> Float[Tensor, "b h w"]:
@@ -53,28 +54,49 @@ def score_classes(
 ) -> Float[Tensor, "b m h w"]:
     """`score` of M classes whose bags are drawn from the same P vectors, with one matrix of similarities for all.
 
-    Column m of `member` says which vectors are prototypes of class m. Sums of exponentials over a class are
-    matrix products with `member`.
+    Column m of `member` says which vectors are prototypes of class m.
     """
     pixels = query.flatten(2).transpose(1, 2)
-    # A slice at a time: the matrix of similarities stays in the processor's cache.
-    of_slice = _nearest if config.kind == "nearest-support" else _weighted
-    result = torch.cat([of_slice(part, vectors, member, config) for part in pixels.split(1)])
+    if config.kind in ("nearest-support", "cowpro-raw"):
+        of_slice = _nearest if config.kind == "nearest-support" else _mixed
+        # A slice at a time: the matrix of similarities is some ten megabytes.
+        result = torch.cat([of_slice(part, vectors, member, config) for part in pixels.split(1)])
+    else:
+        result = _weighted(pixels, vectors, member, config)
     return result.transpose(1, 2).unflatten(2, query.shape[-2:])
 
 
 def _weighted(
     pixels: Float[Tensor, "b x c"], vectors: Float[Tensor, "p c"], member: Bool[Tensor, "p m"], config: HeadConfig
 ) -> Float[Tensor, "b x m"]:
-    """`score` of the heads that weigh their prototypes by a softmax."""
+    """`score` of the heads that weigh their prototypes' scores by a softmax."""
+    directions = config.temperature * _direction(vectors, config)
+    blocks = [
+        (directions[part].T.contiguous(), classes.to(pixels.dtype))
+        for index, classes in _alike(member)
+        for part in index.split(_BLOCK)
+    ]
+    result = []
+    for slice_pixels in _direction(pixels, config):
+        totals, sums = (pixels.new_zeros(len(slice_pixels), member.shape[1]) for _ in range(2))
+        # In blocks, so that similarities and weights stay in the processor's cache.
+        for block, classes in blocks:
+            scores = slice_pixels @ block
+            weights = scores.exp()  # neither overflows nor vanishes: |score| <= temperature <= 80
+            totals.addr_(weights.sum(1), classes)
+            sums.addr_(weights.mul_(scores).sum(1), classes)
+        result.append(sums / totals.clamp_min(torch.finfo(totals.dtype).tiny))
+    return torch.stack(result)
+
+
+def _mixed(
+    pixels: Float[Tensor, "b x c"], vectors: Float[Tensor, "p c"], member: Bool[Tensor, "p m"], config: HeadConfig
+) -> Float[Tensor, "b x m"]:
+    """`score` of `cowpro-raw`: the prototypes themselves are weighed."""
     scores = config.temperature * _direction(pixels, config) @ _direction(vectors, config).T
-    # Shifted by each pixel's maximum: the smallest weight is exp(-2 temperature), far above float32's underflow.
-    weights = (scores - scores.amax(-1, keepdim=True)).exp()
-    columns = member.to(scores.dtype)
-    totals = (weights @ columns).clamp_min(torch.finfo(scores.dtype).tiny)
-    if config.kind == "cowpro-raw":
-        return config.temperature * _similarity_to_mixtures(pixels, weights, vectors, member, totals)
-    return (weights * scores) @ columns / totals
+    weights = scores.exp()
+    totals = (weights @ member.to(scores.dtype)).clamp_min(torch.finfo(scores.dtype).tiny)
+    return config.temperature * _similarity_to_mixtures(pixels, weights, vectors, member, totals)
 
 
 def _nearest(
