@@ -620,7 +620,7 @@ SURFACE = {
     "card": "model --results --data-licence",
     "demo": "--out --seed",
     "audit": "log --round --kind --site --decision --head --totals --json",
-    "digest": "experiment",
+    "digest": "experiment --app",
     "policy": "file experiment --sites --new",
     "watch": "run --json --once --pause",
 }

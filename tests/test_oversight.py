@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from flwr.cli.build import build_fab_from_disk
 
 from fedcowpro.audit import AuditLog, Event
 from fedcowpro.cli import main
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.config_policy import SitePolicy
+from fedcowpro.federated.deployment.layout import FederationFile
+from fedcowpro.federated.deployment.provision import init_federation
 from fedcowpro.federated.policy import architecture_digest
 from fedcowpro.package import package_digest
 
@@ -44,6 +48,19 @@ def test_digests(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert package_digest() in text
     assert architecture_digest(load(ExperimentConfig, experiment).model) in text
+
+
+def test_digest_of_an_app(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = FederationFile(hosts=("127.0.0.1",), sites=("north",))
+    init_federation(tmp_path / "fed", settings)
+    folder = tmp_path / "fed" / "coordinator" / "app"
+    bundle = tmp_path / "app.fab"
+    bundle.write_bytes(build_fab_from_disk(folder))
+    for app in (folder, bundle):
+        assert run("digest", "--app", app) == 0
+        assert hashlib.sha256(bundle.read_bytes()).hexdigest() in capsys.readouterr().out
+    assert run("digest", "--app", tmp_path / "fed") == 2
+    assert "is no app" in capsys.readouterr().err
 
 
 def test_a_policy_is_written_read_and_asked(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 import pytest
 import torch
@@ -16,10 +14,7 @@ import yaml
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from common import ORGANS, SMALL
-from fedcowpro.config import ExperimentConfig, InferConfig, PrepareConfig, SiteConfig
-from fedcowpro.data.phantom import write_site
-from fedcowpro.data.prepare import prepare
+from fedcowpro.config import ExperimentConfig, InferConfig, SiteConfig
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import plan_episodes
@@ -37,24 +32,6 @@ from fedcowpro.nn.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 LIVER = OrganScore(organ="liver", protocol="whole-volume", cases=3, mean=0.5, sd=0.1)
-
-
-@pytest.fixture(scope="module")
-def held_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Prepared sites: `north` and `south` with three queries, `west` with two; one case supports, one trains."""
-    root = tmp_path_factory.mktemp("phantoms")
-    ids = ["11", "12", "13", "14", "15"]
-    write_site(root / "raw", "ct", tuple(map(int, ids)), size=64, depth=6)
-    config = PrepareConfig(modality="ct", size=64, superpixels=SMALL)
-    options: dict[str, Any] = {"organs": ORGANS, "support": ids[0], "query": ids[2:]}
-    prepare(root / "raw", root / "north", config, **options, workers=1, progress=False)
-    for name in ("south", "west"):
-        shutil.copytree(root / "north", root / name)
-    manifest = root / "west" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["cases"][-1]["role"] = "train"
-    manifest.write_text(json.dumps(content))
-    return {name: root / name for name in ("north", "south", "west")}
 
 
 @pytest.fixture

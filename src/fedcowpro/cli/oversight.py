@@ -69,8 +69,11 @@ def digest(
     experiment: Annotated[
         Path | None, typer.Argument(help="YAML of an experiment: also its architecture and initial weights.")
     ] = None,
+    app_folder: Annotated[
+        Path | None, typer.Option("--app", help="FEDERATION/coordinator/app, or a .fab file: also this app.")
+    ] = None,
 ) -> None:
-    """Print the digests that a site's policy names: of the installed package, of an experiment's model."""
+    """Print the digests that a site's policy names: of the installed package, of an experiment's model, of an app."""
     from fedcowpro.package import package_digest
 
     echo.print(f"package          {package_digest()}")
@@ -78,6 +81,10 @@ def digest(
         architecture, weights = _digests(experiment)
         echo.print(f"architecture     {architecture}")
         echo.print(f"initial weights  {weights}")
+    if app_folder is not None:
+        from fedcowpro.federated.supernode import app_digest
+
+        echo.print(f"app              {app_digest(app_folder)}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Error, Message
+from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import ErrorCode
 from flwr.supernode import start_client_internal as inner
 
@@ -27,6 +28,25 @@ from fedcowpro.errors import FedCoWProError
 _OPTION = "--policy"
 _log = logging.getLogger(__name__)
 Pull = Callable[..., int | None]
+
+
+def app_digest(app: Path) -> str:
+    """SHA-256 of an app as a SuperNode gets it, 64 hex digits.
+
+    Args:
+        app: folder of an app, or a bundle (.fab) that `flwr build` made of one.
+
+    Raises:
+        FedCoWProError: neither.
+    """
+    try:
+        content = build_fab_from_disk(app) if app.is_dir() else app.read_bytes()
+    except (OSError, ValueError) as error:
+        raise FedCoWProError(
+            f"{app} is no app: {error}", "a folder with Flower's pyproject.toml, or a .fab file",
+            "the coordinator's is FEDERATION/coordinator/app",
+        ) from error  # fmt: skip
+    return hashlib.sha256(content).hexdigest()
 
 
 class NotApprovedError(Exception):
