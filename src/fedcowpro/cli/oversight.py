@@ -107,7 +107,7 @@ def policy(
             raise FedCoWProError(f"{file} exists", "a new file", "choose another name, or remove it first")
         if experiment is None:
             raise FedCoWProError("--new without an experiment", "the YAML to be allowed", "name it after the policy")
-        write_policy(file, load(ExperimentConfig, experiment), *_digests(experiment))
+        write_policy(file, load(ExperimentConfig, experiment), *_digests(experiment), sites)
         echo.print(f"policy: {file}; read it, and keep where only you can write")
         return
     rules = load(SitePolicy, file)

@@ -12,6 +12,7 @@ from fedcowpro.config_policy import Kind, SitePolicy
 from fedcowpro.federated.policy import Announcement, RefusedError, check_message
 from fedcowpro.package import package_digest
 
+_PARTICIPANTS = 3  # fewest in an average, where there are as many
 _SPARE = 2  # a run that is interrupted repeats rounds
 _TEXT = """\
 # What this site lets happen with its data. Whatever is asked beyond it is refused, and the server is told why.
@@ -27,7 +28,7 @@ max_rounds: {max_rounds}
 max_total_rounds: {max_total}
 max_local_steps: {steps}
 # Fewest sites in an average.
-min_participants: 3
+min_participants: {participants}
 privacy:
   mechanism: [none, central, local]
 # Kinds of messages: train, evaluate (means of scores leave), layers (normalisation layers leave).
@@ -37,8 +38,14 @@ min_cases: 3
 """
 
 
-def write_policy(file: Path, config: ExperimentConfig, architecture: str, weights: str) -> None:
-    """Write a policy with comments that allows this experiment, on this version of the program, once."""
+def write_policy(
+    file: Path, config: ExperimentConfig, architecture: str, weights: str, sites: int = _PARTICIPANTS
+) -> None:
+    """Write a policy with comments that allows this experiment, on this version of the program, once.
+
+    Args:
+        sites: how many take part; with fewer than three the policy asks for no more.
+    """
     rounds = config.federation.rounds
     text = _TEXT.format(
         package=package_digest(),
@@ -48,6 +55,7 @@ def write_policy(file: Path, config: ExperimentConfig, architecture: str, weight
         max_rounds=rounds + _SPARE,
         max_total=rounds + _SPARE,
         steps=config.federation.local_steps,
+        participants=min(_PARTICIPANTS, sites),
     )
     write_atomic(file, text.encode())
 

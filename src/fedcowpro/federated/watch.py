@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -127,11 +128,12 @@ def board(run: Watched) -> RenderableType:
         head.append("  finished", "green")
     elif not math.isnan(run.age):
         head.append(f"  last news {run.age:.0f} s ago", "dim")
-    table = Table("site", "round")
-    for name in ("loss", "pseudo-Dice", "norm", "cosine", "s", "MB down", "MB up"):
-        table.add_column(name, justify="right")
-    if run.scores:
-        table.add_column("Dice", justify="right")
+    # 80 columns of a terminal have to do.
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    table.add_column("site", no_wrap=True)
+    names = ("round", "loss", "pseudo\nDice", "norm", "cosine", "s", "MB\ndown", "MB\nup")
+    for name in (*names, "Dice") if run.scores else names:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
     active = alarms(run.records)
     for site in run.sites:
