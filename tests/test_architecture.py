@@ -27,8 +27,11 @@ ALLOWED = {
     "losses": "errors config nn",
     "checkpoint": "errors config nn",
     "train": "errors config nn losses data.episodes",
+    "package": "",
+    "audit": "errors",
+    "config_policy": "config_base",
     "privacy": "errors config",
-    "federated": "errors config data nn checkpoint train model_card privacy",
+    "federated": "errors config config_policy package audit data nn checkpoint train model_card privacy evaluate infer",
     "evaluate.overlap": "errors",
     "evaluate.surface": "errors evaluate.overlap",
     "evaluate.metrics": "errors evaluate.overlap evaluate.surface",
@@ -58,8 +61,8 @@ ALLOWED = {
     "demo_page": "errors config data evaluate demo_data",
     "demo": "errors config volume data checkpoint federated infer load segment evaluate demo_data demo_page",
     "serve": "errors config volume infer interactive load",
-    "cli": "errors config volume data federated postprocess infer load segment segment_record serve evaluate study "
-    "compare show model_card demo",
+    "cli": "errors config config_policy package audit volume data nn federated postprocess infer load segment "
+    "segment_record serve evaluate study compare show model_card demo",
 }
 LINES = 260
 

@@ -463,7 +463,10 @@ def test_wrong_usage_has_code_2_and_no_traceback(run: Run) -> None:
 
 def test_help_and_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fedcowpro {__version__}\n")
-    for command in SURFACE.keys() - {"datasets", "show", "card", "serve", "federation"}:
+    for command in SURFACE.keys() - {
+        *("datasets", "show", "card", "serve", "federation"),
+        *("audit", "digest", "policy", "watch"),
+    }:
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "--out" in out
@@ -601,7 +604,7 @@ SURFACE = {
     "--workers --list",
     "datasets": "name",
     "inspect": "site --out",
-    "federate": "config --out --site more --seed --rounds --track --engine --federation",
+    "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy --watch",
     "federation": "",
     "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
     "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
@@ -616,6 +619,10 @@ SURFACE = {
     "show": "path",
     "card": "model --results --data-licence",
     "demo": "--out --seed",
+    "audit": "log --round --kind --site --decision --head --totals --json",
+    "digest": "experiment --app",
+    "policy": "file experiment --sites --new",
+    "watch": "run --json --once --pause",
 }
 
 

@@ -189,6 +189,7 @@ class SiteConfig(Config):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     path: Path | None = Field(None, description="site folder; may come from the command line instead")
+    policy: Path | None = Field(None, description="the site's policy; without one, in one process, nothing is refused")
 
 
 class ExperimentConfig(Config):

@@ -46,6 +46,9 @@ class FederationConfig(Config):
     initial: Literal["rebuild", "send"] = Field(
         "rebuild", description="sites build the initial model, and its digest is sent; send = its bytes are"
     )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="rounds after which sites score the model on their held-out cases; default: never"
+    )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
     join_timeout: float = Field(
         600.0, gt=0, description="seconds to wait for sites before the first round; without effect in one process"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +85,7 @@ def write_model_card(checkpoint: Path, results: Path | None = None, data_licence
         "Factors": _FACTORS,
         "Metrics": _metrics(),
         "Training data": _data(card, record),
-        "Training": _training(card, config),
+        "Training": _training(card, config) + (_alarms(path) if config else ""),
         "Evaluation data and quantitative analyses": _results(results, record),
         "Ethical considerations": _ETHICS + _privacy(card),
         "Caveats and recommendations": _CAVEATS,
@@ -165,6 +167,19 @@ def _training(card: Mapping[str, Any], config: Mapping[str, Any] | None) -> str:
     settings = flat_settings(known) | flat_settings({"prepare": card.get("prepare", {})})
     note = "" if config else "The run's settings are not beside this checkpoint; these are from its own card.\n\n"
     return note + _table(("setting", "value"), list(settings.items()))
+
+
+def _alarms(path: Path) -> str:
+    """How often which alarm was raised in the run; nothing where its log is not there. Sites are not named."""
+    for folder in list(path.resolve().parents)[:3]:
+        with suppress(OSError, ValueError, KeyError):
+            lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+            counts = Counter(line["alarm"] for line in lines if line["kind"] == "alarm")
+            said = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+            return (
+                f"\n**Alarms in training**: {said}; metrics.jsonl has them.\n" if said else "\nNo alarm was raised.\n"
+            )
+    return ""
 
 
 def _results(results: Path | None, record: Mapping[str, Any]) -> str:

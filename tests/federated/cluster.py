@@ -71,13 +71,19 @@ class Cluster:
         (folder / "LICENSE").write_bytes((self.coordinator.app / "LICENSE").read_bytes())
         return folder
 
-    def federate(self, config: ExperimentConfig, out: Path, *sites: str) -> subprocess.Popen[str]:
+    def federate(
+        self, config: ExperimentConfig, out: Path, *sites: str, options: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
         """The user's command, started."""
         file = self.root / f"{out.name}.yaml"
         file.write_text(json.dumps(config.model_dump(mode="json")))
         words = ["federate", str(file), "--engine", "deploy", "--federation", str(self.federation), "--out", str(out)]
         chosen = [word for site in sites for word in ("--site", site)]
-        return self._start(f"federate-{out.name}", [*words, *chosen], group=())
+        return self._start(f"federate-{out.name}", [*words, *chosen, *options], group=())
+
+    @staticmethod
+    def words(*given: str) -> list[str]:
+        return [sys.executable, "-m", "fedcowpro.cli", *given]
 
     def kill(self, *words: str) -> None:
         """kill -9 of the one process whose command line has all these words."""
@@ -91,7 +97,7 @@ class Cluster:
         more |= {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1", "COLUMNS": "500"}
         with (self.root / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fedcowpro.cli", *group, *words],
+                self.words(*group, *words),
                 env={**os.environ, **more}, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True,
             )  # fmt: skip
         self._processes[name] = process

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from common import ORGANS, SMALL
 from fedcowpro import __version__
 from fedcowpro.config import (
     ExperimentConfig,
@@ -18,6 +22,8 @@ from fedcowpro.config import (
     TrainConfig,
 )
 from fedcowpro.data.manifest import CaseRecord, Manifest
+from fedcowpro.data.phantom import write_site as write_phantoms
+from fedcowpro.data.prepare import prepare
 
 SITE_SLICES = {"alpha": 4, "beta": 6, "gamma": 5}
 
@@ -74,3 +80,21 @@ def experiment() -> Callable[..., ExperimentConfig]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Prepared sites: `north` and `south` with three queries, `west` with two; one case supports, one trains."""
+    root = tmp_path_factory.mktemp("phantoms")
+    ids = ["11", "12", "13", "14", "15"]
+    write_phantoms(root / "raw", "ct", tuple(map(int, ids)), size=64, depth=6)
+    config = PrepareConfig(modality="ct", size=64, superpixels=SMALL)
+    options: dict[str, Any] = {"organs": ORGANS, "support": ids[0], "query": ids[2:]}
+    prepare(root / "raw", root / "north", config, **options, workers=1, progress=False)
+    for name in ("south", "west"):
+        shutil.copytree(root / "north", root / name)
+    manifest = root / "west" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["cases"][-1]["role"] = "train"
+    manifest.write_text(json.dumps(content))
+    return {name: root / name for name in ("north", "south", "west")}

@@ -18,15 +18,18 @@ import pytest
 from cluster import PATIENCE, Cluster
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedcowpro.config import ExperimentConfig
+from fedcowpro.audit import read_audit
+from fedcowpro.config import ExperimentConfig, load
+from fedcowpro.config_policy import SitePolicy
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.deployment.check import check_site
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import make_authority, make_site_key
-from fedcowpro.federated.deployment.layout import Coordinator
+from fedcowpro.federated.deployment.layout import Bundle, Coordinator
 from fedcowpro.federated.deployment.programs import flwr
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.scores import read_scores
 
 pytestmark = [
     pytest.mark.deployment,
@@ -41,9 +44,12 @@ Experiment = Callable[..., ExperimentConfig]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, sites: dict[str, Path]) -> Iterator[Cluster]:
-    """Sites alpha, beta and gamma; delta never comes."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"), sites, missing=("delta",))
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, sites: dict[str, Path], held_out: dict[str, Path]
+) -> Iterator[Cluster]:
+    """Sites alpha, which has held-out cases, beta and gamma; delta never comes."""
+    folders = {**sites, "alpha": held_out["north"]}
+    made = Cluster(tmp_path_factory.mktemp("cluster"), folders, missing=("delta",))
     try:
         made.start()
         yield made
@@ -152,7 +158,7 @@ def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: py
 def test_check_finds_a_ready_site_ready(cluster: Cluster, experiment: Experiment) -> None:
     findings = list(check_site(cluster.coordinator.bundle("delta"), cluster.sites["alpha"], experiment()))
     assert [finding.what for finding in findings if not finding.ok] == [], findings
-    assert len(findings) == 9
+    assert len(findings) == 10
 
 
 def test_undisturbed_run_equals_one_in_one_process(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
@@ -165,6 +171,45 @@ def test_undisturbed_run_equals_one_in_one_process(cluster: Cluster, experiment:
     for name in ("model.safetensors", "model.json"):
         assert (out / name).read_bytes() == here.with_name(name).read_bytes()
     assert [line["left_out"] for line in rounds(out)] == [{}, {}]
+
+
+def test_a_site_refuses_and_others_score_the_model(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
+    """With the policies and logs that `join` gives; both sides' logs are whole and agree; the run can be watched."""
+    config, out = experiment(seed=4, rounds=1, min_sites=2), tmp_path / "consent"
+    policy = Bundle(cluster.coordinator.bundle("gamma")).policy
+    template = policy.read_text()
+    assert load(SitePolicy, policy) == SitePolicy()
+    policy.write_text("max_local_steps: 1\n")
+    command = cluster.federate(config, out, *cluster.sites, options=("--evaluate",))
+    cluster.wait((out / "run.json").exists, "the run's folder")
+    seen = subprocess.run(cluster.words("watch", str(out), "--json"), capture_output=True, text=True, timeout=PATIENCE)
+    said = ended(cluster, command, out)
+    policy.write_text(template)
+    assert command.returncode == 0, said
+    why = "refused by the site's policy: 2 steps per round are announced, allowed are 1"
+    assert [line["left_out"] for line in rounds(out)] == [{"gamma": why}]
+    assert why in said
+    watched = [json.loads(line)["kind"] for line in seen.stdout.splitlines()]
+    assert watched == ["site", "site", "round", "evaluation", "evaluation", "evaluation"]
+    scores = {one.site: one for one in read_scores(out)}
+    assert {(score.cases, score.mean is None) for score in scores["alpha"].scores} == {(3, False)}
+    assert scores["beta"].scores == ()
+    assert "the site has fewer" in scores["beta"].reason
+
+    server, wrong, _ = read_audit(out / "audit.jsonl")
+    assert wrong == []
+    run = next(entry.event.run for entry in server if entry.event.kind == "train")
+    assert [e.event.reason for e in server if e.event.decision == "refused" and e.event.kind == "train"] == [why]
+    for site in cluster.sites:
+        log = Bundle(cluster.coordinator.bundle(site)).audit
+        subprocess.run(cluster.words("audit", str(log.parent), "--totals"), check=True, capture_output=True)
+        own, wrong, _ = read_audit(log)
+        assert wrong == []
+        there = [e.event for e in own if e.event.run == run and e.event.kind in ("train", "evaluate")]
+        here = [e.event for e in server if e.event.site == site and e.event.kind in ("train", "evaluate")]
+        assert [(e.kind, e.round, e.content) for e in there] == [(e.kind, e.round, e.content) for e in here]
+        assert len([e for e in there if e.content]) == {"alpha": 4, "beta": 3, "gamma": 2}[site]
+        assert not any(str(place) in log.read_text() for place in (cluster.root, cluster.sites[site], tmp_path))
 
 
 def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def test_each_role_gets_its_own_and_nothing_else(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600 for name in private)
     assert sorted(file.name for file in made.bundle("north").iterdir()) == [
-        "README.md", "ca.crt", "compose.yaml", "fedcowpro-site.service", "site.key", "site.yaml", "start.sh",
+        "README.md", "ca.crt", "compose.yaml", "fedcowpro-site.service", "site-policy.yaml", "site.key", "site.yaml",
+        "start.sh",
     ]  # fmt: skip
     assert b"south" not in b"".join(text for name, text in files.items() if name.startswith("bundles/north"))
     for site in ("north", "south"):
@@ -150,8 +151,17 @@ def test_check_names_what_is_wrong_and_what_to_do(
     bundle = made.bundle("north")
     found = lines(bundle, sites["alpha"], experiment=experiment())
     assert [what for what, (ok, _) in found.items() if not ok] == [], found
-    assert list(found) == ["versions", "key", "authority", "disk", "site folder", "dry round"]
+    assert list(found) == ["versions", "key", "authority", "policy", "disk", "site folder", "dry round"]
+    assert "allows train, evaluate" in found["policy"][1]
 
+    (bundle / "site-policy.yaml").write_text("max_local_steps: 1\n")
+    ok, text = lines(bundle, sites["alpha"], experiment=experiment())["policy"]
+    assert not ok
+    assert "2 steps per round are announced, allowed are 1" in text
+    assert lines(bundle, sites["alpha"])["policy"][0]
+    (bundle / "audit.jsonl").write_text("no log\n")
+    assert "line 1 is no entry" in lines(bundle, sites["alpha"])["policy"][1]
+    (bundle / "audit.jsonl").unlink()
     (bundle / "site.key").chmod(0o644)
     assert "remedy: chmod 600" in lines(bundle, sites["alpha"])["key"][1]
     (bundle / "site.key").chmod(0o600)
@@ -197,8 +207,17 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
         main([*words, "--node", "threads=2"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "--superlink fl.example.org:9443" in said
+    assert "flower-supernode --superlink fl.example.org:9443" in said
     assert f'threads=2 site-name="north" site-path="{sites["alpha"]}"' in said
+    bundle = made.bundle("north")
+    assert f'audit-log="{bundle / "audit.jsonl"}" site-policy="{bundle / "site-policy.yaml"}"' in said
+    policy = tmp_path / "own.yaml"
+    policy.write_text(f"apps: [{'a' * 64}]\n")
+    with pytest.raises(SystemExit):
+        main([*words, "--policy", str(policy), "--audit-log", str(tmp_path / "own.jsonl")])
+    said = capsys.readouterr().out
+    assert f"-m fedcowpro.federated.supernode --policy {policy} --superlink" in said
+    assert f'audit-log="{tmp_path / "own.jsonl"}" site-policy="{policy}"' in said
     for wrong in ("threads", "site-name=south"):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--node", wrong])

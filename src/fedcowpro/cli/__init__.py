@@ -3,7 +3,7 @@
 Heavy imports happen inside the commands, so that `--help` is quick.
 """
 
-from fedcowpro.cli import data, federation, models, page, segment, studies
+from fedcowpro.cli import data, federate, federation, models, oversight, page, segment, studies
 from fedcowpro.cli.console import app, main
 
-__all__ = ["app", "data", "federation", "main", "models", "page", "segment", "studies"]
+__all__ = ["app", "data", "federate", "federation", "main", "models", "oversight", "page", "segment", "studies"]

@@ -1,13 +1,11 @@
-"""Commands that train, use and score models."""
+"""Commands that use and score models."""
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -19,68 +17,6 @@ from fedcowpro.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.evaluate.protocol import Row
-    from fedcowpro.federated.run import Engine
-    from fedcowpro.federated.tracking import Track
-
-
-@app.command()
-def federate(
-    config: Annotated[Path, typer.Argument(help="YAML of the experiment (see configs/).")],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
-    site: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FOLDER or FOLDER, once per site; replaces the file's sites."),
-    ] = None,
-    more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
-    seed: Annotated[int | None, typer.Option(help="Replaces the file's seed.")] = None,
-    rounds: Annotated[int | None, typer.Option(help="Replaces the file's number of rounds.")] = None,
-    track: Annotated[
-        list[str] | None, typer.Option(help="tensorboard or mlflow: curves in the run folder, besides metrics.jsonl.")
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(help="process; ray, several sites at a time; deploy, sites at other machines.")
-    ] = "process",
-    federation: Annotated[
-        Path | None, typer.Option(help="For deploy: the folder of `fedcowpro federation init`; --site is then a name.")
-    ] = None,
-) -> None:
-    """Train one model over several sites, without labels: on this machine, or between machines with --engine deploy."""
-    from fedcowpro.config import ExperimentConfig, load, parse
-
-    experiment = load(ExperimentConfig, config)
-    changes: dict[str, Any] = experiment.model_dump()
-    if seed is not None:
-        changes["seed"] = seed
-    if rounds is not None:
-        changes["federation"]["rounds"] = rounds
-    experiment = parse(ExperimentConfig, changes, "options of federate")
-    typed = shlex.join(["fedcowpro", *sys.argv[1:]])
-    if engine not in ("process", "ray", "deploy") or (engine == "deploy") != (federation is not None):
-        raise FedCoWProError(
-            f"--engine {engine}" + (f" with --federation {federation}" if federation else ""),
-            "process, ray, or deploy with --federation",
-            "correct --engine, or make a federation: fedcowpro federation init",
-        )  # fmt: skip
-    if federation is not None:
-        from fedcowpro.federated.deployment.submit import federate_deployed
-
-        names = [*(site or []), *(more or [])]
-        tracks = cast("list[Track]", track or [])
-        done = federate_deployed(experiment, federation, out, sites=names, track=tracks, command=typed, say=err.print)
-        echo.print(f"model: {done}")
-        return
-    sites = site_folders([*(site or []), *(more or [])], {entry.name: entry.path for entry in experiment.sites})
-    from fedcowpro.federated.run import federate as run
-
-    checkpoint = run(
-        experiment,
-        sites,
-        out,
-        track=cast("list[Track]", track or []),
-        command=typed,
-        engine=cast("Engine", engine),
-    )
-    echo.print(f"model: {checkpoint}")
 
 
 @app.command()

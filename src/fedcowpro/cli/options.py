@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,6 +67,19 @@ def site_folders(given: Sequence[str], configured: Mapping[str, Path | None]) ->
             )
         sites[name] = path
     return sites
+
+
+def named_files(given: Sequence[str], option: str, names: Collection[str]) -> dict[str, Path]:
+    """'NAME=FILE' to files by name; each name is among `names` and comes once."""
+    files: dict[str, Path] = {}
+    for text in given:
+        name, separator, file = text.partition("=")
+        if not separator or name not in names or name in files:
+            raise FedCoWProError(
+                f"{option} {text}", f"NAME=FILE, each once, names among {', '.join(names)}", f"correct {option}"
+            )
+        files[name] = Path(file)
+    return files
 
 
 def a_modality(text: str | None) -> Modality | None:

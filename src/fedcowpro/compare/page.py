@@ -10,6 +10,7 @@ from fedcowpro.compare.answer import answer, lead
 from fedcowpro.compare.blocks import Block, Document, Items, Section, listed
 from fedcowpro.compare.cases import cases
 from fedcowpro.compare.evidence import Evidence, gather
+from fedcowpro.compare.federation import federation
 from fedcowpro.compare.html import to_html
 from fedcowpro.compare.judge import Judge
 from fedcowpro.compare.markdown import to_markdown
@@ -99,7 +100,7 @@ def _document(
     if evidence.protocol is not None:
         sections += [tables(evidence, judge), distributions(evidence, judge), supports(evidence)]
         sections += [ranks(whole), crossing(evidence)]
-    sections += [training(evidence), scaling(evidence)]
+    sections += [training(evidence), federation(evidence), scaling(evidence)]
     if evidence.protocol is not None:
         sections.append(cases(evidence, judge, pictures))
     sections += [provenance(evidence, judge, command, folders), Section("Limits", (Items(wording.LIMITS),))]

@@ -153,3 +153,10 @@ LIMITS = (
     "Numbers were compared by the methods named on this page, whatever led to the choice of arms, cases and margin. "
     "Choices that were made after looking at these same cases make every p too small.",
 )
+FEDERATED_SCORES = (
+    "What the sites themselves measured on their held-out cases and sent as means: Dice in the protocol whole-volume, "
+    "averaged over organs, with the number of cases below (the smallest over organs). 'global' is the averaged model, "
+    "'own' that model with the normalisation layers of the site that measures, any other name the model of that site. "
+    "A dash: the site gave no number."
+)
+ALARMS = "Signs of a training that goes wrong, by fixed rules (docs/federation-safety.md), when they first showed:"

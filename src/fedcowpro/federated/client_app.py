@@ -3,6 +3,7 @@
 It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
 with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local,
 and what the encoding of its replies has lost so far.
+`guard` stands before all of it: it needs `site-policy` and `audit-log`, both with a default.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records, traffic
+from fedcowpro.federated.evaluate_site import score
+from fedcowpro.federated.guard import approve_weights, guard
 from fedcowpro.federated.private_site import private_content
 from fedcowpro.federated.secure_site import add_queries
 from fedcowpro.federated.shield import shielded
 from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
 
-app = ClientApp()
+app = ClientApp(mods=[guard])
+app.evaluate()(shielded(score))
 add_queries(app)
 
 
@@ -53,6 +57,7 @@ def train(message: Message, context: Context) -> Message:
     config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
     received = traffic.receive(message.content, context.state, config)
+    approve_weights(message, context, config, received)
     threads = context.node_config.get("threads")
     with reproducible(int(threads) if threads is not None else None):
         update = local_update(

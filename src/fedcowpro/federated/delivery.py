@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
+from fedcowpro.federated.audited import engine_of
 from fedcowpro.federated.grid import InProcessGrid
 
 _UNAVAILABLE = 5  # Flower's ErrorCode.NODE_UNAVAILABLE
@@ -23,7 +24,7 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None = No
     Args:
         timeout: seconds for all replies; without effect in one process, where sites work one after the other.
     """
-    if isinstance(grid, InProcessGrid):
+    if isinstance(engine_of(grid), InProcessGrid):
         yield from grid.send_and_receive(messages)
         return
     sent = list(messages)

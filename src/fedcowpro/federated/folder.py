@@ -2,7 +2,10 @@
 
 RUN/config.yaml                     settings, with the sites' folders
 RUN/run.json                        command, digests of settings and sites, versions, counts, what privacy will cost
-RUN/metrics.jsonl                   a line for each round and site
+RUN/metrics.jsonl                   a line for each round and site, each alarm and each evaluation
+RUN/audit.jsonl                     every message of the run as the server saw it (`fedcowpro.audit`)
+RUN/audit/<site>.jsonl              in one process and on Ray: the same as the site saw it
+RUN/evaluation.json, evaluation.csv scores that sites gave of the model, where they were asked for
 RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
 RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
 RUN/rounds/round_0003/residuals/    what the encoding of their replies has lost so far (federation.uplink)
@@ -15,6 +18,7 @@ RUN/tensorboard/, RUN/mlruns/       tracks, where asked for
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -39,6 +43,7 @@ from fedcowpro.checkpoint import (
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.monitor import truncate_rounds
+from fedcowpro.federated.scores import forget_scores
 from fedcowpro.federated.task import SiteFacts
 from fedcowpro.model_card import CARD_NAME, write_model_card
 from fedcowpro.privacy.accountant import privacy_facts
@@ -71,6 +76,7 @@ class RunFolder:
         self.model_file = path / FILE_NAME
         self.card_file = path / CARD_NAME
         self._record_file = path / "run.json"
+        self.audit_file = path / "audit.jsonl"
         self.replies = path / "replies"
         self._rounds = path / "rounds"
 
@@ -118,6 +124,7 @@ class RunFolder:
         else:
             self._check_same(digest, sites, frozenset(absent))
         truncate_rounds(self.metrics_file, self.completed())
+        forget_scores(self.path, self.completed())
         shutil.rmtree(self.replies, ignore_errors=True)
 
     def record(self) -> dict[str, Any]:
@@ -150,6 +157,12 @@ class RunFolder:
         if new := {site.name: asdict(site) for site in facts if site.name not in record["sites"]}:
             record["sites"] = dict(sorted({**record["sites"], **new}.items()))
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
+
+    def key(self) -> str:
+        """A name for this run that stays when it is resumed or sites join, and says nothing of the coordinator."""
+        found = json.loads(self._record_file.read_text(encoding="utf-8"))
+        lasting = {name: value for name, value in found.items() if name != "sites"}
+        return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
 
     def completed(self) -> int:
         """Number of complete rounds."""

@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated.guard import NO_POLICY, POLICY
 from fedcowpro.federated.shield import SiteError
 
 _RUN_ID = 1
@@ -31,7 +32,7 @@ class InProcessGrid(Grid):
 
     Args:
         client_app: the app of every site.
-        nodes: configuration of each site by its name.
+        nodes: configuration of each site by its name; a site without a policy has none, not the default one.
         on_reply: told the site's name and its reply as soon as it is there.
     """
 
@@ -46,7 +47,8 @@ class InProcessGrid(Grid):
         self._run = Run.create_empty(_RUN_ID)
         self._sites = dict(enumerate(sorted(nodes), start=_SERVER_NODE + 1))
         self._contexts = {
-            node: Context(_RUN_ID, node, dict(nodes[site]), RecordDict(), {}) for node, site in self._sites.items()
+            node: Context(_RUN_ID, node, {POLICY: NO_POLICY, **nodes[site]}, RecordDict(), {})
+            for node, site in self._sites.items()
         }
         self._sent = 0
         self._replies: dict[str, Message] = {}

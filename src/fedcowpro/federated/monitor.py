@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,15 @@ def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[floa
 
 def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
-    lines = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
+    lines: list[dict[str, Any]] = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
     extra = {"privacy": record.privacy} if record.privacy else {}
     reasons = {"left_out": record.left_out, "clipped": record.clipped}
     lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record), **extra})
+    append_lines(path, lines)
+
+
+def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Append lines of JSON; each has its `kind` and its `round`."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(_without_nan(line)) + "\n" for line in lines)
 
@@ -105,16 +110,20 @@ def round_totals(record: RoundRecord) -> dict[str, float]:
     }
 
 
+def read_lines(path: Path) -> list[str]:
+    """Whole lines; one that is just being written is left out. None where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def read_rounds(path: Path) -> list[RoundRecord]:
     """The rounds of a file that `append_round` wrote and `truncate_rounds` tidied up; none where there is no file."""
-    if not path.exists():
-        return []
     rounds: list[RoundRecord] = []
     sites: list[SiteRecord] = []
-    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for line in map(json.loads, read_lines(path)):
         if line["kind"] == "site":
             sites.append(_site_record(line))
-        else:
+        elif line["kind"] == "round":
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
             clipped, privacy = line.get("clipped", {}), line.get("privacy", {})
@@ -148,6 +157,6 @@ def truncate_rounds(path: Path, completed: int) -> None:
 
 def _without_nan(value: object) -> object:
     """NaN is no JSON: null instead."""
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

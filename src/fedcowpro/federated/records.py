@@ -16,6 +16,7 @@ METRICS = "metrics"
 CONFIG = "config"
 FACTS = "facts"
 VERSIONS = "versions"
+SCORES = "scores"
 # The initial model: the key of its digest in CONFIG, the record of its bytes, and the site's own copy of them.
 INITIAL = "initial"
 # Records of a site's own state, which stay there: its layers, and what the encoding of its replies has lost so far.
@@ -32,6 +33,11 @@ MASKED = "masked"
 EXPERIMENT = "experiment"
 ROUND = "server-round"
 CLIP = "clip"
+RUN = "run"
+PACKAGE = "package"  # digest of the server's sources
+PARTICIPANTS = "participants"  # sites that a round's messages go to
+MODEL = "model"  # evaluation: whose model comes with the message
+OWN_LAYERS = "own-layers"  # evaluation: whether the site puts its own normalisation layers in
 # Keys of METRICS (site to server).
 WEIGHT = "num-examples"
 LOSS_PREFIX = "loss-"

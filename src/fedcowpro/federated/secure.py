@@ -53,7 +53,8 @@ class SecureFedAvg(PrivateFedAvg):
         """Exchange keys and shares, then the weights to each site that took part, with the others' sealed shares."""
         self._grid, self._fallen = grid, {}
         number = {records.ROUND: server_round}
-        self._keys = self._ask(records.SECURE_KEYS, {site: ConfigRecord(dict(number)) for site in self._sites.values()})
+        told = {**config, **number}  # a site whose policy refuses says so before others count on it
+        self._keys = self._ask(records.SECURE_KEYS, {site: ConfigRecord(dict(told)) for site in self._sites.values()})
         names = list(self._keys)
         offer = {
             "names": names,

@@ -1,7 +1,8 @@
 """The Flower ServerApp: asks the sites what they have, runs the rounds, keeps the run folder.
 
 Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true); `track`
-("tensorboard,mlflow" or one of them, default none); `command`, what the user typed, for the record.
+("tensorboard,mlflow" or one of them, default none); `evaluate` (default false), ask the sites for scores of the
+result; `command`, what the user typed, for the record.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from torch import Tensor
 
+from fedcowpro.audit import AuditLog
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.aggregate import check_federation
+from fedcowpro.federated.audited import AuditedGrid
 from fedcowpro.federated.delivery import exchange
 from fedcowpro.federated.folder import CompleteRound, RunFolder
 from fedcowpro.federated.grid import InProcessGrid
 from fedcowpro.federated.monitor import RoundRecord, append_round
+from fedcowpro.federated.overseer import Overseer, announced, models_of
 from fedcowpro.federated.roster import Roster
+from fedcowpro.federated.scores import GLOBAL, OWN
 from fedcowpro.federated.secure import strategy_for
 from fedcowpro.federated.strategy import CheckedFedAvg
 from fedcowpro.federated.task import SiteFacts, exchanged_names, learnt_names, normalisation_names, trained_names
@@ -50,7 +55,8 @@ def main(grid: Grid, context: Context) -> None:
     config = load(ExperimentConfig, Path(str(run["experiment"])))
     command = str(run["command"]) if "command" in run else None
     track = [name for name in str(run.get("track", "")).split(",") if name]
-    serve(grid, config, RunFolder(Path(str(run["out"]))), bool(run.get("resume", True)), command, track)
+    resume, evaluate = bool(run.get("resume", True)), bool(run.get("evaluate", False))
+    serve(grid, config, RunFolder(Path(str(run["out"]))), resume, command, track, evaluate)
 
 
 def serve(
@@ -60,18 +66,22 @@ def serve(
     resume: bool,
     command: str | None = None,
     track: Sequence[str] = (),
+    evaluate: bool = False,
 ) -> None:
-    """All rounds that are not done yet, then the result.
+    """All rounds that are not done yet, then the result; with `evaluate`, the sites' scores of it.
 
     Raises:
         FedCoWProError: a site cannot take part, too few good replies, a folder that holds another run, or a track
             that cannot be opened.
     """
     sinks = open_sinks(track)
+    audited = AuditedGrid(grid, AuditLog(folder.audit_file))
     roster = Roster([site.name for site in config.sites], folder.digests())
-    roster.gather(grid, config.federation)
+    roster.gather(audited, config.federation)
     check_federation(config.federation, len(config.sites) or len(roster.nodes()))
     folder.start(config, roster.facts(), resume, command, roster.absent())
+    audited.names = roster.nodes()
+    audited.name_run(folder.key())
     model = build_model(config.model, config.seed)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
@@ -101,16 +111,21 @@ def serve(
         downlink=Downlink(config.federation, initial, send),
         scratch=folder.replies,
     )
-    settings = ConfigRecord({records.EXPERIMENT: _settings_for_sites(config)})
+    settings = announced(_settings_for_sites(config), folder.key(), len(roster.nodes()))
+    overseer = Overseer(audited, folder, settings, exchanged, config.federation.round_timeout)
+    every = config.federation.evaluate_every
     with tracking(sinks, folder, config) as tell:
         for number in range(last.number + 1, config.federation.rounds + 1):
             arrays = records.to_record({name: last.state[name] for name in exchanged})
-            roster.update(grid)
+            roster.update(audited)
+            audited.names = roster.nodes()
             strategy.seat(roster.nodes(), roster.absent())
-            messages = strategy.configure_train(number, arrays, settings, grid)
-            replies = exchange(grid, messages, config.federation.round_timeout)
+            settings[records.PARTICIPANTS] = len(roster.nodes())
+            messages = strategy.configure_train(number, arrays, settings, audited)
+            replies = exchange(audited, messages, config.federation.round_timeout)
             averaged, _ = strategy.aggregate_train(number, replies)
             append_round(folder.metrics_file, observed[-1])
+            overseer.look_at(observed[-1])
             last = CompleteRound(
                 number,
                 {**last.state, **records.to_tensors(averaged)},
@@ -118,13 +133,17 @@ def serve(
                 {name: torch.from_numpy(array) for name, array in strategy.moments.items()},
                 _kept_at_sites(states, records.RESIDUAL),
             )
+            if every is not None and number % every == 0:
+                overseer.evaluate({OWN if kept else GLOBAL: last.state}, number)
             folder.joined(roster.facts())
             card = model_card(config, roster.facts(), number)
             folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
             tell(observed[-1])
         shared = kept & exchanged if config.federation.unseen == "average" else set()
         like = {name: last.state[name] for name in shared}
-        unseen = common_layers(grid, roster.nodes(), config, like, last.number)
+        unseen = common_layers(audited, roster.nodes(), config, like, last.number, settings)
+        if evaluate:
+            overseer.evaluate(models_of(last, unseen, bool(kept)), last.number)
         folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
 
 
@@ -134,7 +153,12 @@ def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dic
 
 
 def common_layers(
-    grid: Grid, sites: Mapping[int, str], config: ExperimentConfig, like: Mapping[str, Tensor], number: int
+    grid: Grid,
+    sites: Mapping[int, str],
+    config: ExperimentConfig,
+    like: Mapping[str, Tensor],
+    number: int,
+    settings: ConfigRecord | None = None,
 ) -> dict[str, Tensor]:
     """Layers for a site that was not in training: the sites' own, aggregated as all other tensors are.
 
@@ -142,6 +166,7 @@ def common_layers(
         sites: name of each node.
         like: tensors of the names, shapes and types asked for; without any nothing is asked.
         number: the last round.
+        settings: the record that goes with every message of the run.
 
     Raises:
         FedCoWProError: too few good replies.
@@ -149,7 +174,8 @@ def common_layers(
     if not like:
         return {}
     strategy = CheckedFedAvg(sites, like, config.federation)
-    replies = exchange(grid, strategy.ask_for_layers(records.to_record(like)), config.federation.round_timeout)
+    messages = strategy.ask_for_layers(records.to_record(like), settings)
+    replies = exchange(grid, messages, config.federation.round_timeout)
     found, _ = strategy.aggregate_train(number, replies)
     return records.to_tensors(found)
 

@@ -46,6 +46,8 @@ def shielded(handler: Handler) -> Handler:
     def guarded(message: Message, context: Context) -> Message:
         try:
             return handler(message, context)
+        except SiteError:
+            raise
         except Exception as error:
             private = (str(context.node_config.get("site-path", "")),)
             if isinstance(error, FedCoWProError):

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.errors import FedCoWProError
+from fedcowpro.federated import records
 from fedcowpro.federated.folder import RunFolder
 from fedcowpro.federated.server_app import serve
 from fedcowpro.federated.tracking import Track
@@ -36,12 +37,14 @@ def run_on_ray(
     resume: bool = True,
     command: str | None = None,
     track: Sequence[Track] = (),
+    evaluate: bool = False,
 ) -> None:
     """All rounds, each site in one of Ray's processes.
 
     Args:
         nodes: configuration of each site.
         cpus: cores that a site takes; their number over this one is how many sites train at a time.
+        evaluate: see `serve`.
 
     Raises:
         FedCoWProError: no Ray; what `serve` raises.
@@ -55,7 +58,7 @@ def run_on_ray(
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(grid, config, folder, resume, command, track)
+        serve(grid, config, folder, resume, command, track, evaluate)
 
     init = {"num_cpus": max(os.cpu_count() or 1, 1), "include_dashboard": False, "logging_level": logging.ERROR}
     backend = {"init_args": init, "client_resources": {"num_cpus": cpus, "num_gpus": 0.0}}
@@ -79,6 +82,8 @@ def site_app(nodes: Sequence[UserConfig]) -> ClientApp:
         return reply
 
     app.train()(answer)
+    app.evaluate()(answer)
     app.query()(answer)
-    app.query("layers")(answer)
+    for name in (records.LAYERS, records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK):
+        app.query(name)(answer)
     return app

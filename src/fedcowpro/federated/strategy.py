@@ -88,13 +88,14 @@ class CheckedFedAvg(Strategy):
         self._bytes_down = {site: records.payload_bytes(contents[node]) for node, site in self._sites.items()}
         return [Message(content, node, MessageType.TRAIN) for node, content in contents.items()]
 
-    def ask_for_layers(self, like: ArrayRecord) -> Iterable[Message]:
+    def ask_for_layers(self, like: ArrayRecord, config: ConfigRecord | None = None) -> Iterable[Message]:
         """Messages that ask for what sites keep to themselves, without a training; `like` has its shapes and types.
 
         The replies go to `aggregate_train`.
         """
         self._global, self._sent, self._bytes_down = like, _values(like), {}
-        return [Message(RecordDict(), node, records.ASK_FOR_LAYERS) for node in self._sites]
+        content = RecordDict({records.CONFIG: config if config is not None else ConfigRecord()})
+        return [Message(content, node, records.ASK_FOR_LAYERS) for node in self._sites]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """The new global arrays and the weighted means of the sites' losses.
@@ -155,7 +156,7 @@ class CheckedFedAvg(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sites have no labels to evaluate on: nothing is sent."""
+        """Nothing: `crosssite` asks for scores, which are no single number to be averaged."""
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

@@ -94,21 +94,7 @@ def local_update(
         FedCoWProError: the server's tensors are not this architecture's, or training diverged.
     """
     federation = config.federation
-    model = build_model(config.model, config.seed, pretrained=False)
-    own = model.state_dict()
-    if set(received) != exchanged_names(model):
-        odd = sorted(set(received) ^ exchanged_names(model))
-        raise FedCoWProError(
-            f"site '{name}': the server's weights differ in {len(odd)} names, '{odd[0]}' among them",
-            f"the weights of a '{config.model.encoder}' segmenter",
-            "use the same version of fedcowpro at the server and at all sites",
-        )
-    try:
-        model.load_state_dict({**own, **received, **local})
-    except RuntimeError as error:
-        raise FedCoWProError(
-            f"site '{name}': {error}", "weights of this architecture", "use the same version everywhere"
-        ) from error
+    model = received_model(config, name, received, local)
     kept = normalisation_names(model) if federation.normalisation == "local" else set()
     penalties = {}
     if federation.proximal:
@@ -143,6 +129,32 @@ def local_update(
         train_slices=site.n_train_slices,
         report=report,
     )
+
+
+def received_model(
+    config: ExperimentConfig, name: str, received: Mapping[str, Tensor], local: Mapping[str, Tensor] | None = None
+) -> Segmenter:
+    """The segmenter with the server's floating-point tensors; those of the site itself (`local`) go before them.
+
+    Raises:
+        FedCoWProError: the server's tensors are not this architecture's.
+    """
+    model = build_model(config.model, config.seed, pretrained=False)
+    own = model.state_dict()
+    if set(received) != exchanged_names(model):
+        odd = sorted(set(received) ^ exchanged_names(model))
+        raise FedCoWProError(
+            f"site '{name}': the server's weights differ in {len(odd)} names, '{odd[0]}' among them",
+            f"the weights of a '{config.model.encoder}' segmenter",
+            "use the same version of fedcowpro at the server and at all sites",
+        )
+    try:
+        model.load_state_dict({**own, **received, **(local or {})})
+    except RuntimeError as error:
+        raise FedCoWProError(
+            f"site '{name}': {error}", "weights of this architecture", "use the same version everywhere"
+        ) from error
+    return model
 
 
 def exchanged_names(model: nn.Module) -> set[str]:

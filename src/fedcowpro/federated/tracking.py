@@ -7,7 +7,6 @@ MLflow's own reports of its use are switched off.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -173,7 +172,7 @@ class MLflow:
         self._client = client = self._make_client(tracking_uri=uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         number = experiment.experiment_id if experiment is not None else client.create_experiment(EXPERIMENT)
-        key = hashlib.sha256((run / "run.json").read_bytes()).hexdigest()[:16]
+        key = RunFolder(run).key()
         found = client.search_runs([number], f"tags.{RUN_TAG} = '{key}'")
         track = found[0] if found else client.create_run(number, tags={RUN_TAG: key}, run_name=key)
         self._id, self._last = track.info.run_id, {}

@@ -161,7 +161,7 @@ def _initial_of(content: RecordDict, state: RecordDict, config: ExperimentConfig
         initial = records.to_tensors(kept)
         found = state_digest(initial)
     else:
-        initial, found = _built(config.model, config.seed)
+        initial, found = initial_model(config.model, config.seed)
     if found != expected:
         raise FedCoWProError(
             f"this site's initial weights have the digest {found[:16]}", f"{expected[:16]}, the server's", _SAME
@@ -172,7 +172,8 @@ def _initial_of(content: RecordDict, state: RecordDict, config: ExperimentConfig
 
 
 @lru_cache(maxsize=1)  # the sites of one process have the same; who gets it must not change it
-def _built(config: ModelConfig, seed: int) -> tuple[dict[str, Tensor], str]:
+def initial_model(config: ModelConfig, seed: int) -> tuple[dict[str, Tensor], str]:
+    """The floating-point tensors before training as this package builds them, and their digest."""
     state = build_model(config, seed).state_dict()
     initial = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     return initial, state_digest(initial)

@@ -13,13 +13,17 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from fedcowpro.audit import read_audit
 from fedcowpro.checkpoint import versions
-from fedcowpro.config import ExperimentConfig
+from fedcowpro.config import ExperimentConfig, load
+from fedcowpro.config_policy import SitePolicy
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import days_left, fingerprint, public_of
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
+from fedcowpro.federated.guard import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.policy_file import objections
 from fedcowpro.federated.task import describe_site, exchanged_names, local_update, reproducible
 from fedcowpro.nn.segmenter import build_model
 
@@ -64,6 +68,7 @@ def check_site(
         "versions": lambda: _versions(site.versions),
         "key": lambda: _key(bundle, site),
         "authority": lambda: _authority(bundle),
+        "policy": lambda: _policy(bundle, site, experiment),
     }
     if online:
         checks |= {
@@ -106,6 +111,26 @@ def _key(bundle: Bundle, site: SiteFile) -> str:
     if stat.S_IMODE(bundle.key.stat().st_mode) & 0o077:
         raise FedCoWProError(f"others on this machine can read {bundle.key}", "mode 600", f"chmod 600 {bundle.key}")
     return f"this site's own, {found}"
+
+
+def _policy(bundle: Bundle, site: SiteFile, experiment: ExperimentConfig | None) -> str:
+    """The policy and the log can be used; what the policy has against the experiment, if one is given."""
+    given = site.node.get(POLICY, str(bundle.policy))
+    log = Path(str(site.node.get(AUDIT, bundle.audit)))
+    if log.exists() and (problems := read_audit(log)[1]):
+        raise FedCoWProError(f"the audit log {log}: {problems[0]}", "a whole one", f"fedcowpro audit {log}")
+    if given == NO_POLICY or not Path(str(given)).exists():
+        return "none: " + ("nothing but odd weights is refused" if given == NO_POLICY else "the defaults hold")
+    policy = load(SitePolicy, Path(str(given)))
+    if experiment is None:
+        return f"{given} can be read; --config EXPERIMENT tells what it refuses"
+    refused = objections(policy, experiment, len(experiment.sites) or max(policy.min_participants, 1))
+    if refused["train"]:
+        raise FedCoWProError(
+            f"{given} refuses: {refused['train']}", "a policy that lets the experiment happen",
+            "edit it, or ask the coordinator for another experiment",
+        )  # fmt: skip
+    return f"{given} allows {', '.join(kind for kind, reason in refused.items() if not reason)}"
 
 
 def _authority(bundle: Bundle) -> str:

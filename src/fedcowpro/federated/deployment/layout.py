@@ -3,7 +3,8 @@
 FEDERATION/federation.yaml             sites, hosts, ports, versions
 FEDERATION/authority/ca.key            signs server certificates; may be kept elsewhere
 FEDERATION/coordinator/                what the coordinator runs: certificates, the sites' public keys, the app, texts
-FEDERATION/bundles/SITE/               what goes to a site: its own key, the CA's certificate, site.yaml, texts
+FEDERATION/bundles/SITE/               what goes to a site: its own key, the CA's certificate, site.yaml, texts, and
+                                       site-policy.yaml, which the site makes its own; its audit.jsonl is written here
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from fedcowpro.config import Config, load
 from fedcowpro.errors import FedCoWProError
 
 FEDERATION_FILE, SITE_FILE, PRIVATE_KEY, CA_FILE = "federation.yaml", "site.yaml", "site.key", "ca.crt"
+POLICY_FILE = "site-policy.yaml"
 _NAME = r"^[A-Za-z0-9._-]+$"
 
 
@@ -82,6 +84,7 @@ class Bundle:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.site_file, self.key, self.ca = self.root / SITE_FILE, self.root / PRIVATE_KEY, self.root / CA_FILE
+        self.policy, self.audit = self.root / POLICY_FILE, self.root / "audit.jsonl"
         self.home = self.root / "flwr"
 
     def read(self) -> SiteFile:

@@ -122,6 +122,7 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
         "site.service": bundle.root / "fedcowpro-site.service",
         "site.compose.yaml": bundle.root / "compose.yaml",
         "site.README.md": bundle.root / "README.md",
+        "site.policy.yaml": bundle.policy,
     }
     values = {**entry.model_dump(), "name": settings.name, "version": settings.versions["fedcowpro"]}
     return [coordinator.public_key(site), bundle.root, *_fill(texts, values)]

@@ -5,29 +5,41 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fedcowpro.config import parse
+from fedcowpro.config import load, parse
+from fedcowpro.config_policy import SitePolicy
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
 from fedcowpro.federated.deployment.programs import end, start, until_stopped
+from fedcowpro.federated.guard import AUDIT, NO_POLICY, POLICY
 
+SUPERNODE = "fedcowpro.federated.supernode"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a restart: at first, and after many
 _STEADY = 120.0  # seconds after which a SuperNode counts as well started
 
 
 def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -> list[str]:
-    """The command line of the site's SuperNode.
+    """The command line of the site's SuperNode, with the site's policy and audit log.
 
     Args:
         port: on this machine's loopback address, for the SuperNode's own processes.
+
+    Raises:
+        FedCoWProError: a policy that cannot be read.
     """
-    node = {**site.node, "site-name": site.site, "site-path": str(site_folder.absolute())}
+    consent = {AUDIT: str(bundle.audit), **({POLICY: str(bundle.policy)} if bundle.policy.exists() else {})}
+    node = {**consent, **site.node, "site-name": site.site, "site-path": str(site_folder.absolute())}
     # Values are TOML; a string of JSON is one of TOML too.
     config = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())
-    command = ["flower-supernode", "--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
+    policy = node.get(POLICY, NO_POLICY)
+    command = ["flower-supernode"]
+    if policy != NO_POLICY and load(SitePolicy, Path(str(policy))).apps:  # only these are installed
+        command = [sys.executable, "-m", SUPERNODE, "--policy", str(policy)]
+    command += ["--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
     command += ["--auth-supernode-private-key", str(bundle.key)]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", config]
 

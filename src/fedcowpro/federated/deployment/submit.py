@@ -38,6 +38,7 @@ def federate_deployed(
     resume: bool = True,
     command: str | None = None,
     track: Sequence[Track] = (),
+    evaluate: bool = False,
     say: Callable[[str], None] = print,
     app: Path | None = None,
 ) -> Path:
@@ -48,6 +49,7 @@ def federate_deployed(
         federation: folder of `federation init`.
         out: the run folder, written by the server; an interrupted run goes on.
         sites: those that are to take part; default all of the federation.
+        evaluate: ask the sites for scores of the result; a finished run is asked for them afterwards.
         say: told each round.
         app: another bundle than the federation's own.
 
@@ -72,7 +74,7 @@ def federate_deployed(
     folder = RunFolder(out.absolute())
     connection(coordinator, settings)
     _refuse_a_second_run(coordinator, settings)
-    number = _start(coordinator, config, folder, resume, command, track, app or coordinator.app)
+    number = _start(coordinator, config, folder, resume, command, track, evaluate, app or coordinator.app)
     say(f"run {number} started; its log: FLWR_HOME={coordinator.home} flwr log {number} {CONNECTION}")
     try:
         _watch(coordinator, settings, number, folder, config.federation.rounds, say)
@@ -90,6 +92,7 @@ def _start(
     resume: bool,
     command: str | None,
     track: Sequence[Track],
+    evaluate: bool,
     app: Path,
 ) -> int:
     """Hand the run to the SuperLink; returns its number."""
@@ -98,7 +101,7 @@ def _start(
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(experiment, text.encode())
     values: dict[str, str | bool] = {"experiment": str(experiment), "out": str(folder.path), "resume": resume}
-    values |= {"track": ",".join(track), "command": command or ""}
+    values |= {"track": ",".join(track), "evaluate": evaluate, "command": command or ""}
     run_config = experiment.with_suffix(".toml")
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     write_atomic(run_config, ("\n".join(lines) + "\n").encode())
