@@ -5,10 +5,9 @@
 
 All sites have the same synthetic patients under different names. The local training is what the sites themselves
 measure (the sum of their `fit`), in the same run, so the ratio of a round to it hardly depends on what else the machine
-does. Equal weights have equal digests. The first round, in which processes start, stands by itself. On several
-cores Ray and SuperNodes train sites at
-the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and SuperNodes run as processes on this machine
-(nginx is needed).
+does. Equal weights have equal digests. The first round, in which processes start, stands by itself. On several cores
+Ray and SuperNodes train sites at the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and
+SuperNodes run as processes on this machine (nginx is needed).
 """
 
 from __future__ import annotations
