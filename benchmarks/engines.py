@@ -5,14 +5,15 @@
 
 All sites have the same synthetic patients under different names. The local training is what the sites themselves
 measure (the sum of their `fit`), in the same run, so the ratio of a round to it hardly depends on what else the machine
-does. The first round, in which processes start, stands by itself. On several cores Ray and SuperNodes train sites at
-the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and SuperNodes run as processes on this machine
-(nginx is needed).
+does. Equal weights have equal digests. The first round, in which processes start, stands by itself. On several cores
+Ray and SuperNodes train sites at the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and
+SuperNodes run as processes on this machine (nginx is needed).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -70,7 +71,8 @@ def main() -> None:
             _memory(root, config, counts, options.plot)
             return
         chosen = dict(list(sites.items())[: options.sites])
-        print(f"{'engine':10}{'first round':>13}{'warm round':>12}{'training':>10}{'ratio':>8}{'MB a message':>14}")
+        numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'ratio':>8}{'MB a message':>14}"
+        print(f"{'engine':10}{numbers}  digest")
         for engine in options.engines.split(","):
             print(_row(engine, _timed(engine, config, chosen, root)), flush=True)
 
@@ -126,7 +128,8 @@ def _row(engine: str, timed: tuple[list[float], Path]) -> str:
     training = [sum(site.seconds for site in record.sites) for record in records]
     warm, bare = sum(rounds[1:]) / len(rounds[1:]), sum(training[1:]) / len(training[1:])
     sent = records[0].sites[0].bytes_down / 1e6
-    return f"{engine:10}{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{warm / bare:8.3f}{sent:14.1f}"
+    weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()[:12]
+    return f"{engine:10}{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{warm / bare:8.3f}{sent:14.1f}  {weights}"
 
 
 @contextmanager
