@@ -15,9 +15,10 @@ from fedcowpro.interactive.annotation import Annotation
 from fedcowpro.interactive.encoded import EncodedVolume
 from fedcowpro.interactive.support import Support
 from fedcowpro.postprocess import count_parts, keep_components, location_map
+from fedcowpro.threads import each
 from fedcowpro.volume.preprocess import Placement
 
-_SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
+_SLICES_AT_ONCE = 4  # in a thread; bounds the memory of probabilities on a large native grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ def segment_encoded(
     guide = None
     if support.atlas.volumes and encoded.anatomy is not None:
         guide = support.atlas.guide(encoded.anatomy)
-    for start in range(0, shape[0], _SLICES_AT_ONCE):
+
+    def of_part(start: int) -> None:
         part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
         numbers = range(part.start, part.stop)
         choice = np.repeat(np.arange(len(organs))[:, None], len(numbers), axis=1)
@@ -74,6 +76,8 @@ def segment_encoded(
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
         _label(labels[part], soft, organs, placement, config.threshold)
+
+    each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
     annotation = support.painted_in(encoded)
     if annotation is not None:
         labels[annotation.painted] = annotation.labels[annotation.painted]
