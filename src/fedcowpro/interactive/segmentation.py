@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fedcowpro.confidence import mask_confidence, reverse_dice, slice_margins
+from fedcowpro.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.interactive.annotation import Annotation
@@ -31,8 +31,7 @@ class Segmentation:
         probability: (organ, depth, height, width), on request.
         confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
             not found.
-        slice_confidence: (organ, depth) how clear the organ is on each slice, 0..1; 1 where it was painted, nan where
-            it is not found.
+        slice_confidence: (organ, depth) the same of each slice, 0..1; 1 where it was painted, nan where not found.
     """
 
     organs: tuple[int, ...]
@@ -91,9 +90,16 @@ def segment_encoded(
         guessed = labels.copy()
         guessed[annotation.painted] = 0
     reverse = reverse_dice(predictor, support, encoded.features, placement, guessed)
-    confidence = {organ: mask_confidence(reverse[organ], of) for organ, of in zip(organs, margins, strict=True)}
-    if annotation is not None:
-        margins[shown & annotation.painted] = 1
+    confidence = {}
+    for organ, of, shows in zip(organs, margins, shown, strict=True):
+        own = np.flatnonzero((annotation.labels == organ).any(axis=(1, 2)) & annotation.painted) if annotation else ()
+        distance = None
+        if len(own):
+            distance = np.abs(np.arange(shape[0])[:, None] - own).min(axis=1) * encoded.volume.spacing[0]
+        confidence[organ] = mask_confidence(reverse[organ], of, len(own))
+        of[:] = slice_confidence(reverse[organ], of, distance)
+        if annotation is not None:
+            of[shows & annotation.painted] = 1
     return Segmentation(organs, labels, scores, confidence, margins)
 
 
