@@ -39,9 +39,10 @@ ALLOWED = {
     "evaluate.protocol": "errors evaluate.metrics",
     "postprocess": "errors config",
     "guidance": "errors config",
-    "infer": "errors config volume nn checkpoint postprocess guidance evaluate.protocol",
+    "threads": "",
+    "infer": "errors config volume nn checkpoint postprocess guidance threads evaluate.protocol",
     "confidence": "errors config volume infer evaluate.overlap",
-    "interactive": "errors config volume postprocess guidance infer confidence",
+    "interactive": "errors config volume postprocess guidance threads infer confidence",
     "adapt": "errors config nn train",
     "load": "errors config nn checkpoint infer",
     "segment_record": "config checkpoint",
@@ -141,7 +142,7 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
         assert "flwr" not in used
     with_torch = ("nn", "losses", "checkpoint", "train", "federated", "postprocess", "guidance", "infer", "load")
     with_torch += ("evaluate.run", "data.augment", "data.appearance", "data.episodes", "demo", "cli", "study.worker")
-    with_torch += ("adapt",)
+    with_torch += ("adapt", "threads")
     if not any(module == name or module.startswith(f"{name}.") for name in with_torch):
         assert "torch" not in used
 

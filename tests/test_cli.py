@@ -231,6 +231,24 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
         assert "(kept" not in printed
 
 
+def test_segment_keeps_folders_where_files_have_one_name(
+    run: Run, raw: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    for patient, case in (("p1", 1), ("p2", 2)):
+        (tmp_path / "scans" / patient).mkdir(parents=True)
+        shutil.copy(raw / f"image_{case}.nii.gz", tmp_path / "scans" / patient / "ct.nii.gz")
+    out = tmp_path / "out"
+    command = [*segment(raw, tiny_checkpoint, out)[:7], "--query", tmp_path / "scans" / "*" / "ct.nii.gz", "--out", out]
+    code, printed, err = run(*command)
+    assert code == 0, err
+    assert "p1/ct" in printed
+    record = json.loads((out / "segment.json").read_text())
+    assert [query["mask"] for query in record["queries"]] == ["p1/ct_mask.nii.gz", "p2/ct_mask.nii.gz"]
+    assert all((out / query["mask"]).is_file() for query in record["queries"])
+    _, printed, _ = run(*command)
+    assert printed.count("(kept") == 2
+
+
 def test_segment_with_the_model_of_the_package(run: Run, raw: Path, tmp_path: Path) -> None:
     command = segment(raw, tmp_path, tmp_path / "out")
     code, printed, err = run("segment", *command[3:])
@@ -404,9 +422,8 @@ def test_bad_options_of_segment(run: Run, raw: Path, tiny_checkpoint: Path, tmp_
     refused(run(*command, "--modality", "pet"), "--modality pet")
     refused(run(*command, "--support-slices", "many"), "support_slices")
     refused(run(*command, "--support-slices", "0"), "support_slices")
-    (tmp_path / "other").mkdir()
-    shutil.copy(raw / "image_2.nii.gz", tmp_path / "other")
-    refused(run(*command, "--query", tmp_path / "other" / "image_2.nii.gz"), "would both be written")
+    (raw / "image_2.nii").write_bytes(gzip.decompress((raw / "image_2.nii.gz").read_bytes()))
+    refused(run(*command, "--query", raw / "image_2.nii"), "would both be written")
     refused(run(*command, raw / "other.nii.gz"), "no file")
     assert not (tmp_path / "out").exists()
 

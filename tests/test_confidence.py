@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common import PLAIN
-from fedcowpro.confidence import mask_confidence, reverse_dice, slice_margins
+from fedcowpro.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
 from fedcowpro.config import PrepareConfig
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.interactive import Annotation, EncodedVolume, Support, build_support, encode_volume
@@ -62,6 +62,24 @@ def test_margins_of_slices() -> None:
 
 def test_confidence_of_a_mask() -> None:
     margins = np.array([np.nan, 0.5, 0.3], np.float32)
-    assert mask_confidence(0.9, margins) == pytest.approx(0.6)
+    assert mask_confidence(0.9, margins) == pytest.approx(1 / (1 + np.exp(2.42 - 4.99 * 0.4 - 2.12 * 0.9)))
+    assert mask_confidence(0.9, margins) > max(mask_confidence(0.5, margins), mask_confidence(0.9, margins / 2))
     assert np.isnan(mask_confidence(np.nan, margins))
     assert np.isnan(mask_confidence(0.9, margins[:1]))
+
+
+def test_one_painted_slice_is_not_trusted_to_say_much_of_a_long_organ() -> None:
+    short, long = np.full(3, 0.8, np.float32), np.full(30, 0.8, np.float32)
+    assert mask_confidence(0.95, long, 1) < 0.8
+    assert mask_confidence(0.95, long, 1) < mask_confidence(0.95, long, 5) - 0.1 < mask_confidence(0.95, short, 1) - 0.1
+
+
+def test_confidence_of_slices_falls_with_distance() -> None:
+    margins = np.array([0.6, 0.6, np.nan, 0.6], np.float32)
+    found = slice_confidence(0.9, margins, np.array([4.0, 30.0, 30.0, 120.0]))
+    assert found[0] > 0.9 > found[1] > found[3]
+    assert found[3] < 0.35
+    assert np.isnan(found[2])
+    elsewhere = slice_confidence(0.9, np.array([0.2, 0.9], np.float32))
+    assert elsewhere[0] < 0.6 < elsewhere[1]
+    assert np.isfinite(slice_confidence(np.nan, margins[:2])).all()

@@ -86,6 +86,26 @@ def test_a_soft_border_moves_to_the_edge_of_the_image() -> None:
     assert int(jump.argmax()) + 4 == 15
 
 
+@pytest.mark.parametrize("radius", [1, 3, 12, 40])
+def test_the_filter_is_the_published_formula(radius: int) -> None:
+    """Means over windows taken pixel by pixel, in double precision, on an image that is no square."""
+    rng = np.random.default_rng(radius)
+    guide, soft = rng.random((2, 24, 31)), rng.random((2, 3, 24, 31))
+
+    def box(maps: np.ndarray) -> np.ndarray:
+        out = np.empty_like(maps)
+        for row, column in np.ndindex(maps.shape[-2:]):
+            window = maps[..., max(row - radius, 0) : row + radius + 1, max(column - radius, 0) : column + radius + 1]
+            out[..., row, column] = window.mean((-2, -1))
+        return out
+
+    image = guide[:, None]
+    slope = (box(image * soft) - box(image) * box(soft)) / (box(image * image) - box(image) ** 2 + 1e-3)
+    expected = box(slope) * image + box(box(soft) - slope * box(image))
+    found = guided_filter(torch.from_numpy(soft).float(), torch.from_numpy(guide).float(), radius)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
 def test_a_flat_image_only_smooths() -> None:
     constant = torch.full((1, 2, 16, 16), 0.7)
     assert torch.allclose(guided_filter(constant, torch.zeros(1, 16, 16), 4), constant, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fedcowpro.nn.segmenter import build_model
 from fedcowpro.segment import Segmented, Support, load_support, segment_files
 from fedcowpro.volume.dicom import find_series
 from fedcowpro.volume.dicom_seg import organs_of, write_segmentation
+from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.read import read_labels, read_volume
@@ -207,11 +209,50 @@ def test_components_are_kept_on_request(phantoms: Path, tmp_path: Path, tiny_che
     assert not ((masks[True] > 0) & (masks[True] != masks[False])).any()
 
 
-def test_two_queries_of_one_name_are_refused_before_anything_is_written(
+def test_queries_of_one_name_keep_their_folders(
+    loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path
+) -> None:
+    """`*/ct.nii.gz`: results lie as their queries do, and a second call has nothing to do."""
+    for patient, case in (("ward/p1", "1"), ("ward/p2", "2"), ("p3", "3")):
+        (tmp_path / patient).mkdir(parents=True)
+        shutil.copy(phantoms / "ct" / f"image_{case}.nii.gz", tmp_path / patient / "ct.nii.gz")
+    queries = [tmp_path / name / "ct.nii.gz" for name in ("ward/p1", "ward/p2", "p3")]
+    options = {"settings": "0", "probabilities": True, "preview": True}
+    results = segment(loaded, support, queries, tmp_path / "out", **options)
+    names = ("ward/p1", "ward/p2", "p3")
+    assert [result.mask for result in results] == [tmp_path / "out" / name / "ct_mask.nii.gz" for name in names]
+    for name in names:
+        beside = {path.name for path in (tmp_path / "out" / name).iterdir()}
+        assert beside == {"ct_mask.nii.gz", "ct_mask.json", "ct_probabilities.nii.gz", "ct_preview.png"}
+    (alone,) = segment(loaded, support, queries[1:2], tmp_path / "alone")
+    assert alone.mask == tmp_path / "alone" / "ct_mask.nii.gz"
+    np.testing.assert_array_equal(voxels(alone.mask), voxels(results[1].mask))
+    again = segment(loaded, support, queries, tmp_path / "out", **options)
+    assert [result.kept for result in again] == [True] * 3
+    (tmp_path / "out" / "ward" / "p2" / "ct_preview.png").unlink()
+    again = segment(loaded, support, queries, tmp_path / "out", **options)
+    assert [result.kept for result in again] == [True, False, True]
+
+
+def test_names_of_results_do_not_leave_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert output_names([Path("../a/x.nii.gz"), Path("y.nii")]) == [Path("x"), Path("y")]
+    assert output_names([Path("../a/x.nii.gz"), Path("x.nii"), Path("y.nii")]) == [
+        Path("a/x"),
+        Path("here/x"),
+        Path("here/y"),
+    ]
+    assert output_names([Path("x.nii.gz"), Path("deep/x.nii.gz")]) == [Path("x"), Path("deep/x")]
+
+
+def test_two_queries_of_one_name_and_folder_are_refused_before_anything_is_written(
     loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    queries = [phantoms / "ct" / "image_1.nii.gz", phantoms / "t2" / "image_1.nii.gz"]
+    queries = [tmp_path / "image_1.nii.gz", tmp_path / "image_1.nii"]
+    shutil.copy(phantoms / "ct" / "image_1.nii.gz", queries[0])
+    nib.save(nib.load(queries[0]), queries[1])
     with pytest.raises(FedCoWProError, match="would both be written") as caught:
         segment(loaded, support, queries, out)
     assert str(queries[0]) in caught.value.got

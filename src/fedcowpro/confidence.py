@@ -4,13 +4,16 @@
   are segmented with it, and the result is compared with what the user drew (reverse classification accuracy: Valindria
   et al., arXiv 1702.03407). A wrong organ on the query does not lead back to the right one.
 - Margin of a slice: how far above the threshold the probabilities of the found pixels lie.
-- A mask's confidence is the geometric mean of its reverse Dice and the mean margin of its slices. The two see different
-  failures; together they rank masks better than reverse Dice alone, the figures are in docs/results.md.
+- Reach: where a volume is segmented from a few painted slices of its own, both cues are taken in by organs that look
+  alike; how many slices were found per painted one, and how far a slice lies from a painted one, are not.
+
+`mask_confidence` and `slice_confidence` estimate the Dice from these by a logistic function, fitted to phantoms
+(`benchmarks/confidence.py`; figures in docs/results.md).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -18,6 +21,11 @@ from jaxtyping import Bool, Float, UInt8
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.infer import Encoded, Group, OneShotPredictor, pick_slices, slices_of
 from fedcowpro.volume.preprocess import Placement
+
+# Of 1, margin, reverse Dice, and log of (found + painted) / painted for a volume's own paint: from the benchmark.
+_MASK, _MASK_OWN = (-2.42, 4.99, 2.12), (-1.01, 2.61, 2.17, -0.60)
+# Of 1, margin, the mask's reverse Dice, and log of 1 + distance / 10 mm.
+_SLICE, _SLICE_OWN = (-2.30, 5.84, 1.38), (0.75, 4.05, 1.78, -2.58)
 
 
 class Annotated(Protocol):
@@ -80,12 +88,38 @@ def slice_margins(soft: Float[np.ndarray, "k n s s"], threshold: float) -> Float
         return np.asarray(total / count / (1 - threshold), np.float32)
 
 
-def mask_confidence(reverse: float, margins: Float[np.ndarray, " n"]) -> float:
-    """Geometric mean of a mask's reverse Dice and the mean margin of the slices that show it; nan where none does.
+def mask_confidence(reverse: float, margins: Float[np.ndarray, " n"], painted: int = 0) -> float:
+    """Estimated Dice of a mask, 0..1; nan where the organ is not found.
 
     Args:
         reverse: of `reverse_dice`, 0..1 or nan.
-        margins: of each slice, nan where the organ is not found.
+        margins: of each slice that was not painted, nan where the organ is not found.
+        painted: slices of this volume on which the organ was painted; 0 = it was annotated in other volumes alone.
     """
     found = margins[~np.isnan(margins)]
-    return float(np.sqrt(reverse * found.mean())) if len(found) else float("nan")
+    if not len(found) or np.isnan(reverse):
+        return float("nan")
+    cues = [float(found.mean()), reverse]
+    if not painted:
+        return float(_logistic(_MASK, *cues))
+    return float(_logistic(_MASK_OWN, *cues, np.log((len(found) + painted) / painted)))
+
+
+def slice_confidence(
+    reverse: float, margins: Float[np.ndarray, " n"], distance: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, " n"]:
+    """Estimated Dice of each slice of a mask, 0..1; nan where the margin is.
+
+    Args:
+        reverse, margins: as for `mask_confidence`; a `reverse` that is nan counts as 0.
+        distance: mm to the nearest slice of this volume on which the organ was painted; None as there.
+    """
+    cues = margins, np.nan_to_num(reverse)
+    if distance is None:
+        return np.asarray(_logistic(_SLICE, *cues), np.float32)
+    return np.asarray(_logistic(_SLICE_OWN, *cues, np.log1p(distance / 10)), np.float32)
+
+
+def _logistic(weights: tuple[float, ...], *cues: Any) -> Any:
+    total = weights[0] + sum(weight * cue for weight, cue in zip(weights[1:], cues, strict=True))
+    return 1 / (1 + np.exp(-total))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -22,27 +24,81 @@ def guided_filter(
         radius: half side of the windows in pixels, at least 1; windows are cut at the border.
         epsilon: variance of the guide below which an area counts as flat.
     """
-    image = guide[:, None]
-    mean_image, mean = _box(image, radius), _box(probability, radius)
-    variance = _box(image * image, radius) - mean_image * mean_image
-    slope = (_box(image * probability, radius) - mean_image * mean) / (variance + epsilon)
-    offset = mean - slope * mean_image
-    return _box(slope, radius) * image + _box(offset, radius)
+    box = _Boxes(2, guide.shape[-2:], radius, guide)
+    result, lines = torch.empty_like(probability), torch.empty_like(guide[:1]).expand(2, -1, -1).clone()
+    for image, maps, out in zip(guide, probability, result, strict=True):
+        torch.mul(image, image, out=lines[1])
+        lines[0] = image
+        mean_image, variance = box(lines).clone()
+        variance -= mean_image * mean_image
+        flatness = (variance + epsilon).reciprocal_()
+        for one, filtered in zip(maps, out, strict=True):
+            torch.mul(image, one, out=lines[1])
+            lines[0] = one
+            mean, slope = box(lines)
+            lines[1] = slope.sub_(mean_image * mean).mul_(flatness)
+            torch.sub(mean, mean_image.mul(lines[1]), out=lines[0])
+            offset, slope = box(lines)
+            torch.addcmul(offset, slope, image, out=filtered)
+    return result
 
 
-def _box(maps: Tensor, radius: int) -> Tensor:
-    """Mean over a square window, cut at the border: a product with a band matrix on either side.
+class _Boxes:
+    """Means over square windows, cut at the border, of a few maps at a time.
 
-    Several times faster than pooling, whose cost grows with the window.
+    A window's sum is made of sums of 1, 2, 4, ... neighbours, along the columns and then along the rows. Rows lie one
+    after the other with zeros between them, so that each step is one addition of long vectors; memory is used again.
+    This costs a fraction of a product with a band matrix, and much less than pooling.
     """
-    return _band(maps.shape[-2], radius, maps) @ (maps @ _band(maps.shape[-1], radius, maps).T)
+
+    def __init__(self, maps: int, shape: Sequence[int], radius: int, like: Tensor) -> None:
+        (height, width), self._reach = shape, 2 * radius
+        self._padded = like.new_zeros(maps, height + 2 * radius, width + 2 * radius)
+        self._inside = self._padded[:, radius : radius + height, radius : radius + width]
+        self._space = like.new_empty(4, self._padded.numel())
+        rows, columns = (_window_sizes(length, radius, like) for length in (height, width))
+        self._share = 1 / (rows[:, None] * columns)
+
+    def __call__(self, maps: Float[Tensor, "m h w"]) -> Float[Tensor, "m h w"]:
+        """The means; the next call overwrites them."""
+        self._inside.copy_(maps)
+        height, width = maps.shape[1:]
+        line = self._padded.shape[2]
+        sums = _window_sums(self._padded.flatten(), self._reach, line, self._space[0], self._space[2:])
+        _window_sums(sums, self._reach, 1, self._space[1], self._space[2:])
+        return self._space[1].view_as(self._padded)[:, :height, :width].mul_(self._share)
 
 
-def _band(length: int, radius: int, like: Tensor) -> Float[Tensor, "n n"]:
-    """Row i takes the mean of the pixels around i."""
+def _window_sizes(length: int, radius: int, like: Tensor) -> Float[Tensor, " n"]:
+    """Pixels of a line that lie within `radius` of each one."""
     pixels = torch.arange(length, device=like.device)
-    near = ((pixels[:, None] - pixels).abs() <= radius).to(like.dtype)
-    return near / near.sum(1, keepdim=True)
+    ends = (pixels + radius).clamp_max(length - 1) - (pixels - radius).clamp_min(0)
+    return (ends + 1).to(like.dtype)
+
+
+def _window_sums(values: Tensor, reach: int, step: int, out: Tensor, space: Tensor) -> Tensor:
+    """out[i] = sum of values[i + j step] over j = 0..reach, as far as the values go.
+
+    Args:
+        values: (n,).
+        reach: even.
+        out: at least as long; its first part is written and returned.
+        space: two vectors at least as long, overwritten.
+    """
+    count = len(values) - reach * step
+    out = out[:count]
+    doubled, size, done = values, 1, 0
+    while True:
+        if (reach + 1) & size:
+            part = doubled[done * step : done * step + count]
+            out.copy_(part) if done == 0 else out.add_(part)
+            done += size
+        if done > reach:
+            return out
+        shift = size * step
+        target = space[size.bit_length() % 2][: len(doubled) - shift]
+        doubled = torch.add(doubled[:-shift], doubled[shift:], out=target)
+        size *= 2
 
 
 def keep_components(

@@ -24,7 +24,7 @@ class Prediction:
         probability: per organ float32 on the same axes, 0..1; None where it was not asked for.
         confidence: per organ how far to trust its mask, 0..1; nan where the organ was not found. It ranks masks; it is
             no measured accuracy (docs/python.md).
-        slice_confidence: per organ and slice (from foot to head) how clear it is, 0..1; nan where it is not found.
+        slice_confidence: per organ and slice (from foot to head) its estimated Dice, 0..1; nan where it is not found.
         millilitres: per organ.
     """
 

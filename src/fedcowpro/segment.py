@@ -22,7 +22,7 @@ from fedcowpro.interactive import (
     segment_encoded,
 )
 from fedcowpro.segment_record import OrganFound, Segmented, read_record, write_record
-from fedcowpro.volume.find import stem_of
+from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
@@ -81,6 +81,8 @@ def segment_files(
 ) -> list[Segmented]:
     """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
 
+    Where two queries have one name, results keep the folders of their queries (see `output_names`).
+
     Args:
         queries: image files, or folders with one DICOM series each.
         out: folder, made where missing.
@@ -96,13 +98,13 @@ def segment_files(
         on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
 
     Raises:
-        FedCoWProError: before anything is written: missing files, files that are no volumes, two queries whose
-            results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a query with
-            unusable voxels. Finished results stay.
+        FedCoWProError: before anything is written: missing files, files that are no volumes, two queries of one
+            folder whose results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a
+            query with unusable voxels. Finished results stay.
     """
     options = _Options(out, modality, probabilities, file_format, preview, settings)
-    targets: dict[str, Path] = {}
-    for query in queries:
+    targets: dict[Path, Path] = {}
+    for query, stem in zip(queries, output_names(queries), strict=True):
         try:
             options.require(query)
         except FedCoWProError as error:
@@ -110,11 +112,10 @@ def segment_files(
                 raise
             on_error(query, error)
             continue
-        stem = stem_of(query)
         if stem in targets:
             raise FedCoWProError(
                 f"{targets[stem]} and {query} would both be written to {options.mask(stem)}",
-                "queries with different file names",
+                "queries with different names in one folder",
                 "rename one of them, or use two output folders",
             )
         targets[stem] = query
@@ -148,13 +149,13 @@ class _Options:
     preview: bool
     settings: str | None
 
-    def mask(self, stem: str) -> Path:
+    def mask(self, stem: Path) -> Path:
         return self.out / f"{stem}_mask{_ENDING[self.file_format]}"
 
-    def scores(self, stem: str) -> Path:
+    def scores(self, stem: Path) -> Path:
         return self.out / f"{stem}_probabilities.nii.gz"
 
-    def picture(self, stem: str) -> Path:
+    def picture(self, stem: Path) -> Path:
         return self.out / f"{stem}_preview.png"
 
     def require(self, query: Path) -> None:
@@ -165,7 +166,7 @@ class _Options:
                 f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
             )
 
-    def finished(self, stem: str, query: Path) -> Segmented | None:
+    def finished(self, stem: Path, query: Path) -> Segmented | None:
         """What an earlier run made, if all of it is there."""
         missing = (self.probabilities and not self.scores(stem).is_file()) or (
             self.preview and not self.picture(stem).is_file()
@@ -176,7 +177,7 @@ class _Options:
 def _segment_file(
     predictor: OneShotPredictor,
     support: Support,
-    stem: str,
+    stem: Path,
     query: Path,
     options: _Options,
     prepare: Mapping[Modality, PrepareConfig],
@@ -186,7 +187,7 @@ def _segment_file(
     kind = options.modality or guess_modality(volume)
     found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
     mask = options.mask(stem)
-    options.out.mkdir(parents=True, exist_ok=True)
+    mask.parent.mkdir(parents=True, exist_ok=True)
     if found.probability is not None:
         write_probabilities(options.scores(stem), found.probability, volume.grid)
     if options.preview:

@@ -139,7 +139,7 @@ def write_run(
         {
             "query": str(result.query),
             "query_digest": digest_of(result.query),
-            "mask": result.mask.name,
+            "mask": str(result.mask.relative_to(out)),
             "status": "kept" if result.kept else "made",
         }
         for result in results

@@ -89,7 +89,8 @@ def truth(data: Path, case: int) -> np.ndarray:
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+    size = one.sum() + other.sum()
+    return float(2 * (one & other).sum() / size) if size else 1.0  # a slice that is rightly empty
 
 
 def test_from_a_volume_to_a_corrected_mask(page: Page, data: Path, tmp_path: Path) -> None:
@@ -116,10 +117,26 @@ def test_from_a_volume_to_a_corrected_mask(page: Page, data: Path, tmp_path: Pat
     np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
     before = np.asanyarray(nib.as_closest_canonical(mask).dataobj).T == 1
     np.testing.assert_array_equal(before[first], drawn[first] == 1)
-    assert dice(before, liver) > 0.35  # 0.45 when this was written: 12 thick slices, a network without training
+    reached = [dice(before, liver)]
+    corrected, found = {first}, before
+    for _ in range(3):  # the slice with the most wrong pixels: wipe, outline, segment again
+        wrong = (found != liver).sum((1, 2))
+        worst = int(np.where(np.isin(np.arange(DEPTH), list(corrected)), -1, wrong).argmax())
+        go_to(page, worst)
+        wipe(page)
+        outline(page, aim, liver[worst])
+        segment(page)
+        found = np.asanyarray(nib.as_closest_canonical(nib.load(save(page, "#save-nifti", tmp_path))).dataobj).T == 1
+        assert dice(found[worst], liver[worst]) > 0.85
+        reached.append(dice(found, liver))
+        corrected.add(worst)
+    # Twelve thick slices, a network without training: 0.43, 0.75, 0.79, 0.85 when this was written.
+    assert np.all(np.array(reached) > (0.38, 0.68, 0.74, 0.8)), reached
+    assert page.request.get("/api/state").json()["volumes"][0]["painted"] == sorted(corrected)
 
-    worst = int((before != liver).sum((1, 2)).argmax())
-    go_to(page, worst)
+
+def wipe(page: Page) -> None:
+    """Take the drawing off the middle of the slice, with the widest eraser."""
     page.click("[data-tool=erase]")
     page.locator("#radius").fill("40")
     corner, size = corner_and_size(page)
@@ -127,12 +144,6 @@ def test_from_a_volume_to_a_corrected_mask(page: Page, data: Path, tmp_path: Pat
     page.mouse.down()
     page.mouse.move(*(corner + size * (0.75, 0.5)), steps=4)
     page.mouse.up()
-    outline(page, aim, liver[worst])
-    segment(page)
-    after = np.asanyarray(nib.as_closest_canonical(nib.load(save(page, "#save-nifti", tmp_path))).dataobj).T == 1
-    assert dice(after[worst], liver[worst]) > 0.85
-    assert dice(after, liver) > 0.6  # 0.76 when this was written
-    assert page.request.get("/api/state").json()["volumes"][0]["painted"] == sorted({first, worst})
 
 
 def test_by_keys_alone(page: Page) -> None:

@@ -127,7 +127,7 @@ def segment(
     if not results:
         raise errors[0]
     write_run(out, results, failures, used, names, shlex.join(["fedcowpro", *sys.argv[1:]]))
-    echo.print(_table(results, names))
+    echo.print(_table(results, names, out))
     echo.print(
         f"{len(results)} of {len(queries)} queries; table and record: {out / 'summary.csv'}, {out / 'segment.json'}"
     )
@@ -161,11 +161,12 @@ def _settings(
     }
 
 
-def _table(results: Sequence[Segmented], names: Mapping[int, str]) -> Table:
+def _table(results: Sequence[Segmented], names: Mapping[int, str], out: Path) -> Table:
     table = Table("query", "organ", "ml", "slices", "confidence")
     for result in results:
+        query = str(result.mask.relative_to(out)).rpartition("_mask.")[0]  # its name, with folders where they are kept
         for organ, found in result.organs.items():
             sure = "-" if found.confidence != found.confidence else f"{found.confidence:.2f}"
             name = names.get(organ, str(organ))
-            table.add_row(result.query.name, name, f"{found.millilitres:.0f}", str(found.slices), sure)
+            table.add_row(query, name, f"{found.millilitres:.0f}", str(found.slices), sure)
     return table

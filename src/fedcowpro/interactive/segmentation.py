@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from fedcowpro.confidence import mask_confidence, reverse_dice, slice_margins
+from fedcowpro.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.interactive.annotation import Annotation
 from fedcowpro.interactive.encoded import EncodedVolume
 from fedcowpro.interactive.support import Support
 from fedcowpro.postprocess import count_parts, keep_components, location_map
+from fedcowpro.threads import each
 from fedcowpro.volume.preprocess import Placement
 
-_SLICES_AT_ONCE = 16  # bounds the memory of probabilities on a large native grid
+_SLICES_AT_ONCE = 4  # in a thread; bounds the memory of probabilities on a large native grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,7 @@ class Segmentation:
         probability: (organ, depth, height, width), on request.
         confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
             not found.
-        slice_confidence: (organ, depth) how clear the organ is on each slice, 0..1; 1 where it was painted, nan where
-            it is not found.
+        slice_confidence: (organ, depth) the same of each slice, 0..1; 1 where it was painted, nan where not found.
     """
 
     organs: tuple[int, ...]
@@ -64,7 +64,8 @@ def segment_encoded(
     guide = None
     if support.atlas.volumes and encoded.anatomy is not None:
         guide = support.atlas.guide(encoded.anatomy)
-    for start in range(0, shape[0], _SLICES_AT_ONCE):
+
+    def of_part(start: int) -> None:
         part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
         numbers = range(part.start, part.stop)
         choice = np.repeat(np.arange(len(organs))[:, None], len(numbers), axis=1)
@@ -74,6 +75,8 @@ def segment_encoded(
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
         _label(labels[part], soft, organs, placement, config.threshold)
+
+    each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
     annotation = support.painted_in(encoded)
     if annotation is not None:
         labels[annotation.painted] = annotation.labels[annotation.painted]
@@ -87,9 +90,16 @@ def segment_encoded(
         guessed = labels.copy()
         guessed[annotation.painted] = 0
     reverse = reverse_dice(predictor, support, encoded.features, placement, guessed)
-    confidence = {organ: mask_confidence(reverse[organ], of) for organ, of in zip(organs, margins, strict=True)}
-    if annotation is not None:
-        margins[shown & annotation.painted] = 1
+    confidence = {}
+    for organ, of, shows in zip(organs, margins, shown, strict=True):
+        own = np.flatnonzero((annotation.labels == organ).any(axis=(1, 2)) & annotation.painted) if annotation else ()
+        distance = None
+        if len(own):
+            distance = np.abs(np.arange(shape[0])[:, None] - own).min(axis=1) * encoded.volume.spacing[0]
+        confidence[organ] = mask_confidence(reverse[organ], of, len(own))
+        of[:] = slice_confidence(reverse[organ], of, distance)
+        if annotation is not None:
+            of[shows & annotation.painted] = 1
     return Segmentation(organs, labels, scores, confidence, margins)
 
 

@@ -17,7 +17,7 @@ from fedcowpro.config import HeadConfig
 from fedcowpro.nn.prototypes import Bag
 
 _NORM_FLOOR = 1e-4
-_BLOCK = 512  # prototypes at a time
+_PIXELS = 256  # compared at once
 
 
 def score(query: Float[Tensor, "b c h w"], bag: Bag, config: HeadConfig) -> Float[Tensor, "b h w"]:
@@ -60,33 +60,30 @@ def score_classes(
     if config.kind in ("nearest-support", "cowpro-raw"):
         of_slice = _nearest if config.kind == "nearest-support" else _mixed
         # A slice at a time: the matrix of similarities is some ten megabytes.
-        result = torch.cat([of_slice(part, vectors, member, config) for part in pixels.split(1)])
+        result = torch.cat([of_slice(part, vectors, member, config) for part in pixels.split(1)]).transpose(1, 2)
     else:
         result = _weighted(pixels, vectors, member, config)
-    return result.transpose(1, 2).unflatten(2, query.shape[-2:])
+    return result.unflatten(2, query.shape[-2:])
 
 
 def _weighted(
     pixels: Float[Tensor, "b x c"], vectors: Float[Tensor, "p c"], member: Bool[Tensor, "p m"], config: HeadConfig
-) -> Float[Tensor, "b x m"]:
-    """`score` of the heads that weigh their prototypes' scores by a softmax."""
-    directions = config.temperature * _direction(vectors, config)
-    blocks = [
-        (directions[part].T.contiguous(), classes.to(pixels.dtype))
-        for index, classes in _alike(member)
-        for part in index.split(_BLOCK)
-    ]
-    result = []
-    for slice_pixels in _direction(pixels, config):
-        totals, sums = (pixels.new_zeros(len(slice_pixels), member.shape[1]) for _ in range(2))
-        # In blocks, so that similarities and weights stay in the processor's cache.
-        for block, classes in blocks:
-            scores = slice_pixels @ block
-            weights = scores.exp()  # neither overflows nor vanishes: |score| <= temperature <= 80
-            totals.addr_(weights.sum(1), classes)
-            sums.addr_(weights.mul_(scores).sum(1), classes)
-        result.append(sums / totals.clamp_min(torch.finfo(totals.dtype).tiny))
-    return torch.stack(result)
+) -> Float[Tensor, "b m x"]:
+    """`score` of the heads that weigh their prototypes' scores by a softmax.
+
+    Some pixels at a time and in the same memory, so that similarities and weights stay in the processor's cache.
+    """
+    directions, classes = config.temperature * _direction(vectors, config), member.to(pixels.dtype).T.contiguous()
+    space = pixels.new_empty(2, len(vectors) * min(_PIXELS, pixels.shape[1]))
+    result = pixels.new_empty(len(pixels), len(classes), pixels.shape[1])
+    for of_slice, out in zip(_direction(pixels, config), result, strict=True):
+        for part, sums in zip(of_slice.split(_PIXELS), out.split(_PIXELS, dim=1), strict=True):
+            scores, weights = (one[: len(vectors) * len(part)].view(len(vectors), -1) for one in space)
+            torch.mm(directions, part.T, out=scores)
+            torch.exp(scores, out=weights)  # neither overflows nor vanishes: |score| <= temperature <= 80
+            totals = (classes @ weights).clamp_min(torch.finfo(weights.dtype).tiny)
+            torch.div(classes @ weights.mul_(scores), totals, out=sums)
+    return result
 
 
 def _mixed(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedcowpro.errors import FedCoWProError
@@ -20,6 +21,21 @@ def stem_of(path: Path) -> str:
         if name.endswith(ending):
             return name.removesuffix(ending)
     return path.resolve().name if path.is_dir() else path.stem
+
+
+def output_names(queries: Sequence[Path]) -> list[Path]:
+    """What each query's results are called, without an ending: its own name, or with the folders that it lies in.
+
+    Folders are kept, below the one that all queries have in common, only where two queries have one name, as
+    `p1/ct.nii.gz` and `p2/ct.nii.gz`; then they are kept for all.
+    """
+    stems = [stem_of(query) for query in queries]
+    if len(set(stems)) == len(stems):
+        return [Path(stem) for stem in stems]
+    # Not resolved: a link's own place is where its user looks for it.
+    folders = [os.path.dirname(os.path.abspath(query)) for query in queries]
+    shared = os.path.commonpath(folders)
+    return [Path(os.path.relpath(folder, shared)) / stem for folder, stem in zip(folders, stems, strict=True)]
 
 
 def find_volumes(given: Iterable[Path]) -> list[Path]:
