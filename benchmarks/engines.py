@@ -153,7 +153,9 @@ def _served(root: Path, sites: dict[str, Path]) -> Iterator[Path]:
         while "sites reach" not in (root / "server.log").read_text():
             time.sleep(0.2)
         for name, path in sites.items():
-            launch(name, "join", str(root / "bundles" / name), "--site-folder", str(path), "--run")
+            launch(
+                name, "join", str(root / "bundles" / name), "--site-folder", str(path), "--run", "--node", "threads=1"
+            )
         yield root
     finally:
         end(running)
