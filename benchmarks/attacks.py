@@ -44,22 +44,22 @@ from fedcowpro.train import fit
 SIZE = 64
 Arrays = dict[str, np.ndarray]
 CONTROL = "control: a dense layer"
-_PLAIN = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.01}
+_PLAIN = {"batch": 1, "optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "lr": 0.01}
 _LOCAL = {"mechanism": "local", "clip": 0.01, "randomness": "seed"}  # an update is as long as lr times clip_norm: 0.01
 # Name -> settings of training, of the federation, number of sites. The server knows single updates but for the last.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
-    "one step, SGD: the gradient itself": ({**_PLAIN, "batch": 1}, {}, 1),
-    "the same, fp16": ({**_PLAIN, "batch": 1}, {"uplink": "fp16"}, 1),
-    "the same, int8": ({**_PLAIN, "batch": 1}, {"uplink": "int8"}, 1),
-    "the same, largest 5 %": ({**_PLAIN, "batch": 1}, {"uplink": "topk"}, 1),
-    "the same, clipped": ({**_PLAIN, "batch": 1}, {"privacy": {**_LOCAL, "noise_multiplier": 0.0}}, 1),
-    "the same, local noise 0.01": ({**_PLAIN, "batch": 1}, {"privacy": {**_LOCAL, "noise_multiplier": 0.01}}, 1),
-    "the same, local noise 1": ({**_PLAIN, "batch": 1}, {"privacy": {**_LOCAL, "noise_multiplier": 1.0}}, 1),
+    "one step, SGD: the gradient itself": (_PLAIN, {}, 1),
+    "the same, fp16": (_PLAIN, {"uplink": "fp16"}, 1),
+    "the same, int8": (_PLAIN, {"uplink": "int8"}, 1),
+    "the same, largest 5 %": (_PLAIN, {"uplink": "topk"}, 1),
+    "the same, clipped": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 0.0}}, 1),
+    "the same, local noise 0.01": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 0.01}}, 1),
+    "the same, local noise 1": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 1.0}}, 1),
     "one step, AdamW": ({"batch": 1}, {}, 1),
     "one step, AdamW, batch of 4": ({"batch": 4}, {}, 1),
     "a round, AdamW, 30 steps of 4": ({"batch": 4}, {"local_steps": 30}, 1),
     "secure sum of 4 sites, one SGD step": (
-        {**_PLAIN, "batch": 1}, {"privacy": {"secure_aggregation": True, "clip": 1.0}}, 4,
+        _PLAIN, {"privacy": {"secure_aggregation": True, "clip": 1.0}}, 4,
     ),
 }  # fmt: skip
 

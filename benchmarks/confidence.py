@@ -19,6 +19,7 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from fedcowpro.data.phantom import Kind, make_phantom
+from fedcowpro.evaluate import overlap
 from fedcowpro.interactive import Annotation, EncodedVolume, build_support, encode_volume, segment_encoded, segmentation
 from fedcowpro.load import load_predictor
 from fedcowpro.volume.accept import as_volume
@@ -84,11 +85,12 @@ def _note(rows, name, how, cues, found, k, truth, unknown) -> None:  # type: ign
     if distance is not None:
         painted = int((distance == 0).sum())
         given.append(float(np.log((seen.sum() + painted) / painted)))
-    dice = _dice(mask[unknown], truth[unknown])
-    rows["mask", how].append((name, dice, found.confidence[found.organs[k]], given))
+    rows["mask", how].append(
+        (name, overlap.dice(mask[unknown], truth[unknown]), found.confidence[found.organs[k]], given)
+    )
     for z in np.flatnonzero(seen):
         given = [float(margins[z]), reverse] + ([] if distance is None else [float(np.log1p(distance[z] / 10))])
-        rows["slice", how].append((name, _dice(mask[z], truth[z]), float(found.slice_confidence[k, z]), given))
+        rows["slice", how].append((name, overlap.dice(mask[z], truth[z]), float(found.slice_confidence[k, z]), given))
 
 
 def _fit(level: str, own: bool, rows: Rows) -> None:
@@ -119,10 +121,6 @@ def _weights(cues: np.ndarray, dice: np.ndarray) -> np.ndarray:
 
 def _logistic(cues: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-cues @ weights)))
-
-
-def _dice(one: np.ndarray, other: np.ndarray) -> float:
-    return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import yaml
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedcowpro.audit import AuditLog, Entry, Event, read_audit
+from fedcowpro.checkpoint import state_digest
 from fedcowpro.config import ExperimentConfig, SiteConfig, load
 from fedcowpro.config_policy import OPEN, PACKAGE, PrivacyPolicy, SitePolicy
 from fedcowpro.errors import FedCoWProError
@@ -34,8 +35,9 @@ from fedcowpro.federated.policy import (
     refusal_behind,
 )
 from fedcowpro.federated.policy_file import objections, write_policy
-from fedcowpro.federated.policy_weights import NORM, WEIGHTS, check_weights, weights_digest
+from fedcowpro.federated.policy_weights import NORM, WEIGHTS, check_weights
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.traffic import initial_model
 from fedcowpro.nn.segmenter import build_model
 from fedcowpro.package import package_digest, sources_digest
 
@@ -175,7 +177,7 @@ def test_a_run_begins_with_the_pinned_weights(experiment: Experiment) -> None:
     model = build_model(config.model, config.seed)
     weights = {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
     crafted = {**weights, "project.weight": weights["project.weight"] * 1.01}
-    for pins in ((PACKAGE,), (weights_digest(model),)):
+    for pins in ((PACKAGE,), (state_digest(weights),)):
         policy = SitePolicy(initial_weights=pins)
         check_weights(policy, said(), config, weights, list)
         with pytest.raises(RefusedError, match="not among those that the site allows"):
@@ -206,8 +208,8 @@ def test_digests_follow_the_sources(tmp_path: Path) -> None:
 
 def test_a_new_policy_allows_its_experiment_and_not_another(experiment: Experiment, tmp_path: Path) -> None:
     config = experiment()
-    model = build_model(config.model, config.seed)
-    write_policy(tmp_path / "policy.yaml", config, architecture_digest(config.model), weights_digest(model))
+    weights = initial_model(config.model, config.seed)[1]
+    write_policy(tmp_path / "policy.yaml", config, architecture_digest(config.model), weights)
     policy = load(SitePolicy, tmp_path / "policy.yaml")
     assert objections(policy, config, 3)["train"] == ""
     assert "2 take part" in objections(policy, config, 2)["train"]

@@ -168,11 +168,10 @@ def scores_table(run: Path) -> Table:
 def _digests(experiment: Path) -> tuple[str, str]:
     from fedcowpro.config import ExperimentConfig, load
     from fedcowpro.federated.policy import architecture_digest
-    from fedcowpro.federated.policy_weights import weights_digest
-    from fedcowpro.nn.segmenter import build_model
+    from fedcowpro.federated.traffic import initial_model
 
     config = load(ExperimentConfig, experiment)
-    return architecture_digest(config.model), weights_digest(build_model(config.model, config.seed))
+    return architecture_digest(config.model), initial_model(config.model, config.seed)[1]
 
 
 def _missing_head(entries: Sequence[Entry], head: str) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,10 +21,11 @@ from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records, traffic
 from fedcowpro.federated.evaluate_site import score
 from fedcowpro.federated.guard import approve_weights, guard
+from fedcowpro.federated.node import site_of, working
 from fedcowpro.federated.private_site import private_content
 from fedcowpro.federated.secure_site import add_queries
 from fedcowpro.federated.shield import shielded
-from fedcowpro.federated.task import LocalUpdate, describe_site, local_update, reproducible
+from fedcowpro.federated.task import LocalUpdate, describe_site, local_update
 
 app = ClientApp(mods=[guard])
 app.evaluate()(shielded(score))
@@ -36,7 +36,7 @@ add_queries(app)
 @shielded
 def describe(message: Message, context: Context) -> Message:
     """Reply with the site's facts (name, modality, counts, slice size, digest) and the versions that compute there."""
-    name, path = _site_of(context)
+    name, path = site_of(context)
     facts = asdict(describe_site(name, path))
     content = RecordDict({records.FACTS: ConfigRecord(facts), records.VERSIONS: ConfigRecord({**versions()})})
     return Message(content, reply_to=message)
@@ -46,7 +46,7 @@ def describe(message: Message, context: Context) -> Message:
 @shielded
 def train(message: Message, context: Context) -> Message:
     """One round: weights and settings in, weights and metrics out."""
-    name, path = _site_of(context)
+    name, path = site_of(context)
     settings = records.config_record(message.content, records.CONFIG)
     lacking = records.array_record(message.content, records.ARRAYS) is None
     if lacking or records.EXPERIMENT not in settings or records.ROUND not in settings:
@@ -58,8 +58,7 @@ def train(message: Message, context: Context) -> Message:
     local = records.array_record(context.state, records.LOCAL)
     received = traffic.receive(message.content, context.state, config)
     approve_weights(message, context, config, received)
-    threads = context.node_config.get("threads")
-    with reproducible(int(threads) if threads is not None else None):
+    with working(context):
         update = local_update(
             config,
             name,
@@ -83,7 +82,7 @@ def train(message: Message, context: Context) -> Message:
 @shielded
 def layers(message: Message, context: Context) -> Message:
     """Reply with the site's own normalisation layers; asked once, after the last round, where the settings say so."""
-    name, path = _site_of(context)
+    name, path = site_of(context)
     local = records.array_record(context.state, records.LOCAL)
     if local is None:
         raise FedCoWProError(
@@ -107,14 +106,3 @@ def _metrics(update: LocalUpdate) -> MetricRecord:
             **losses,
         }
     )
-
-
-def _site_of(context: Context) -> tuple[str, Path]:
-    node = context.node_config
-    if "site-name" not in node or "site-path" not in node:
-        raise FedCoWProError(
-            f"the node's configuration has {sorted(node)}",
-            "'site-name' and 'site-path'",
-            'start the node with --node-config \'site-name="A" site-path="/data/a"\'',
-        )
-    return str(node["site-name"]), Path(str(node["site-path"]))

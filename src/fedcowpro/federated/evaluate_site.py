@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
@@ -12,8 +11,8 @@ from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated import records
 from fedcowpro.federated.guard import approve_weights, policy_of
+from fedcowpro.federated.node import site_of, working
 from fedcowpro.federated.scores import to_text
-from fedcowpro.federated.task import reproducible
 
 
 def score(message: Message, context: Context) -> Message:
@@ -38,8 +37,7 @@ def score(message: Message, context: Context) -> Message:
     approve_weights(message, context, config, weights)
     local = records.array_record(context.state, records.LOCAL)
     own = records.to_tensors(local) if local is not None and settings.get(records.OWN_LAYERS) else {}
-    name, site = str(context.node_config["site-name"]), Site.open(Path(str(context.node_config["site-path"])))
-    threads = context.node_config.get("threads")
-    with reproducible(int(threads) if threads is not None else None):
-        scores = score_site(config, name, site, weights, policy_of(context).min_cases, own)
+    name, path = site_of(context)
+    with working(context):
+        scores = score_site(config, name, Site.open(path), weights, policy_of(context).min_cases, own)
     return Message(RecordDict({records.SCORES: ConfigRecord({records.SCORES: to_text(scores)})}), reply_to=message)

@@ -118,9 +118,14 @@ def read_lines(path: Path) -> list[str]:
 
 def read_rounds(path: Path) -> list[RoundRecord]:
     """The rounds of a file that `append_round` wrote and `truncate_rounds` tidied up; none where there is no file."""
+    return rounds_of(map(json.loads, read_lines(path)))
+
+
+def rounds_of(lines: Iterable[Mapping[str, Any]]) -> list[RoundRecord]:
+    """The rounds that lines of such a file tell of; other kinds of lines are passed over."""
     rounds: list[RoundRecord] = []
     sites: list[SiteRecord] = []
-    for line in map(json.loads, read_lines(path)):
+    for line in lines:
         if line["kind"] == "site":
             sites.append(_site_record(line))
         elif line["kind"] == "round":

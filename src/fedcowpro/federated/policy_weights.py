@@ -14,7 +14,6 @@ from fedcowpro.config_policy import PACKAGE, SitePolicy
 from fedcowpro.federated.monitor import STATISTICS
 from fedcowpro.federated.policy import SHOWN, Announcement, RefusedError
 from fedcowpro.federated.traffic import initial_model
-from fedcowpro.nn.segmenter import Segmenter
 
 WEIGHTS = "weights"  # the kind of an audit entry about received weights
 NORM = "norm"
@@ -70,11 +69,6 @@ def check_weights(
                 f"the run's first weights, which this site checks, did not come before round {said.round}"
             )
     return norm
-
-
-def weights_digest(model: Segmenter) -> str:
-    """Of the tensors that go to a site in the first round."""
-    return state_digest({name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()})
 
 
 def _check_beginning(policy: SitePolicy, config: ExperimentConfig, weights: Mapping[str, Tensor]) -> None:

@@ -125,8 +125,9 @@ def read_scores(run: Path) -> list[SiteScores]:
 
 def forget_scores(run: Path, completed: int) -> None:
     """Drop scores of rounds that will be done again."""
-    kept = [one for one in read_scores(run) if one.round <= completed]
-    if len(kept) < len(read_scores(run)):
+    found = read_scores(run)
+    kept = [one for one in found if one.round <= completed]
+    if len(kept) < len(found):
         (run / FILE).unlink()
         keep_scores(run, kept)
 

@@ -19,7 +19,8 @@ from rich.text import Text
 from fedcowpro.checkpoint import FILE_NAME
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.federated.alarms import alarms
-from fedcowpro.federated.monitor import RoundRecord, SiteRecord, read_lines, read_rounds, round_totals
+from fedcowpro.federated.monitor import RoundRecord, SiteRecord, read_lines, round_totals, rounds_of
+from fedcowpro.federated.scores import GLOBAL, OWN
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 24  # rounds of the loss that are drawn; alarms that are listed: a third of it
@@ -68,13 +69,13 @@ def read_run(run: Path) -> Watched:
     lines = [json.loads(line) for line in read_lines(file)]
     scores: dict[str, float | str] = {}
     for line in lines:
-        if line["kind"] == "evaluation" and line["model"] in ("global", "own"):
+        if line["kind"] == "evaluation" and line["model"] in (GLOBAL, OWN):
             scores[line["site"]] = line["reason"] if line["dice"] is None else line["dice"]
     return Watched(
         name=run.resolve().name,
         rounds=rounds,
         sites=sites,
-        records=tuple(read_rounds(file)),
+        records=tuple(rounds_of(lines)),
         alarms=tuple(line for line in lines if line["kind"] == "alarm"),
         scores=scores,
         finished=_is_finished(run, rounds),
