@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from common import PLAIN, TINY
 from fedcowpro.config import HeadConfig, ModelConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.infer import Encoded, Group, OneShotPredictor, join, pick_slices, slices_of
+from fedcowpro.example_slices import pick_slices, slices_of
+from fedcowpro.infer import Encoded, Group, OneShotPredictor, join
 from fedcowpro.nn.segmenter import build_model, upsample
 
 SIDE = 64
@@ -222,3 +224,40 @@ def test_slices_of_an_organ() -> None:
         slices_of(labels, 7)
     assert pick_slices(list(range(10, 22)), 3) == [12, 16, 20]
     assert pick_slices([4, 9], "all") == [4, 9]
+
+
+def test_exponents_of_grey_values_are_views() -> None:
+    """The mean over views of single exponents; the exponent 1 is the slice itself."""
+    images, labels = example(3)
+    queries, _ = example(2, seed=1)
+
+    def found(*gammas: float) -> np.ndarray:
+        ours = predictor(gammas=gammas)
+        return ours.probabilities(
+            ours.encode(queries), ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))]), everywhere(1, 2)
+        )
+
+    assert close(found(1.0), plainly(images, labels, queries))
+    assert not close(found(0.5), found(1.0))
+    assert close(found(0.5, 1.0, 2.0), (found(0.5) + found(1.0) + found(2.0)) / 3)
+
+
+def plainly(images: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    ours = predictor()
+    bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))])
+    return ours.probabilities(ours.encode(queries), bank, everywhere(1, 2))
+
+
+def test_masks_are_of_smoothed_probabilities_where_slices_are_neighbours() -> None:
+    ours = predictor(axial_smoothing=3.0)
+    images, labels = example(3)
+    bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2)), Group(5, (0, 1, 2))])
+    encoded = ours.encode(example(7, seed=1)[0])
+    soft = ours.probabilities(encoded, bank, everywhere(2, 7))
+    smooth = ndimage.gaussian_filter1d(soft, 1.0, axis=1, radius=2)[:, 2:-2]
+    masks = ours.masks(encoded, bank, everywhere(2, 7), spacing=3.0)
+    sure = np.abs(smooth - ours.config.threshold) > 1e-4
+    np.testing.assert_array_equal(masks[:, 2:-2][sure], (smooth > ours.config.threshold)[sure])
+    assert (masks != (soft > ours.config.threshold)).any()
+    apart = ours.masks(encoded, bank, everywhere(2, 7))
+    np.testing.assert_array_equal(apart, soft > ours.config.threshold)

@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from fedcowpro.evaluate.overlap import dice
-from fedcowpro.infer import Encoded, Group, OneShotPredictor, pick_slices, slices_of
+from fedcowpro.example_slices import pick_slices, slices_of
+from fedcowpro.infer import Encoded, Group, OneShotPredictor
 from fedcowpro.volume.preprocess import Placement
 
 # Of 1, margin, reverse Dice, and log of (found + painted) / painted for a volume's own paint: from the benchmark.

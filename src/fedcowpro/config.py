@@ -120,12 +120,22 @@ class ModelConfig(Config):
         description="outputs of a randomly initialised 1x1 projection; None compares the encoder's own features",
     )
     frozen_norm: bool = Field(False, description="keep normalisation statistics as they came")
+    stride: Literal[8, 4] = Field(
+        8, description="pixels of a slice per feature pixel; 4, for lite0 alone, adds a shallower depth"
+    )
+    bands: tuple[float, float, float] | None = Field(
+        None, description="weights of low, middle and high spatial frequencies of the features; None keeps them"
+    )
     head: HeadConfig = HeadConfig()
 
     @model_validator(mode="after")
     def _weights_have_a_reader(self) -> ModelConfig:
         if self.weights is not None and not self.encoder.startswith("resnet"):
             raise ValueError("weights: only for resnet18 and resnet101; lite0 brings its own")
+        if self.stride != 8 and self.encoder != "lite0":
+            raise ValueError("stride: 4 only for lite0")
+        if self.bands is not None and not (min(self.bands) >= 0 < max(self.bands)):
+            raise ValueError("bands: three weights from 0 on, one of them above 0")
         return self
 
 
@@ -144,12 +154,21 @@ class InferConfig(Config):
     )
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")
     flip: bool = Field(False, description="average with the mirrored slice")
+    gammas: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="exponents of grey values with which it is encoded"
+    )
     refine: int = Field(
         12,
         ge=0,
         le=64,
         description="radius of the guided filter that moves soft borders to the image's edges, in pixels of a "
         "256-pixel slice (scaled with the slice); 0 = off",
+    )
+    axial_smoothing: float = Field(
+        0.0,
+        ge=0,
+        le=50,
+        description="mm; standard deviation of the Gaussian by which probabilities of neighbouring slices are averaged",
     )
     threshold: float = Field(0.4, gt=0, lt=1, description="probability above which a pixel is foreground")
     keep_components: bool = Field(True, description="keep as many connected parts of an organ as the support has")
@@ -181,6 +200,8 @@ class InferConfig(Config):
             raise ValueError("support_slices: at least 1, or 'all'")
         if any(not 0.25 <= scale <= 4 for scale in self.scales):
             raise ValueError("scales: between 0.25 and 4")
+        if any(not 0.25 <= gamma <= 4 for gamma in self.gammas):
+            raise ValueError("gammas: between 0.25 and 4")
         return self
 
 

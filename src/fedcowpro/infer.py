@@ -1,12 +1,12 @@
 """One-shot inference: one annotated example (the support) segments other slices or volumes (the queries).
 
-`OneShotPredictor` works on prepared slices; `segment_volume` takes and returns volumes on their own grids. Each
-slice is encoded once, whatever the number of organs, supports and protocols that use it; nothing here ever sees
-a query's truth.
+`OneShotPredictor` works on prepared slices. Each one is encoded once, whatever the number of organs, supports and
+protocols that use it; nothing here ever sees a query's truth.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,21 +17,22 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from fedcowpro.config import InferConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.protocol import support_slices
+from fedcowpro.data.appearance import apply_gamma
 from fedcowpro.guidance import Anatomy, Guide, Numbers, describe
 from fedcowpro.nn.head import score_classes
 from fedcowpro.nn.prototypes import build_bank, masks_to_features
 from fedcowpro.nn.segmenter import Segmenter, upsample
-from fedcowpro.postprocess import guided_filter
+from fedcowpro.postprocess import guided_filter, smooth_along_axis
 from fedcowpro.threads import each
 
 _COMPARED = 2  # slices at once in a thread; more are not faster on a CPU
 
+View = tuple[float, bool, float]  # scale, mirrored or not, exponent of grey values
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of n slices, one tensor (n, C, h, w) per view (scale and mirror image).
+    """Features of n slices, one tensor (n, C, h, w) per view (scale, mirror image, exponent of grey values).
 
     Attributes:
         views: features.
@@ -117,21 +118,23 @@ class OneShotPredictor:
         return describe(self._encode(slices, first)[0], slices, spacing)
 
     @property
-    def _views(self) -> list[tuple[float, bool]]:
+    def _views(self) -> list[View]:
         mirrors = (False, True) if self.config.flip else (False,)
-        return [(scale, mirror) for scale in self.config.scales for mirror in mirrors]
+        return list(itertools.product(self.config.scales, mirrors, self.config.gammas))
 
-    def _encode(self, slices: Float[np.ndarray, "n s s"], views: Sequence[tuple[float, bool]]) -> tuple[Tensor, ...]:
+    def _encode(self, slices: Float[np.ndarray, "n s s"], views: Sequence[View]) -> tuple[Tensor, ...]:
         def of_slice(index: int) -> list[Tensor]:
             image = torch.from_numpy(np.asarray(slices[index], dtype=np.float32))[None, None]
-            return [self._encode_view(image, scale, mirror) for scale, mirror in views]
+            return [self._encode_view(image, *view) for view in views]
 
         # One at a time, because what a layer hands to the next then stays in the cache: half the time of eight.
         found = each(of_slice, range(len(slices)))
         self.encoded_slices += len(slices) * len(views)
         return tuple(torch.cat(of_view) for of_view in zip(*found, strict=True))
 
-    def _encode_view(self, images: Tensor, scale: float, mirror: bool) -> Tensor:
+    def _encode_view(self, images: Tensor, scale: float, mirror: bool, gamma: float) -> Tensor:
+        if gamma != 1:
+            images = apply_gamma(images[:, 0], images.new_full((len(images),), gamma))[:, None]
         if scale != 1:
             side = max(32, round(images.shape[-1] * scale / 32) * 32)
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
@@ -197,6 +200,34 @@ class OneShotPredictor:
         each(of_part, _parts(count))
         return out
 
+    def volume_probabilities(
+        self,
+        query: Encoded,
+        bank: Bank,
+        choice: Int[np.ndarray, "k n"],
+        part: range,
+        guide: Guide | None = None,
+        numbers: Numbers | None = None,
+        spacing: float | None = None,
+    ) -> Float[np.ndarray, "k p s s"]:
+        """`probabilities` of some of a volume's slices, guided, and averaged with their neighbours' where asked for.
+
+        Args:
+            query, bank, choice: as for `probabilities`, all slices.
+            part: positions of the slices that are wanted.
+            guide: to the volume that the slices are of.
+            numbers: which slices of it they are; None = all, in order.
+            spacing: distance of the slices in mm; None = they are not neighbours, so none is averaged with others.
+        """
+
+        def of_slices(some: range) -> np.ndarray:
+            where = slice(some.start, some.stop)
+            prior = None if guide is None else guide.log_odds(some if numbers is None else numbers[where])
+            return self.probabilities(query.select(some), bank, choice[:, where], prior)
+
+        sigma = self.config.axial_smoothing / spacing if spacing else 0.0
+        return smooth_along_axis(of_slices, part, len(query), sigma)
+
     def masks(
         self,
         query: Encoded,
@@ -204,20 +235,13 @@ class OneShotPredictor:
         choice: Int[np.ndarray, "k n"],
         guide: Guide | None = None,
         numbers: Numbers | None = None,
+        spacing: float | None = None,
     ) -> Bool[np.ndarray, "k n s s"]:
-        """Where `probabilities` exceeds the threshold; organs may overlap unless they are `exclusive`.
-
-        Args:
-            query, bank, choice: as for `probabilities`.
-            guide: to the volume that the slices are of.
-            numbers: which slices of it they are; None = all, in order.
-        """
-        numbers = range(len(query)) if numbers is None else numbers
+        """Where `volume_probabilities` exceeds the threshold; organs may overlap unless they are `exclusive`."""
 
         def of_part(part: slice) -> np.ndarray:
-            some = query.select(range(part.start, part.stop))
-            prior = None if guide is None else guide.log_odds(numbers[part])
-            soft = self.probabilities(some, bank, choice[:, part], prior)
+            some = range(part.start, part.stop)
+            soft = self.volume_probabilities(query, bank, choice, some, guide, numbers, spacing)
             inside = soft > self.config.threshold
             return inside & (soft >= soft.max(axis=0)) if self.config.exclusive else inside
 
@@ -226,34 +250,3 @@ class OneShotPredictor:
 
 def _parts(count: int) -> list[slice]:
     return [slice(start, min(start + _COMPARED, count)) for start in range(0, count, _COMPARED)]
-
-
-def slices_of(labels: UInt8[np.ndarray, "d h w"], organ: int) -> list[int]:
-    """Ascending numbers of the slices that show an organ.
-
-    Raises:
-        FedCoWProError: none does.
-    """
-    found = np.flatnonzero((labels == organ).any(axis=(1, 2)))
-    if len(found) == 0:
-        raise FedCoWProError(
-            f"the support mask has no voxel of label {organ}",
-            "at least one",
-            "give a mask that shows the organ",
-        )
-    return [int(z) for z in found]
-
-
-def pick_slices(slices: Sequence[int], wanted: int | str) -> list[int]:
-    """Support slices of an organ: all, or those at the middles of n equal parts of its list of slices."""
-    return list(slices) if wanted == "all" else support_slices(slices, int(wanted))
-
-
-def empty_slices(shown: Bool[np.ndarray, " d"], wanted: int) -> list[int]:
-    """Of `wanted` slices at the middles of equal parts of a volume, all where it has no more, those without an organ.
-
-    Args:
-        shown: which slices show one.
-    """
-    spread = set(support_slices(range(len(shown)), wanted)) if wanted else set()
-    return sorted(z for z in spread if not shown[z])

@@ -14,7 +14,7 @@ from common import ORGANS
 from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import Episode, load_episodes, plan_episodes
-from fedcowpro.infer import pick_slices, slices_of
+from fedcowpro.example_slices import pick_slices, slices_of
 
 NAMES = tuple(ORGANS.values())
 

@@ -17,7 +17,8 @@ from fedcowpro.evaluate.episodes import Episode, plan_episodes
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, gt_range
 from fedcowpro.evaluate.run import evaluate_episode
-from fedcowpro.infer import OneShotPredictor, pick_slices, slices_of
+from fedcowpro.example_slices import pick_slices, slices_of
+from fedcowpro.infer import OneShotPredictor
 from fedcowpro.nn.segmenter import build_model
 
 QUERIES = ("2", "3")
@@ -100,6 +101,21 @@ def test_views_multiply_encoder_calls(ct_site: Site) -> None:
     run(ct_site, plain)
     run(ct_site, views)
     assert views.encoded_slices == 2 * plain.encoded_slices
+    exponents = predictor(flip=True, gammas=(0.8, 1.0, 1.25))
+    run(ct_site, exponents)
+    assert exponents.encoded_slices == 6 * plain.encoded_slices
+
+
+def test_smoothing_along_the_axis_does_not_depend_on_the_protocols(ct_site: Site) -> None:
+    """An organ's outermost slices have neighbours outside of what gt-range scores."""
+    settings = {"axial_smoothing": 1.2 * ct_site.spacing("2")[0], "keep_components": False}
+    both, _ = run(ct_site, predictor(**settings))
+    alone, _ = run(ct_site, predictor(**settings), protocols=("gt-range",))
+    plain, _ = run(ct_site, predictor(keep_components=False))
+    scores = {(row.case, row.organ): row.dice for row in both if row.protocol == "gt-range"}
+    assert scores == {(row.case, row.organ): row.dice for row in alone}
+    assert scores != {(row.case, row.organ): row.dice for row in plain if row.protocol == "gt-range"}
+    assert {row.options["axial_smoothing"] for row in both} == {f"{settings['axial_smoothing']:g}"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from fedcowpro.evaluate.summary import BEFORE
 
 _SET = (
     "flip",
+    "axial_smoothing",
     "background_slices",
     "exclusive",
     "axial_prior",
@@ -82,6 +83,8 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     values = [value for value in dict.fromkeys(rows[option]) if value != ""]
     if not values:
         return []
+    if option == "gammas":
+        return ["--set", f"gammas=[{values[0].replace('+', ',')}]"]
     if option in _SET:
         return ["--set", f"{option}={values[0]}"]
     name = "--" + option.replace("_", "-")

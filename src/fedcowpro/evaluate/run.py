@@ -16,8 +16,9 @@ from fedcowpro.evaluate.episodes import Episode
 from fedcowpro.evaluate.metrics import score
 from fedcowpro.evaluate.options import options_of
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, chunk_of, gt_range
+from fedcowpro.example_slices import empty_slices
 from fedcowpro.guidance import Anatomy, Atlas, Place, is_wanted, place_of
-from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, empty_slices, join
+from fedcowpro.infer import Bank, Encoded, Group, OneShotPredictor, join
 from fedcowpro.postprocess import count_parts, keep_components, location_map
 
 TOLERANCE = 2.0  # mm; of NSD
@@ -192,9 +193,14 @@ class _Query:
     """
 
     def __init__(
-        self, encoded: Encoded, truth: Mapping[str, np.ndarray], needed: np.ndarray, anatomy: Anatomy | None
+        self,
+        encoded: Encoded,
+        truth: Mapping[str, np.ndarray],
+        needed: np.ndarray,
+        anatomy: Anatomy | None,
+        spacing: float,
     ) -> None:
-        self.encoded, self.truth, self._anatomy = encoded, truth, anatomy
+        self.encoded, self.truth, self._anatomy, self._spacing = encoded, truth, anatomy, spacing
         self.position = needed.cumsum() - 1
         self._numbers = np.flatnonzero(needed)
         self._masks: dict[str, np.ndarray] = {}
@@ -208,17 +214,19 @@ class _Query:
         truth: Mapping[str, np.ndarray],
         protocols: Sequence[str],
     ) -> _Query:
-        needed = np.full(site.record(case).depth, "whole-volume" in protocols)
+        # With neighbours in the mean, an organ's outermost slices depend on those outside its extent.
+        whole = "whole-volume" in protocols or predictor.config.axial_smoothing > 0
+        needed = np.full(site.record(case).depth, whole)
         for mask in truth.values():
             if mask.any():
                 low, high = gt_range(mask)
                 needed[low : high + 1] = True
-        image = site.image(case)
+        image, spacing = site.image(case), site.spacing(case)[0]
         encoded = predictor.encode(image[needed])
         anatomy = None
         if is_wanted(predictor.config):
-            anatomy = predictor.anatomy(image, site.spacing(case)[0], encoded if needed.all() else None)
-        return cls(encoded, truth, needed, anatomy)
+            anatomy = predictor.anatomy(image, spacing, encoded if needed.all() else None)
+        return cls(encoded, truth, needed, anatomy, spacing)
 
     def slices(self, organ: str, protocol: str) -> slice | None:
         """Which slices are scored; None where the protocol is not defined."""
@@ -240,7 +248,8 @@ class _Query:
             bank = support.bank(pairing)
             guide = support.atlas.guide(self._anatomy) if self._anatomy is not None else None
             chosen = np.stack(choice)
-            self._masks[pairing] = support.predictor.masks(self.encoded, bank, chosen, guide, self._numbers)
+            numbers, spacing = self._numbers, self._spacing
+            self._masks[pairing] = support.predictor.masks(self.encoded, bank, chosen, guide, numbers, spacing)
         return self._masks[pairing]
 
     def _thirds(self, organ: str, groups: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 
 from fedcowpro.config import InferConfig
 from fedcowpro.errors import FedCoWProError
-from fedcowpro.infer import empty_slices, pick_slices, slices_of
+from fedcowpro.example_slices import empty_slices, pick_slices, slices_of
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 

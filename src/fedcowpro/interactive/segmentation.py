@@ -61,16 +61,17 @@ def segment_encoded(
     labels = np.zeros(shape, np.uint8)
     scores = np.zeros((len(organs), *shape), np.float32) if probabilities else None
     margins = np.full((len(organs), shape[0]), np.nan, np.float32)
+    choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
     guide = None
     if support.atlas.volumes and encoded.anatomy is not None:
         guide = support.atlas.guide(encoded.anatomy)
 
     def of_part(start: int) -> None:
         part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
-        numbers = range(part.start, part.stop)
-        choice = np.repeat(np.arange(len(organs))[:, None], len(numbers), axis=1)
-        prior = guide.log_odds(numbers) if guide is not None else None
-        soft = predictor.probabilities(encoded.features.select(numbers), support.bank, choice, prior)
+        numbers, spacing = range(part.start, part.stop), encoded.volume.spacing[0]
+        soft = predictor.volume_probabilities(
+            encoded.features, support.bank, choice, numbers, guide=guide, spacing=spacing
+        )
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)

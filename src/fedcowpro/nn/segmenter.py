@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcowpro.config import ModelConfig
+from fedcowpro.nn.bands import weigh_bands
 from fedcowpro.nn.head import score
 from fedcowpro.nn.lite0 import Lite0Encoder
 from fedcowpro.nn.prototypes import build_bag, masks_to_features
@@ -55,9 +56,10 @@ class Segmenter(nn.Module):
                     module.eval()
         return self
 
-    def encode(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h8 w8"]:
+    def encode(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c fh fw"]:
         # channels_last halves the time of depthwise convolutions on a CPU.
-        return self.project(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        features = self.project(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        return features if self.config.bands is None else weigh_bands(features, self.config.bands)
 
     def compare(
         self,
@@ -114,7 +116,7 @@ def build_model(config: ModelConfig, seed: int, pretrained: bool = True, project
 
 def _make_encoder(config: ModelConfig) -> Lite0Encoder | ResNetEncoder | TinyEncoder:
     if config.encoder == "lite0":
-        return Lite0Encoder()
+        return Lite0Encoder(config.stride)
     if config.encoder == "tiny":
         return TinyEncoder()
     return ResNetEncoder(depth=101 if config.encoder == "resnet101" else 18)
