@@ -84,6 +84,23 @@ def same_supports(table: pd.DataFrame, designed: bool) -> tuple[pd.DataFrame, li
     return table[kept], [note]
 
 
+def same_seeds(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Scores of an unfinished study with the seeds that all of its scored arms have, and what was left out.
+
+    All scores where no seed is common to the arms.
+    """
+    pairs = table[["method", "seed"]].drop_duplicates()
+    common = pairs["seed"].value_counts().eq(pairs["method"].nunique())
+    kept = table["seed"].isin(common.index[common])
+    if kept.all() or not kept.any():
+        return table, []
+    lost = pairs[~pairs["seed"].isin(common.index[common])]
+    return table[kept], [
+        f"Arms are compared on the seeds that all of them have: {listed(sorted(map(str, common.index[common])))}. Left "
+        f"out: {count(len(lost), 'trial')} with other seeds."
+    ]
+
+
 def _designed(table: pd.DataFrame) -> list[str]:
     different = []
     for column in SUPPORT:

@@ -12,6 +12,7 @@ from fedcowpro.compare.blocks import count, listed
 from fedcowpro.compare.comparable import (
     own_support,
     require_same_data,
+    same_seeds,
     same_supports,
     settings_cautions,
     tolerance_of,
@@ -102,6 +103,9 @@ def gather(
     crossed = with_modality(table, sources, folders)
     own, said = own_support(crossed)
     rows, more = same_supports(own, designed)
+    if designed:
+        rows, of_seeds = same_seeds(rows)
+        more += of_seeds
     tolerance, of_nsd = tolerance_of(rows)
     methods = tuple(dict.fromkeys(rows["method"].astype(str)))
     if lost := sorted(set(table["method"]) - set(methods)):
