@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fedcowpro.allocator import keep_large_blocks
 from fedcowpro.config import LossConfig, TrainConfig
 from fedcowpro.data.episodes import EpisodeBatch
 from fedcowpro.errors import FedCoWProError
@@ -51,7 +52,8 @@ def fit(
 ) -> FitReport:
     """Train `model` in place for `steps` steps with a fresh optimiser.
 
-    With `train.ema`, the result is the moving average of the weights over these steps.
+    The process keeps the memory that a step frees for the next one (see `allocator`). With `train.ema`, the result is
+    the moving average of the weights over these steps.
 
     Args:
         first_step: position of the first step on the schedule of `total_steps` (for rounds of a federation).
@@ -64,6 +66,7 @@ def fit(
     Raises:
         FedCoWProError: the loss became NaN or infinite; the model is left as it was before that step.
     """
+    keep_large_blocks()
     total = total_steps if total_steps is not None else first_step + steps
     optimizer = _make_optimizer(model, train)
     average = MovingAverage(model, train.ema) if train.ema is not None else None

@@ -1,0 +1,24 @@
+"""How the process's memory allocator treats large blocks."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from functools import cache
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+_NEVER = 2**31 - 1
+
+
+@cache
+def keep_large_blocks() -> bool:
+    """Let glibc keep large blocks that are freed, for the whole process, and say whether it does.
+
+    By default each large tensor is a mapping of its own, whose pages the kernel has to clear again in every step of a
+    training: a fifth of the CPU time of a step of four episodes. What is kept is no more than the training's peak.
+    Nothing is changed where the C library is another one.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))
