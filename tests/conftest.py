@@ -13,7 +13,17 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # The modules whose signatures name shapes; before anything of the library is imported. Users do not pay for it.
-SHAPED = ("nn", "losses", "infer", "postprocess", "data.augment", "data.appearance", "data.episodes", "evaluate.run")
+SHAPED = (
+    "nn",
+    "losses",
+    "infer",
+    "postprocess",
+    "data.augment",
+    "data.appearance",
+    "data.episodes",
+    "evaluate.run",
+    "evaluate.support",
+)
 install_import_hook([f"fedcowpro.{name}" for name in SHAPED], "beartype.beartype")
 
 from common import ORGANS, SHARED, SMALL, TESTS, TINY, Arrays  # noqa: E402

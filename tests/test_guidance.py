@@ -11,7 +11,7 @@ from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import plan_episodes
 from fedcowpro.evaluate.run import evaluate_episode
-from fedcowpro.guidance import Anatomy, Atlas, describe, is_wanted, log_odds, place_of, shift_between
+from fedcowpro.guidance import Anatomy, Atlas, describe, is_wanted, likest_slices, log_odds, place_of, shift_between
 from fedcowpro.infer import OneShotPredictor
 from fedcowpro.nn.segmenter import build_model
 
@@ -144,3 +144,10 @@ def test_evaluation_obeys_the_guides(ct_site: Site) -> None:
     alone = [row.dice for row in predict(every, ("gt-range",))[1]]
     beside = [row.dice for row in predict(every, ("gt-range", "whole-volume"))[1] if row.protocol == "gt-range"]
     assert alone == pytest.approx(beside, abs=1e-6)
+
+
+def test_the_likest_slice_is_the_same_slice_in_another_contrast() -> None:
+    features = torch.randn(5, 6, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(5, 6, 16, 16, generator=torch.Generator().manual_seed(1))
+    order = [3, 0, 4, 2, 1, 1]
+    np.testing.assert_array_equal(likest_slices(3 * (features + 0.2 * noise)[order], features), order)

@@ -147,9 +147,9 @@ class InferConfig(Config):
         description="annotated slices used per organ: n at the middles "
         "of n equal parts of its extent, as published, or all",
     )
-    pairing: Literal["bag", "chunk"] = Field(
+    pairing: Literal["bag", "chunk", "similar"] = Field(
         "bag",
-        description="bag: every query slice sees all support slices; "
+        description="bag: every query slice sees all support slices; similar: the one that looks most like it; "
         "chunk: the one of its third (published, gt-range only)",
     )
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")

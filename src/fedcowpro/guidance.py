@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor
 
@@ -133,6 +133,12 @@ def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s 
     if len(rows) == 0:
         return Anatomy(cells, spacing, (0, slices.shape[1] - 1, 0, slices.shape[2] - 1))
     return Anatomy(cells, spacing, (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])))
+
+
+def likest_slices(query: Float[Tensor, "n c h w"], support: Float[Tensor, "m c h w"]) -> Int[np.ndarray, " n"]:
+    """Which of m annotated slices looks most like each of n query slices: cosine of features pooled to 8 x 8 cells."""
+    one, other = (F.normalize(F.adaptive_avg_pool2d(part, _GRID).flatten(1), dim=1) for part in (query, support))
+    return (one @ other.T).argmax(1).numpy()
 
 
 def shift_between(query: Anatomy, support: Anatomy) -> float:

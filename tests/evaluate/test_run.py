@@ -18,7 +18,8 @@ from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, gt_range
 from fedcowpro.evaluate.run import evaluate_episode
 from fedcowpro.example_slices import pick_slices, slices_of
-from fedcowpro.infer import OneShotPredictor
+from fedcowpro.guidance import likest_slices
+from fedcowpro.infer import Group, OneShotPredictor
 from fedcowpro.nn.segmenter import build_model
 
 QUERIES = ("2", "3")
@@ -174,6 +175,25 @@ def test_chunks_use_the_slice_of_their_third(ct_site: Site) -> None:
     assert [row.dice for row in one[0]] == pytest.approx([row.dice for row in one[1]])
     three = [run(ct_site, predictor(pairing=way), protocols=("gt-range",))[0] for way in ("bag", "chunk")]
     assert [row.dice for row in three[0]] != pytest.approx([row.dice for row in three[1]])
+
+
+def test_a_slice_can_be_compared_with_the_likest_annotated_one_alone(ct_site: Site) -> None:
+    """Each slice as if that one slice of the organ were the whole support, in both protocols and without the truth."""
+    settings = {"background_slices": 0, "keep_components": False}
+    ours = predictor(pairing="similar", support_slices=3, **settings)
+    rows, found = run(ct_site, ours)
+    assert {row.options["pairing"] for row in rows} == {"similar"}
+    image, example = ct_site.image("2"), ct_site.image("1")
+    liver = next(value for value, name in ORGANS.items() if name == "liver")
+    used = pick_slices(slices_of(ct_site.labels("1"), liver), 3)
+    query, support = ours.encode(image), ours.encode(example[used])
+    nearest = likest_slices(query.views[0], support.views[0])
+    assert len(set(nearest)) > 1
+    labels = ct_site.labels("1")[used]
+    for index, z in enumerate(nearest):
+        bank = ours.bank(support, labels, [Group(liver, (int(z),))])
+        mask = ours.masks(query.select([index]), bank, np.zeros((1, 1), int))
+        np.testing.assert_array_equal(found["2", liver][index], mask[0, 0])
 
 
 def test_the_support_segments_itself_best(ct_site: Site, tmp_path: Path) -> None:
