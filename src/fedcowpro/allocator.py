@@ -15,8 +15,8 @@ def keep_large_blocks() -> bool:
     """Let glibc keep large blocks that are freed, for the whole process, and say whether it does.
 
     By default each large tensor is a mapping of its own, whose pages the kernel has to clear again in every step of a
-    training: a fifth of the CPU time of a step of four episodes. What is kept is no more than the training's peak.
-    Nothing is changed where the C library is another one.
+    training: a fifth of the CPU time of the forward and backward pass of four episodes. Nothing is changed where the
+    C library is another one.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

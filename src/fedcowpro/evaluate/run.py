@@ -172,10 +172,8 @@ class _Query:
 
     def _groups(self, support: EpisodeSupport, organ: str, pairing: str, groups: int) -> np.ndarray:
         """Group of each encoded slice: the likest annotated slice, or its part of the organ's true extent."""
-        if groups == 1:
-            return np.zeros(len(self._numbers), np.int64)
         if pairing == "similar":
             return likest_slices(self.encoded.views[0], support.features(organ))
-        if not self.truth[organ].any():
+        if groups == 1 or not self.truth[organ].any():
             return np.zeros(len(self._numbers), np.int64)
         return chunk_of(self._numbers, *gt_range(self.truth[organ]), groups)
