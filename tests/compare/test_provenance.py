@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 from made import scores, table, write_study
 from test_answer import Written
 
+from common import TINY
+from fedcowpro.cli.options import inference_overrides
+from fedcowpro.config import InferConfig
 from fedcowpro.evaluate.episodes import Episode, Episodes, Example
+from fedcowpro.evaluate.options import options_of
+from fedcowpro.infer import OneShotPredictor
+from fedcowpro.nn.segmenter import build_model
 
 
 def save_episodes(file: Path, case: str, slices: dict[str, tuple[int, ...]]) -> None:
@@ -92,3 +99,18 @@ def test_methods_that_differ_from_each_other_only_are_told(tmp_path: Path, writt
     assert words not in written(
         table(tmp_path / "c.csv", scores({"a": 0.0, "b": 0.0, "c": 0.0}, noise=0.1)), reference="a"
     )
+
+
+def test_the_command_of_a_table_has_the_settings_of_its_scores(tmp_path: Path, written: Written) -> None:
+    config = InferConfig(scales=(0.75, 1), gammas=(0.5, 1), flip=True, axial_prior=1.5, keep_components=False)
+    columns = {**options_of(OneShotPredictor(build_model(TINY, 0), config)), "pairing": "similar"}
+    rows = [replace(row, options={**row.options, **columns}) for row in scores({"a": 0.0})]
+    page = written(table(tmp_path / "a.csv", rows))
+    words = shlex.split(next(line for line in page.splitlines() if line.startswith("fedcowpro evaluate")))
+    given = {words[i]: words[i + 1] for i in range(2, len(words) - 1) if words[i].startswith("--")}
+    others = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    names = ("--support-slices", "--pairing", None, "--refine", "--threshold", "--scales")
+    read = inference_overrides(*(given.get(name) if name else "--keep-components" in words for name in names), others)
+    settings = {**read, "refine": int(read["refine"]), "threshold": float(read["threshold"])}
+    assert "--no-keep-components" in words
+    assert InferConfig.model_validate(settings) == config.model_copy(update={"pairing": "similar"})

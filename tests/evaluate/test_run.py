@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from common import ORGANS, PLAIN, TINY
+from fedcowpro.config import InferConfig
 from fedcowpro.data.site import Site
 from fedcowpro.evaluate.episodes import Episode, plan_episodes
+from fedcowpro.evaluate.options import options_of, settings_of
 from fedcowpro.evaluate.overlap import dice
 from fedcowpro.evaluate.protocol import PROTOCOLS, Row, gt_range
 from fedcowpro.evaluate.run import evaluate_episode
@@ -154,6 +156,20 @@ def test_rows_say_what_was_done(ct_site: Site) -> None:
             mask = predictions[row.case, names[row.organ]]
             assert mask.shape == truth.shape
             assert row.dice == pytest.approx(dice(mask, truth), nan_ok=True)
+
+
+def test_rows_hold_all_settings_of_inference() -> None:
+    """A table's columns suffice to predict again; a field that is added later has to be among them."""
+    config = InferConfig(
+        support_slices=5, pairing="similar", scales=(0.75, 1), flip=True, gammas=(0.5, 1), refine=3,
+        axial_smoothing=2.5, threshold=0.3, keep_components=False, background_slices=0, exclusive=True, axial_prior=1.5,
+        location_prior=2, quadrant_mask=True,
+    )  # fmt: skip
+    assert all(getattr(config, name) != getattr(InferConfig(), name) for name in InferConfig.model_fields)
+    columns = options_of(OneShotPredictor(build_model(TINY, 0), config))
+    settings = settings_of({**columns, "pairing": config.pairing, "modality": "ct", "note": ""})
+    assert InferConfig.model_validate({**settings, "support_slices": 5}) == config
+    assert settings_of({"head": "cowpro", "refine": "", "scales": ""}) == {}
 
 
 def test_gt_range_ignores_what_lies_outside_the_organ(ct_site: Site) -> None:

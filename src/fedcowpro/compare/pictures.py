@@ -23,6 +23,7 @@ from fedcowpro.data.site import Site
 from fedcowpro.errors import FedCoWProError
 from fedcowpro.evaluate.episodes import Episode, plan_episodes
 from fedcowpro.evaluate.markup import number
+from fedcowpro.evaluate.options import settings_of
 from fedcowpro.evaluate.overlays import Overlay
 from fedcowpro.evaluate.run import evaluate_episode
 from fedcowpro.evaluate.sections import overlays
@@ -84,7 +85,7 @@ def _overlay(evidence: Evidence, shelf: Shelf, pick: Pick, method: str) -> Overl
     site = Site.open(_folder(evidence, shelf, method, pick.site))
     sites = {pick.site: site}
     episode = _episode(evidence, sites, mine)
-    settings = _settings(first, options_of(rows))
+    settings = settings_of(first[options_of(rows)].to_dict())
     predictor = _predictor(evidence, method, model, settings, str(first.get("head") or "") or None)
     masks: dict[int, npt.NDArray[np.bool_]] = {}
 
@@ -191,18 +192,6 @@ def _episode(evidence: Evidence, sites: Mapping[str, Site], rows: pd.DataFrame) 
         slices="all" if slices == "all" else int(slices),
     )
     return planned.episodes[0]
-
-
-def _settings(row: pd.Series, options: list[str]) -> dict[str, Any]:
-    """Inference settings of a row; whole-volume predictions know one way of pairing."""
-    read: dict[str, Any] = {
-        "scales": lambda text: tuple(float(part) for part in text.split("+")),
-        "flip": lambda text: text == "true",
-        "refine": int,
-        "threshold": float,
-        "keep_components": lambda text: text == "true",
-    }
-    return {name: read[name](row[name]) for name in options if name in read and row[name] != ""}
 
 
 def _label_map(masks: Mapping[int, npt.NDArray[np.bool_]], z: int) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +21,11 @@ from fedcowpro.compare.sources import Scores, Source
 from fedcowpro.compare.trainings import MODEL, Training, read_json
 from fedcowpro.evaluate.episodes import Episode, Episodes, load_episodes
 from fedcowpro.evaluate.markup import MISSING
+from fedcowpro.evaluate.options import settings_of
 from fedcowpro.evaluate.summary import BEFORE
 
 _SET = (
+    "gammas",
     "flip",
     "axial_smoothing",
     "background_slices",
@@ -83,10 +86,8 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     values = [value for value in dict.fromkeys(rows[option]) if value != ""]
     if not values:
         return []
-    if option == "gammas":
-        return ["--set", f"gammas=[{values[0].replace('+', ',')}]"]
     if option in _SET:
-        return ["--set", f"{option}={values[0]}"]
+        return ["--set", f"{option}={json.dumps(settings_of({option: values[0]})[option])}"]
     name = "--" + option.replace("_", "-")
     if values[0] in ("true", "false"):
         return [name if values[0] == "true" else f"--no-{name[2:]}"]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from fedcowpro.infer import OneShotPredictor
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:  # a page of scores is made without torch
+    from fedcowpro.infer import OneShotPredictor
+
+_SEVERAL = ("scales", "gammas")
 _SETTINGS = (
     "flip", "refine", "axial_smoothing", "threshold", "keep_components", "background_slices", "exclusive",
     "axial_prior", "location_prior", "quadrant_mask",
@@ -15,9 +21,20 @@ def options_of(predictor: OneShotPredictor) -> dict[str, str]:
     config = predictor.config
     return {
         "head": predictor.model.config.head.kind,
-        **{name: "+".join(f"{value:g}" for value in getattr(config, name)) for name in ("scales", "gammas")},
+        **{name: "+".join(f"{value:g}" for value in getattr(config, name)) for name in _SEVERAL},
         **{name: _text(getattr(config, name)) for name in _SETTINGS},
     }
+
+
+def settings_of(options: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of inference from a table's columns: what `options_of` wrote, and `pairing`.
+
+    The head, which is the model's, is left out, and so are other columns and those without text.
+    """
+    given = {name: text for name, text in options.items() if text}
+    pairing = {"pairing": given["pairing"]} if "pairing" in given else {}
+    several = {name: tuple(map(float, given[name].split("+"))) for name in _SEVERAL if name in given}
+    return pairing | several | {name: json.loads(given[name]) for name in _SETTINGS if name in given}
 
 
 def _text(value: bool | float) -> str:
