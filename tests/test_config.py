@@ -102,6 +102,7 @@ def test_unknown_fields_are_refused_everywhere(part: type[Config]) -> None:
         (InferConfig, {"scales": [9.0]}, "(whole)"),
         (InferConfig, {"gammas": [0.0]}, "(whole)"),
         (InferConfig, {"axial_smoothing": -1}, "axial_smoothing"),
+        (InferConfig, {"coordinates": -1}, "coordinates"),
         (PrepareConfig, {"modality": "ct", "size": 250}, "size"),
         (PrepareConfig, {"modality": "ct", "window": [10, 10]}, "(whole)"),
         (PrepareConfig, {"modality": "pet"}, "modality"),

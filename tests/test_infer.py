@@ -244,6 +244,28 @@ def test_exponents_of_grey_values_are_views() -> None:
     assert close(found(0.5, 1.0, 2.0), (found(0.5) + found(1.0) + found(2.0)) / 3)
 
 
+def test_coordinates_tell_alike_things_apart_by_their_place() -> None:
+    images = np.random.default_rng(0).normal(0, 0.05, (1, SIDE, SIDE)).astype(np.float32)
+    left, right = np.s_[0, 20:44, 4:28], np.s_[0, 20:44, 36:60]
+    images[left] += 2
+    images[right] += 2
+    labels = np.zeros((1, SIDE, SIDE), np.uint8)
+    labels[left] = 1
+
+    def found(**settings: Any) -> tuple[float, float]:
+        ours = predictor(**settings)
+        encoded = ours.encode(images)
+        soft = ours.probabilities(encoded, ours.bank(encoded, labels, [Group(1, (0,))]), everywhere(1, 1))[0]
+        return float(soft[left].mean()), float(soft[right].mean())
+
+    alike, apart = found(), found(coordinates=1.0)
+    assert alike[0] - alike[1] < 0.1
+    assert apart[0] - apart[1] > 0.3
+    # A mirrored slice has mirrored features, and each of them its own place.
+    once, mirrored = predictor(flip=True, coordinates=1.0).encode(images).views
+    assert torch.equal(once[:, -8:], mirrored[:, -8:])
+
+
 def plainly(images: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
     ours = predictor()
     bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))])

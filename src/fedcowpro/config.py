@@ -190,6 +190,9 @@ class InferConfig(Config):
     location_prior: float = Field(
         0.0, ge=0, description="log-odds taken off far from the organ's annotated place in the body's width and height"
     )
+    coordinates: float = Field(
+        0.0, ge=0, le=10, description="weight of a pixel's place in the slice beside its features; 0 leaves it out"
+    )
     quadrant_mask: bool = Field(
         False, description="exclude quadrants about the body's centre that the annotated organ does not touch"
     )

@@ -20,6 +20,7 @@ from fedcowpro.config import InferConfig
 from fedcowpro.data.appearance import apply_gamma
 from fedcowpro.guidance import Anatomy, Guide, Numbers, describe
 from fedcowpro.nn.head import score_classes
+from fedcowpro.nn.places import append_places
 from fedcowpro.nn.prototypes import build_bank, masks_to_features
 from fedcowpro.nn.segmenter import Segmenter, upsample
 from fedcowpro.postprocess import guided_filter, smooth_along_axis
@@ -139,7 +140,8 @@ class OneShotPredictor:
             side = max(32, round(images.shape[-1] * scale / 32) * 32)
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
         features = self.model.encode(images.flip(-1) if mirror else images)
-        return features.flip(-1) if mirror else features
+        features = features.flip(-1) if mirror else features
+        return append_places(features, self.config.coordinates) if self.config.coordinates else features
 
     @torch.inference_mode()
     def bank(self, support: Encoded, labels: UInt8[np.ndarray, "n s s"], groups: Sequence[Group]) -> Bank:

@@ -163,7 +163,7 @@ def test_rows_hold_all_settings_of_inference() -> None:
     config = InferConfig(
         support_slices=5, pairing="similar", scales=(0.75, 1), flip=True, gammas=(0.5, 1), refine=3,
         axial_smoothing=2.5, threshold=0.3, keep_components=False, background_slices=0, exclusive=True, axial_prior=1.5,
-        location_prior=2, quadrant_mask=True,
+        location_prior=2, coordinates=0.5, quadrant_mask=True,
     )  # fmt: skip
     assert all(getattr(config, name) != getattr(InferConfig(), name) for name in InferConfig.model_fields)
     columns = options_of(OneShotPredictor(build_model(TINY, 0), config))

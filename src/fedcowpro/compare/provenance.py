@@ -32,6 +32,7 @@ _SET = (
     "exclusive",
     "axial_prior",
     "location_prior",
+    "coordinates",
     "quadrant_mask",
 )  # fields without an option of their own
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a page of scores is made without torch
 _SEVERAL = ("scales", "gammas")
 _SETTINGS = (
     "flip", "refine", "axial_smoothing", "threshold", "keep_components", "background_slices", "exclusive",
-    "axial_prior", "location_prior", "quadrant_mask",
+    "axial_prior", "location_prior", "coordinates", "quadrant_mask",
 )  # fmt: skip
 
 
