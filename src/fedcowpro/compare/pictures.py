@@ -14,7 +14,6 @@ import pandas as pd
 from fedcowpro.compare import wording
 from fedcowpro.compare.blocks import Block, Items, Raw, Text
 from fedcowpro.compare.cases import Pick, picks
-from fedcowpro.compare.comparable import options_of
 from fedcowpro.compare.evidence import Evidence
 from fedcowpro.compare.judge import MAIN, Judge
 from fedcowpro.compare.sites import site_folders
@@ -85,7 +84,7 @@ def _overlay(evidence: Evidence, shelf: Shelf, pick: Pick, method: str) -> Overl
     site = Site.open(_folder(evidence, shelf, method, pick.site))
     sites = {pick.site: site}
     episode = _episode(evidence, sites, mine)
-    settings = settings_of(first[options_of(rows)].to_dict())
+    settings = settings_of(first.to_dict())
     predictor = _predictor(evidence, method, model, settings, str(first.get("head") or "") or None)
     masks: dict[int, npt.NDArray[np.bool_]] = {}
 

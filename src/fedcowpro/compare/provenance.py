@@ -24,17 +24,7 @@ from fedcowpro.evaluate.markup import MISSING
 from fedcowpro.evaluate.options import settings_of
 from fedcowpro.evaluate.summary import BEFORE
 
-_SET = (
-    "gammas",
-    "flip",
-    "axial_smoothing",
-    "background_slices",
-    "exclusive",
-    "axial_prior",
-    "location_prior",
-    "coordinates",
-    "quadrant_mask",
-)  # fields without an option of their own
+_OWN = ("pairing", "scales", "refine", "threshold", "keep_components")  # settings with an option of their own
 
 
 def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Section:
@@ -87,8 +77,9 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     values = [value for value in dict.fromkeys(rows[option]) if value != ""]
     if not values:
         return []
-    if option in _SET:
-        return ["--set", f"{option}={json.dumps(settings_of({option: values[0]})[option])}"]
+    setting = settings_of({option: values[0]})
+    if setting and option not in _OWN:
+        return ["--set", f"{option}={json.dumps(setting[option])}"]
     name = "--" + option.replace("_", "-")
     if values[0] in ("true", "false"):
         return [name if values[0] == "true" else f"--no-{name[2:]}"]
