@@ -26,20 +26,25 @@ from scipy.stats import mannwhitneyu
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from fedcowpro.checkpoint import load_checkpoint, versions, write_atomic
 from fedcowpro.config import AugmentConfig, ExperimentConfig, LossConfig, PrepareConfig, SuperpixelConfig, TrainConfig
-from fedcowpro.data.augment import Views, apply_views, sample_views
-from fedcowpro.data.episodes import EpisodeSampler
+from fedcowpro.core.files import write_atomic
+from fedcowpro.core.versions import versions
+from fedcowpro.data.episodes.augmentation import Views, apply_views, sample_views
+from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.phantom import write_site
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
-from fedcowpro.federated import client_app, records, server_app, traffic
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.task import describe_site, reproducible, site_generator
-from fedcowpro.losses import episode_losses
-from fedcowpro.nn.segmenter import Segmenter, build_model
-from fedcowpro.train import fit
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.federated.server import server_app
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site.local_training import describe_site, reproducible, site_generator
+from fedcowpro.federated.transport import encoding as traffic
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.model.checkpoint import load_checkpoint
+from fedcowpro.model.segmenter import Segmenter, build_model
+from fedcowpro.training.loop import fit
+from fedcowpro.training.losses import episode_losses
 
 SIZE = 64
 Arrays = dict[str, np.ndarray]

@@ -1,4 +1,4 @@
-"""How well confidence estimates the Dice, on phantoms; prints the weights of `fedcowpro.confidence` fitted anew.
+"""How well confidence estimates the Dice, on phantoms; prints the weights of `oneshot.confidence` fitted anew.
 
     python benchmarks/confidence.py [--patients 8] [--kinds ct,t2,t1]
 
@@ -18,10 +18,14 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
+from fedcowpro.core import overlap
 from fedcowpro.data.phantom import Kind, make_phantom
-from fedcowpro.evaluate import overlap
-from fedcowpro.interactive import Annotation, EncodedVolume, build_support, encode_volume, segment_encoded, segmentation
-from fedcowpro.load import load_predictor
+from fedcowpro.oneshot import segmentation
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import build_support
 from fedcowpro.volume.accept import as_volume
 
 SIZE, DEPTH, FIRST, ORGANS = 192, 24, 101, 6

@@ -31,16 +31,16 @@ import yaml
 
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig, PrepareConfig, TrainConfig
 from fedcowpro.data.phantom import write_site
-from fedcowpro.data.prepare import prepare
+from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.federated.deployment.layout import FederationFile
 from fedcowpro.federated.deployment.programs import end, until_stopped
 from fedcowpro.federated.deployment.provision import init_federation
 from fedcowpro.federated.deployment.site import free_port
 from fedcowpro.federated.deployment.submit import federate_deployed
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.monitor import read_rounds
+from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.model.segmenter import build_model
 
 ENGINES = ("process", "ray", "deploy")
 

@@ -18,8 +18,11 @@ import numpy as np
 import torch
 
 from fedcowpro.data.phantom import make_phantom
-from fedcowpro.interactive import Annotation, build_support, encode_volume, segment_encoded
-from fedcowpro.load import load_predictor
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import encode_volume
+from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import build_support
 from fedcowpro.volume.accept import as_volume
 
 SHAPES = ((256, 40), (512, 120))

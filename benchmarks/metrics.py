@@ -23,7 +23,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from fedcowpro.evaluate.surface import surface_metrics
+from fedcowpro.evaluation.surface import surface_metrics
 
 Mask = np.ndarray
 Spacing = tuple[float, float, float]

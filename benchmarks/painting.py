@@ -16,8 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcowpro.interactive import Annotation, Segmentation, build_support, encode_volume, segment_encoded
-from fedcowpro.load import load_predictor
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import encode_volume
+from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
+from fedcowpro.oneshot.support import build_support
 from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.read import read_labels, read_volume
 

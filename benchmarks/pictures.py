@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import browsing
 from fedcowpro.data.phantom import make_phantom, write_phantom
-from fedcowpro.load import load_predictor
+from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder
 from fedcowpro.serve.server import Server

@@ -18,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from fedcowpro.config import PrepareConfig, SuperpixelConfig
-from fedcowpro.data.prepare import prepare
+from fedcowpro.data.preparation.prepare import prepare
 
 
 def main() -> None:

@@ -27,14 +27,14 @@ from fedcowpro.config import (
     PrepareConfig,
     TrainConfig,
 )
-from fedcowpro.data.episodes import EpisodeSampler
+from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.phantom import write_site
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.run import federate
-from fedcowpro.infer import Group, OneShotPredictor
-from fedcowpro.nn.segmenter import build_model
-from fedcowpro.train import fit
+from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.predictor import Group, OneShotPredictor
+from fedcowpro.training.loop import fit
 
 REPEATS = 3
 

@@ -24,8 +24,8 @@ from scipy import ndimage
 from skimage.segmentation import felzenszwalb, slic, watershed
 
 from fedcowpro.config import Modality, PrepareConfig, SuperpixelConfig
-from fedcowpro.data.superpixels import FOREGROUND, body_mask, superpixels
-from fedcowpro.evaluate.pseudo_labels import SliceCounts, count_slice, join
+from fedcowpro.data.superpixels.superpixels import FOREGROUND, body_mask, superpixels
+from fedcowpro.reports.site_report.pseudo_labels import SliceCounts, count_slice, join
 from fedcowpro.volume.nifti import read_image, read_labels
 from fedcowpro.volume.preprocess import grey_levels
 

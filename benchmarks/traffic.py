@@ -22,9 +22,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
 from fedcowpro.config import FederationConfig, ModelConfig
-from fedcowpro.federated import records, traffic
-from fedcowpro.federated.task import exchanged_names, trained_names
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.site.local_training import exchanged_names, trained_names
+from fedcowpro.federated.transport import encoding as traffic
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.model.segmenter import build_model
 
 ARMS = {
     "none": {},

@@ -15,16 +15,16 @@ from typing import get_args
 
 import torch
 
-from fedcowpro.adapt import AUGMENT, TRAIN, adapt
-from fedcowpro.checkpoint import save_checkpoint
 from fedcowpro.config import InferConfig, ModelConfig, PrepareConfig
-from fedcowpro.data.compose import Part, compose_site
-from fedcowpro.data.episodes import EpisodeSampler
+from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.phantom import Kind
 from fedcowpro.data.phantom.patients import Patient, make_patients
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
-from fedcowpro.nn.segmenter import Segmenter, build_model
+from fedcowpro.data.preparation.compose import Part, compose_site
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.model.checkpoint import save_checkpoint
+from fedcowpro.model.segmenter import Segmenter, build_model
+from fedcowpro.training.adapt import AUGMENT, TRAIN, adapt
 
 SEED, STEPS, PATIENTS, DEPTH = 0, 240, 3, 24
 MODEL = ModelConfig(encoder="lite0", channels=128, frozen_norm=True)

@@ -14,25 +14,23 @@ from jaxtyping import install_import_hook
 
 # The modules whose signatures name shapes; before anything of the library is imported. Users do not pay for it.
 SHAPED = (
-    "nn",
-    "losses",
-    "infer",
-    "postprocess",
-    "data.augment",
-    "data.appearance",
     "data.episodes",
-    "evaluate.run",
-    "evaluate.support",
+    "model",
+    "training.losses",
+    "oneshot.predictor",
+    "oneshot.postprocess",
+    "evaluation.run",
+    "evaluation.support",
 )
 install_import_hook([f"fedcowpro.{name}" for name in SHAPED], "beartype.beartype")
 
 from common import ORGANS, SHARED, SMALL, TESTS, TINY, Arrays  # noqa: E402
-from fedcowpro.checkpoint import save_checkpoint  # noqa: E402
 from fedcowpro.config import PrepareConfig  # noqa: E402
 from fedcowpro.data.phantom import write_site  # noqa: E402
-from fedcowpro.data.prepare import prepare  # noqa: E402
-from fedcowpro.data.site import Site  # noqa: E402
-from fedcowpro.nn.segmenter import build_model  # noqa: E402
+from fedcowpro.data.preparation.prepare import prepare  # noqa: E402
+from fedcowpro.data.preparation.site import Site  # noqa: E402
+from fedcowpro.model.checkpoint import save_checkpoint  # noqa: E402
+from fedcowpro.model.segmenter import build_model  # noqa: E402
 
 # The same examples in every run: a failure says something of the change, not of the draw.
 settings.register_profile("repeatable", derandomize=True)

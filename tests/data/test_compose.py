@@ -11,10 +11,10 @@ import pytest
 
 from common import SMALL
 from fedcowpro.config import PrepareConfig
-from fedcowpro.data.compose import Part, compose_site
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.compose import Part, compose_site
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
 
 
 @pytest.fixture(scope="module")

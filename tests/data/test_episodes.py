@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig, EpisodeConfig
-from fedcowpro.data.episodes import EpisodeBatch, EpisodeSampler
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.episodes.sampler import EpisodeBatch, EpisodeSampler
+from fedcowpro.data.preparation.site import Site
 
 STILL = AugmentConfig(rotation=0, translation=0, shear=0, zoom=(1, 1), elastic_alpha=0, gamma=(1, 1))
 # Segments of each slice of the training case as (row, column, height, width); ids count from 1.

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import ORGANS, Kind, Phantom, make_phantom, write_phantom, write_site
-from fedcowpro.errors import FedCoWProError
 
 KINDS: tuple[Kind, ...] = ("ct", "t1", "t2", "brachy")
 

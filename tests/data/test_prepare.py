@@ -18,15 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fedcowpro.data.case as case_module
-import fedcowpro.data.prepare as prepare_module
-import fedcowpro.data.scan as scan_module
+import fedcowpro.data.datasets.scan as scan_module
+import fedcowpro.data.preparation.case as case_module
+import fedcowpro.data.preparation.prepare as prepare_module
 from fedcowpro.config import PrepareConfig, SuperpixelConfig
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Options
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
-from fedcowpro.data.superpixels import segment_areas
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.data.superpixels.superpixels import segment_areas
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.preprocess import preprocess
 
@@ -197,7 +197,7 @@ def test_killed_run_leaves_no_half_case(raw: Path) -> None:
     out = raw.parent / "killed"
     code = (
         "import sys; from pathlib import Path; from fedcowpro.config import PrepareConfig, SuperpixelConfig;"
-        "from fedcowpro.data.prepare import prepare;"
+        "from fedcowpro.data.preparation.prepare import prepare;"
         "config = PrepareConfig.model_validate_json(sys.argv[3]);"
         "prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, organs={1: 'liver', 3: 'spleen'}, workers=1)"
     )
@@ -465,7 +465,7 @@ def test_workers_end_with_a_killed_process(raw: Path) -> None:
     script = raw.parent / "script.py"  # a file, because workers import it
     script.write_text(
         "import sys; from pathlib import Path; from fedcowpro.config import PrepareConfig\n"
-        "from fedcowpro.data.prepare import prepare\n"
+        "from fedcowpro.data.preparation.prepare import prepare\n"
         "if __name__ == '__main__':\n"
         "    config = PrepareConfig.model_validate_json(sys.argv[3])\n"
         "    prepare(Path(sys.argv[1]), Path(sys.argv[2]), config, organs={1: 'liver'}, workers=2)\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcowpro.data.segments import counterpart, joined
+from fedcowpro.data.episodes.pseudo_labels import counterpart, joined
 
 
 def stripes(*values: float) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,9 @@ import pytest
 
 from fedcowpro import __version__
 from fedcowpro.config import PrepareConfig
-from fedcowpro.data.manifest import CaseRecord, Manifest
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.manifest import CaseRecord, Manifest
+from fedcowpro.data.preparation.site import Site
 from fedcowpro.volume.preprocess import Placement
 
 CONFIG = PrepareConfig(modality="mr", size=32)

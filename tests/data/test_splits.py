@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.registry import adapters
 from fedcowpro.data.splits import SHIPPED, load_fold
-from fedcowpro.errors import FedCoWProError
 
 CHAOS = [1, 2, 3, 5, 8, 10, 13, 15, 19, 20, 21, 22, 31, 32, 33, 34, 36, 37, 38, 39]
 BTCV = [*range(1, 11), *range(21, 41)]

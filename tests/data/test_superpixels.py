@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 
+from common import SHARED
 from fedcowpro.config import Modality, SuperpixelConfig
-from fedcowpro.data.superpixels import FOREGROUND, body_mask, segment_areas, superpixels
+from fedcowpro.data.superpixels.superpixels import FOREGROUND, body_mask, segment_areas, superpixels
 
 SMALL = SuperpixelConfig(method="felzenszwalb", min_size=30)
 MERGING = SuperpixelConfig(method="merging", min_size=30)
@@ -33,7 +34,7 @@ def phantom(seed: int, size: int = 64) -> np.ndarray:
 
 
 def golden() -> dict[str, np.ndarray]:
-    beside = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+    beside = SHARED / "golden"
     path = Path(os.environ.get("FEDCOWPRO_GOLDEN", beside)) / "superpixel_slice.npz"
     if not path.is_file():
         pytest.skip(f"golden data absent: {path} (set FEDCOWPRO_GOLDEN to its folder)")

@@ -66,8 +66,10 @@ class Cluster:
         folder = self.root / "faulty-app"
         folder.mkdir(exist_ok=True)
         text = (self.coordinator.app / "pyproject.toml").read_text()
-        assert "fedcowpro.federated.client_app:app" in text
-        (folder / "pyproject.toml").write_text(text.replace("fedcowpro.federated.client_app:app", "faulty_site:app"))
+        assert "fedcowpro.federated.site.client_app:app" in text
+        (folder / "pyproject.toml").write_text(
+            text.replace("fedcowpro.federated.site.client_app:app", "faulty_site:app")
+        )
         (folder / "LICENSE").write_bytes((self.coordinator.app / "LICENSE").read_bytes())
         return folder
 

@@ -21,9 +21,9 @@ from fedcowpro.config import (
     SuperpixelConfig,
     TrainConfig,
 )
-from fedcowpro.data.manifest import CaseRecord, Manifest
 from fedcowpro.data.phantom import write_site as write_phantoms
-from fedcowpro.data.prepare import prepare
+from fedcowpro.data.preparation.manifest import CaseRecord, Manifest
+from fedcowpro.data.preparation.prepare import prepare
 
 SITE_SLICES = {"alpha": 4, "beta": 6, "gamma": 5}
 

@@ -15,8 +15,8 @@ import numpy as np
 from flwr.app import Array, Context, Message
 from flwr.clientapp import ClientApp
 
-from fedcowpro.federated.client_app import app as honest
-from fedcowpro.federated.shield import shielded
+from fedcowpro.federated.site.client_app import app as honest
+from fedcowpro.federated.transport.site_errors import shielded
 
 FOLDER = "FEDCOWPRO_TEST_FAULTS"
 PATIENCE = 600  # seconds

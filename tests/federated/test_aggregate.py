@@ -14,11 +14,11 @@ from flwr.serverapp.strategy.strategy import Strategy
 from pydantic import ValidationError
 
 from fedcowpro.config import FederationConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated.aggregate import adam_step, check_federation, median, trimmed_mean, weighted_mean
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.monitor import RoundRecord
-from fedcowpro.federated.strategy import CheckedFedAvg
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import RoundRecord
+from fedcowpro.federated.server.aggregate import adam_step, check_federation, median, trimmed_mean, weighted_mean
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.strategy import CheckedFedAvg
 
 SHAPES = {"bias": (3,), "mean": (3,), "scale": (), "weight": (3, 2, 3, 3)}
 BUFFERS = {"mean"}

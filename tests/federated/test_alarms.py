@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.federated.alarms import NAMES, Alarm, alarms, new_alarms
-from fedcowpro.federated.monitor import RoundRecord, SiteRecord, read_rounds
+from fedcowpro.federated.monitoring.alarms import NAMES, Alarm, alarms, new_alarms
+from fedcowpro.federated.monitoring.rounds import RoundRecord, SiteRecord, read_rounds
 from fedcowpro.federated.run import federate
 
 SOUND = SiteRecord("", 1 / 3, 10, 5, {"total": 2.0}, 0.6, 1.0, 0.7, 3.0, 1000, 1000)

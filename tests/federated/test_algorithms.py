@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from fedcowpro.checkpoint import load_checkpoint, load_model, load_tensors
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import client_app, task
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.monitor import read_rounds
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.server_app import common_layers
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import common_layers
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.model.checkpoint import load_checkpoint, load_model, load_tensors
+from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from fedcowpro.federated import codec
-from fedcowpro.federated.traffic import decode, encode
+from fedcowpro.federated.transport import codec
+from fedcowpro.federated.transport.encoding import decode, encode
 
 SHAPES = npst.array_shapes(min_dims=1, max_dims=4, max_side=9)
 # Numbers whose quotients and products with others of their tensor are ordinary ones.

@@ -18,18 +18,18 @@ import pytest
 from cluster import PATIENCE, Cluster
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedcowpro.audit import read_audit
 from fedcowpro.config import ExperimentConfig, load
-from fedcowpro.config_policy import SitePolicy
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.config.policy import SitePolicy
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.check import check_site
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import make_authority, make_site_key
 from fedcowpro.federated.deployment.layout import Bundle, Coordinator
 from fedcowpro.federated.deployment.programs import flwr
+from fedcowpro.federated.governance.audit_log import read_audit
+from fedcowpro.federated.monitoring.scores import read_scores
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.scores import read_scores
 
 pytestmark = [
     pytest.mark.deployment,

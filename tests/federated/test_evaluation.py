@@ -15,20 +15,20 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedcowpro.config import ExperimentConfig, InferConfig, SiteConfig
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.episodes import plan_episodes
-from fedcowpro.evaluate.run import evaluate_episode
-from fedcowpro.federated import records
-from fedcowpro.federated.crosssite import ask_for_scores
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.policy import RefusedError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.evaluation.episodes import plan_episodes
+from fedcowpro.evaluation.run import evaluate_episode
+from fedcowpro.federated.governance.policy import RefusedError
+from fedcowpro.federated.monitoring.scores import OrganScore, SiteScores, from_text, keep_scores, read_scores, to_text
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.scores import OrganScore, SiteScores, from_text, keep_scores, read_scores, to_text
-from fedcowpro.federated.scoring import score_site
-from fedcowpro.infer import OneShotPredictor
-from fedcowpro.load import load_predictor
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server.evaluation import ask_for_scores
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.site.scoring import score_site
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 
 Experiment = Callable[..., ExperimentConfig]
 LIVER = OrganScore(organ="liver", protocol="whole-volume", cases=3, mean=0.5, sd=0.1)

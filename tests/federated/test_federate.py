@@ -16,15 +16,18 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict, UserConfig
 
-from fedcowpro.checkpoint import load_checkpoint, load_model, load_tensors
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import client_app, records, server_app, task
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.roster import Roster
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.run import federate
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server import server_app
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.roster import Roster
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.model.checkpoint import load_checkpoint, load_model, load_tensors
+from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]

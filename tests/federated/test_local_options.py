@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.data.episodes import EpisodeSampler
-from fedcowpro.data.site import Site
-from fedcowpro.federated.task import LocalUpdate, local_update
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.data.episodes.sampler import EpisodeSampler
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.federated.site.local_training import LocalUpdate, local_update
+from fedcowpro.model.segmenter import build_model
 
 
 def test_episodes_loss_and_training_options_reach_a_round(

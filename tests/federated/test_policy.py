@@ -16,30 +16,32 @@ import torch
 import yaml
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
-from fedcowpro.audit import AuditLog, Entry, Event, read_audit
-from fedcowpro.checkpoint import state_digest
 from fedcowpro.config import ExperimentConfig, SiteConfig, load
-from fedcowpro.config_policy import OPEN, PACKAGE, PrivacyPolicy, SitePolicy
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import client_app, records
-from fedcowpro.federated.audited import AuditedGrid
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.guard import AUDIT, POLICY, content_digest
-from fedcowpro.federated.monitor import read_rounds
-from fedcowpro.federated.overseer import announced
-from fedcowpro.federated.policy import (
+from fedcowpro.config.policy import OPEN, PACKAGE, PrivacyPolicy, SitePolicy
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.package import package_digest, sources_digest
+from fedcowpro.federated.governance.audit_log import AuditLog, Entry, Event, read_audit
+from fedcowpro.federated.governance.gate import AUDIT, POLICY
+from fedcowpro.federated.governance.policy import (
     Announcement,
     RefusedError,
     architecture_digest,
     check_message,
     refusal_behind,
 )
-from fedcowpro.federated.policy_file import objections, write_policy
-from fedcowpro.federated.policy_weights import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.governance.policy_file import objections, write_policy
+from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.traffic import initial_model
-from fedcowpro.nn.segmenter import build_model
-from fedcowpro.package import package_digest, sources_digest
+from fedcowpro.federated.server.audit_grid import AuditedGrid
+from fedcowpro.federated.server.evaluation import announced
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import initial_model
+from fedcowpro.federated.transport.messages import content_digest
+from fedcowpro.model.checkpoint import state_digest
+from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]

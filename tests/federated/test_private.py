@@ -12,13 +12,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fedcowpro.checkpoint import load_tensors
 from fedcowpro.config import ExperimentConfig, FederationConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import task
-from fedcowpro.federated.monitor import read_rounds
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.secure import SecureFedAvg
+from fedcowpro.federated.server.secure_strategy import SecureFedAvg
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.model.checkpoint import load_tensors
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]

@@ -18,7 +18,7 @@ from cryptography.x509.verification import PolicyBuilder, Store
 
 from fedcowpro.cli import main
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment import check as checks
 from fedcowpro.federated.deployment import site as sites_process
 from fedcowpro.federated.deployment import submit

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.run import federate
 
 pytest.importorskip("ray", reason="no Ray: pip install 'fedcowpro[simulation]'")

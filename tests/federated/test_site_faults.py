@@ -17,19 +17,22 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedcowpro.checkpoint import load_checkpoint
 from fedcowpro.config import ExperimentConfig, FederationConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import client_app, delivery, records, task
-from fedcowpro.federated.delivery import exchange
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.limits import limit_updates
-from fedcowpro.federated.monitor import RoundRecord, append_round, read_rounds
-from fedcowpro.federated.roster import Roster
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import RoundRecord, append_round, read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.server_app import serve
-from fedcowpro.federated.shield import SiteError, shielded, without_paths
+from fedcowpro.federated.server import exchange as delivery
+from fedcowpro.federated.server.exchange import exchange
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.roster import Roster
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
+from fedcowpro.federated.server.update_limits import limit_updates
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.site_errors import SiteError, shielded, without_paths
+from fedcowpro.model.checkpoint import load_checkpoint
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
@@ -330,7 +333,7 @@ def test_no_error_of_a_site_names_a_path(sites: Sites, experiment: Experiment, t
 
 def test_a_carried_exception_is_worded_alike() -> None:
     message = Message(RecordDict(), 2, "query")
-    carried = "<class 'fedcowpro.federated.shield.SiteError'>:<'OSError: disk full'>"
+    carried = "<class 'fedcowpro.federated.transport.site_errors.SiteError'>:<'OSError: disk full'>"
     for reason in (carried, "SiteError: OSError: disk full"):
         assert records.failure(Message(Error(2, reason), reply_to=message)) == "OSError: disk full"
 

@@ -13,10 +13,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedcowpro.config import FederationConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.monitor import RoundRecord
-from fedcowpro.federated.strategy import CheckedFedAvg
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import RoundRecord
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.strategy import CheckedFedAvg
 
 BEFORE = {"bias": np.zeros(2, np.float32), "weight": np.ones((2, 3), np.float32)}
 VALUES = {"a": (1.0, 10), "b": (2.0, 20), "c": (4.0, 70)}  # site -> (what it adds, its slices)

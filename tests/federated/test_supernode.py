@@ -15,8 +15,8 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as inner
 
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated.supernode import approving, main
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.deployment.supernode import approving, main
 
 FAB = b"an app"
 DIGEST = hashlib.sha256(FAB).hexdigest()
@@ -100,7 +100,7 @@ def test_a_policy_with_apps_is_needed(tmp_path: Path) -> None:
         main(["--policy", str(tmp_path / "policy.yaml"), "--insecure"])
     with pytest.raises(FedCoWProError, match="no --policy"):
         main(["--insecure"])
-    command = [sys.executable, "-m", "fedcowpro.federated.supernode", "--insecure"]
+    command = [sys.executable, "-m", "fedcowpro.federated.deployment.supernode", "--insecure"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

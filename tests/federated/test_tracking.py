@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedcowpro.checkpoint import load_checkpoint
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import task, tracking
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.monitor import RoundRecord, SiteRecord, read_rounds
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import RoundRecord, SiteRecord, read_rounds
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.server import tracking
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.model.checkpoint import load_checkpoint
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
@@ -153,7 +154,7 @@ def test_only_finite_numbers_are_told() -> None:
 
 
 def test_rounds_are_read_as_they_were_written(tmp_path: Path) -> None:
-    from fedcowpro.federated.monitor import append_round
+    from fedcowpro.federated.monitoring.rounds import append_round
 
     file = tmp_path / "metrics.jsonl"
     assert read_rounds(file) == []

@@ -15,17 +15,19 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fedcowpro.checkpoint import load_checkpoint, load_tensors, state_digest
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import records, task, traffic
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.monitor import RoundRecord, read_rounds
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.strategy import CheckedFedAvg
-from fedcowpro.federated.traffic import Downlink
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.strategy import CheckedFedAvg
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.federated.transport import encoding as traffic
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import Downlink
+from fedcowpro.model.checkpoint import load_checkpoint, load_tensors, state_digest
+from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]

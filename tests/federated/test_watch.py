@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.watch import board, follow, fresh_lines, read_run, spark
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.watch import board, follow, fresh_lines, read_run, spark
 
 Experiment = Callable[..., ExperimentConfig]
 

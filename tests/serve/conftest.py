@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import PLAIN
-from fedcowpro.load import load_predictor
+from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder
 from fedcowpro.serve.guard import Policy

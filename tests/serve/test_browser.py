@@ -19,8 +19,8 @@ import browsing
 from browsing import Aim, corner_and_size, go_to, load, open_case, outline, save, segment
 from fedcowpro.config import ModelConfig, PrepareConfig
 from fedcowpro.data.phantom import make_phantom, write_phantom
-from fedcowpro.infer import OneShotPredictor
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder
 from fedcowpro.serve.guard import Policy

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.serve.guard import HEADER
 from fedcowpro.serve.limits import Limits
 from fedcowpro.serve.run import Where, serve

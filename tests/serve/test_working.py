@@ -276,7 +276,7 @@ def test_dicom_seg_of_a_series(serving: Serving, tmp_path: Path) -> None:
     from dicom_files import write_series
     from fedcowpro.data.phantom import make_phantom
     from fedcowpro.volume.dicom import find_series
-    from fedcowpro.volume.dicom_seg import organs_of, read_segmentation
+    from fedcowpro.volume.dicom.seg_reader import organs_of, read_segmentation
 
     phantom = make_phantom("ct", 1, 64, 10)
     write_series(tmp_path / "data" / "case", phantom.image, phantom.spacing)

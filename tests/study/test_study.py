@@ -19,13 +19,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from fedcowpro.checkpoint import load_checkpoint
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.episodes import load_episodes
-from fedcowpro.evaluate.protocol import read_results
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.show import show
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.evaluation.episodes import load_episodes
+from fedcowpro.evaluation.protocol import read_results
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.model.checkpoint import load_checkpoint
+from fedcowpro.reports.show import show
 from fedcowpro.study.lock import locked
 from fedcowpro.study.plan import Plan
 from fedcowpro.study.progress import StudyProgress

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fedcowpro.config import parse
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.study.expand import Variant, expand
 from fedcowpro.study.layout import shares
 from fedcowpro.study.pools import prepare_pools

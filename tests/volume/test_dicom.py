@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicom_files import Edit, compress, grid_for, write_enhanced, write_series
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume import nifti
 from fedcowpro.volume.dicom import find, find_series, read_image
 from fedcowpro.volume.read import read_volume

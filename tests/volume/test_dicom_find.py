@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dicom_files import NAME, NUMBER, uid, write_enhanced, write_series
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom import (
     Found,
     Series,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from dicom_files import NAME, NUMBER, grid_for, write_enhanced, write_series
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume import nifti
 from fedcowpro.volume.dicom import Series, find, find_series, read_image
 from fedcowpro.volume.dicom.organ_codes import code_of
-from fedcowpro.volume.dicom_seg import (
+from fedcowpro.volume.dicom.seg_reader import (
     SegmentationLabels,
     find_segmentations,
     organs_of,

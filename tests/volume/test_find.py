@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dicom_files import write_series
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.find import find_volumes, stem_of
 
 

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume import nifti
 from fedcowpro.volume.itk import read_image, read_labels
 from fedcowpro.volume.read import read_labels as read_any_labels

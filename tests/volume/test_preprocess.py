@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedcowpro.config import PrepareConfig
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.preprocess import Placement, grey_levels, preprocess
 from fedcowpro.volume.volume import Grid, Volume
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from fedcowpro import __version__
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 app = typer.Typer(
     add_completion=False,

@@ -12,7 +12,7 @@ import typer
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import case_ids, numbers, organ_names, split_list
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.data.datasets.base import Options
@@ -54,7 +54,7 @@ def prepare(
     """Turn a folder of volumes into a site folder: axial slices and superpixel pseudo-labels."""
     from fedcowpro.config import PrepareConfig, parse
     from fedcowpro.data.datasets.base import Options
-    from fedcowpro.data.prepare import prepare as run
+    from fedcowpro.data.preparation.prepare import prepare as run
     from fedcowpro.data.splits import load_fold
 
     given = {
@@ -134,8 +134,8 @@ def inspect(
     out: Annotated[Path, typer.Option(help="HTML page to write.")],
 ) -> None:
     """Show what a site's volumes and pseudo-labels look like, and what may train badly."""
-    from fedcowpro.data.site import Site
-    from fedcowpro.evaluate.inspect import inspect as run
+    from fedcowpro.data.preparation.site import Site
+    from fedcowpro.reports.site_report.inspect import inspect as run
 
     for warning in run(Site.open(site), out):
         echo.print(f"warning: {warning}")

@@ -13,12 +13,12 @@ import typer
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import named_files, site_folders
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.config import ExperimentConfig
     from fedcowpro.federated.run import Engine
-    from fedcowpro.federated.tracking import Track
+    from fedcowpro.federated.server.tracking import Track
 
 
 @app.command()
@@ -71,7 +71,7 @@ def federate(
     table = err.is_terminal if watch is None else watch
     if federation is not None:
         from fedcowpro.federated.deployment.submit import federate_deployed
-        from fedcowpro.federated.screen import live_table
+        from fedcowpro.federated.monitoring.progress import live_table
 
         if policy:
             raise FedCoWProError(

@@ -11,7 +11,7 @@ import yaml
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 federation = typer.Typer(no_args_is_help=True, help="Between machines: keys, the coordinator's server, the sites.")
 app.add_typer(federation, name="federation")
@@ -83,7 +83,7 @@ def join(
     """What a site runs to take part; with --run, run it and keep it running."""
     from fedcowpro.federated.deployment.layout import Bundle
     from fedcowpro.federated.deployment.site import check_site_folder, node_command, run_site, with_node_settings
-    from fedcowpro.federated.guard import AUDIT, POLICY
+    from fedcowpro.federated.governance.gate import AUDIT, POLICY
 
     check_site_folder(site_folder)
     files = Bundle(bundle)

@@ -13,10 +13,10 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import inference_overrides, site_folders, split_list
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
-    from fedcowpro.evaluate.protocol import Row
+    from fedcowpro.evaluation.protocol import Row
 
 
 @app.command()
@@ -63,11 +63,11 @@ def evaluate(
 
     The episodes (supports, slices, queries) are written beside the table, for other models to be scored alike.
     """
-    from fedcowpro.data.site import Site
-    from fedcowpro.evaluate.episodes import load_episodes, plan_episodes
-    from fedcowpro.evaluate.protocol import PROTOCOLS, write_results
-    from fedcowpro.evaluate.run import evaluate_episode
-    from fedcowpro.load import load_predictor
+    from fedcowpro.data.preparation.site import Site
+    from fedcowpro.evaluation.episodes import load_episodes, plan_episodes
+    from fedcowpro.evaluation.protocol import PROTOCOLS, write_results
+    from fedcowpro.evaluation.run import evaluate_episode
+    from fedcowpro.oneshot.loading import load_predictor
 
     wanted = tuple(protocol or PROTOCOLS)
     if unknown := set(wanted) - set(PROTOCOLS):
@@ -117,7 +117,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the phantom patients and the training.")] = 0,
 ) -> None:
     """Show the whole of it on synthetic patients: four sites learn together, then one example segments."""
-    from fedcowpro.demo import run_demo
+    from fedcowpro.demo.run import run_demo
 
     report = run_demo(out, seed)
     echo.print(f"report: {report}")

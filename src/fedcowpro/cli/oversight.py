@@ -14,10 +14,10 @@ from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
-    from fedcowpro.audit import Entry
+    from fedcowpro.federated.governance.audit_log import Entry
 
 _BROKEN = 1  # exit code of a log that was changed
 _WIDTH = 130  # of a log's table: a narrower one breaks every cell
@@ -37,7 +37,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON in place of the table.")] = False,
 ) -> None:
     """Show an audit log and verify that no line was changed, put in or taken out; exit code 1 if one was."""
-    from fedcowpro.audit import read_audit
+    from fedcowpro.federated.governance.audit_log import read_audit
 
     entries, problems, end = read_audit(log / "audit.jsonl" if log.is_dir() else log)
     if head is not None:
@@ -74,7 +74,7 @@ def digest(
     ] = None,
 ) -> None:
     """Print the digests that a site's policy names: of the installed package, of an experiment's model, of an app."""
-    from fedcowpro.package import package_digest
+    from fedcowpro.core.package import package_digest
 
     echo.print(f"package          {package_digest()}")
     if experiment is not None:
@@ -82,7 +82,7 @@ def digest(
         echo.print(f"architecture     {architecture}")
         echo.print(f"initial weights  {weights}")
     if app_folder is not None:
-        from fedcowpro.federated.supernode import app_digest
+        from fedcowpro.federated.deployment.supernode import app_digest
 
         echo.print(f"app              {app_digest(app_folder)}")
 
@@ -98,10 +98,10 @@ def policy(
 ) -> None:
     """Write or read what a site lets happen; with an experiment, say whether it would (exit code 1 if not)."""
     from fedcowpro.config import ExperimentConfig, load
-    from fedcowpro.config_policy import SitePolicy
+    from fedcowpro.config.policy import SitePolicy
 
     if new:
-        from fedcowpro.federated.policy_file import write_policy
+        from fedcowpro.federated.governance.policy_file import write_policy
 
         if file.exists():
             raise FedCoWProError(f"{file} exists", "a new file", "choose another name, or remove it first")
@@ -115,7 +115,7 @@ def policy(
         for name, value in rules.model_dump(mode="json").items():
             echo.print(f"{name}: {json.dumps(value)}")
         return
-    from fedcowpro.federated.policy_file import objections
+    from fedcowpro.federated.governance.policy_file import objections
 
     found = objections(rules, load(ExperimentConfig, experiment), sites)
     for kind, reason in found.items():
@@ -136,7 +136,7 @@ def watch(
     """Follow a run until it is finished: sites, rounds, losses, traffic, alarms. Ends with Ctrl-C; the run does not."""
     from rich.live import Live
 
-    from fedcowpro.federated.watch import board, follow, fresh_lines
+    from fedcowpro.federated.monitoring.watch import board, follow, fresh_lines
 
     if as_json:
         told: list[str] = []
@@ -151,7 +151,7 @@ def watch(
 
 def scores_table(run: Path) -> Table:
     """Mean Dice over organs of each model at each site, last round; why not, where there is none."""
-    from fedcowpro.federated.scores import read_scores
+    from fedcowpro.federated.monitoring.scores import read_scores
 
     found = read_scores(run)
     table = Table("model", "site", "Dice", "organs", "cases", title="Cross-site evaluation (whole-volume)")
@@ -167,8 +167,8 @@ def scores_table(run: Path) -> Table:
 
 def _digests(experiment: Path) -> tuple[str, str]:
     from fedcowpro.config import ExperimentConfig, load
-    from fedcowpro.federated.policy import architecture_digest
-    from fedcowpro.federated.traffic import initial_model
+    from fedcowpro.federated.governance.policy import architecture_digest
+    from fedcowpro.federated.transport.encoding import initial_model
 
     config = load(ExperimentConfig, experiment)
     return architecture_digest(config.model), initial_model(config.model, config.seed)[1]

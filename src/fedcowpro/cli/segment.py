@@ -15,11 +15,11 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import a_modality, inference_overrides, organ_names
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
-    from fedcowpro.load import Loaded
-    from fedcowpro.segment import MaskFormat, Segmented
+    from fedcowpro.oneshot.batch import MaskFormat, Segmented
+    from fedcowpro.oneshot.loading import Loaded
 
 SOME_FAILED = 3
 
@@ -64,9 +64,10 @@ def segment(
 
     Ends with code 0 where all queries have a mask, 3 where some have not, 2 where none has or an option is wrong.
     """
-    from fedcowpro.load import load_predictor
-    from fedcowpro.segment import load_support, segment_files
-    from fedcowpro.segment_record import settings_digest, write_run
+    from fedcowpro.oneshot.batch import load_support, segment_files
+    from fedcowpro.oneshot.batch_record import settings_digest, write_run
+    from fedcowpro.oneshot.loading import load_predictor
+    from fedcowpro.reports.preview import write_preview
     from fedcowpro.volume.find import find_volumes
 
     if len(support) != len(support_mask):
@@ -117,7 +118,7 @@ def segment(
             modality=kind,
             probabilities=probabilities,
             file_format=cast("MaskFormat", file_format),
-            preview=preview,
+            preview=write_preview if preview else None,
             organs=names,
             settings=settings_digest(used),
             resume=resume,
@@ -145,7 +146,7 @@ def _settings(
 ) -> dict[str, Any]:
     """All that a mask depends on besides its query."""
     from fedcowpro import __version__
-    from fedcowpro.segment_record import digest_of
+    from fedcowpro.core.files import digest_of
 
     return {
         "fedcowpro": __version__,

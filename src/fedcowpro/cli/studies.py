@@ -12,7 +12,7 @@ import typer
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import site_folders
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 
 @app.command()
@@ -59,7 +59,7 @@ def compare(
     ] = False,
 ) -> None:
     """Compare methods case by case, with intervals and tests, on one page."""
-    from fedcowpro.compare.page import compare_page
+    from fedcowpro.reports.comparison.page import compare_page
 
     page = compare_page(
         sources,
@@ -83,7 +83,7 @@ def show(
     path: Annotated[Path, typer.Argument(help="Run or study folder, checkpoint or table of results.")],
 ) -> None:
     """Print where a result comes from: settings, versions, seed, digests of data and weights, the command."""
-    from fedcowpro.show import show as text_of
+    from fedcowpro.reports.show import show as text_of
 
     echo.print(text_of(path))
 
@@ -95,7 +95,7 @@ def card(
     data_licence: Annotated[str | None, typer.Option(help="Licence of the training data, in words.")] = None,
 ) -> None:
     """Write a model card (MODEL_CARD.md) beside a checkpoint."""
-    from fedcowpro.model_card import write_model_card
+    from fedcowpro.evaluation.model_card import write_model_card
 
     echo.print(f"card: {write_model_card(model, results, data_licence)}")
 

@@ -1,0 +1,1 @@
+"""Data sets, prepared sites, superpixels, episodes and synthetic patients."""

@@ -11,20 +11,21 @@ from flwr.app import Context, RecordDict, UserConfig
 from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig, load, parse
-from fedcowpro.config_policy import SitePolicy
-from fedcowpro.federated import client_app, server_app
-from fedcowpro.federated.aggregate import check_federation
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.grid import InProcessGrid
-from fedcowpro.federated.guard import AUDIT, NO_POLICY, POLICY
-from fedcowpro.federated.roster import check_sites
-from fedcowpro.federated.scores import read_scores
-from fedcowpro.federated.screen import Screen, live_table
+from fedcowpro.config.policy import SitePolicy
+from fedcowpro.evaluation.model_card import write_model_card
+from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.monitoring.progress import Screen, live_table
+from fedcowpro.federated.monitoring.scores import read_scores
+from fedcowpro.federated.privacy.accountant import privacy_lines
+from fedcowpro.federated.server import server_app
+from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.roster import check_sites
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
-from fedcowpro.federated.task import describe_site, reproducible
-from fedcowpro.federated.tracking import Track, open_sinks, tracking
-from fedcowpro.model_card import write_model_card
-from fedcowpro.privacy.accountant import privacy_lines
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site.local_training import describe_site, reproducible
 
 Engine = Literal["process", "ray"]
 
@@ -50,7 +51,7 @@ def federate(
     Args:
         config: the experiment; the folders of its own `sites` are replaced by the next argument, their policies hold.
         sites: folder of each site by its name.
-        out: the run folder (layout: `fedcowpro.federated.folder`).
+        out: the run folder (layout: `fedcowpro.federated.server.run_folder`).
         resume: False refuses a folder that holds a run already.
         progress: a bar on standard error.
         track: also draw curves for these programs, in OUT/tensorboard and OUT/mlruns. Nothing goes to another host,
@@ -60,7 +61,7 @@ def federate(
             end in the same weights.
         evaluate: ask all sites for scores of the result on their held-out cases; a finished run is asked for them
             afterwards.
-        watch: show the table of `fedcowpro.federated.watch`, in one process above the bar.
+        watch: show the table of `fedcowpro.federated.monitoring.watch`, in one process above the bar.
 
     Returns:
         The checkpoint, OUT/model.safetensors.

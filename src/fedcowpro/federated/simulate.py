@@ -12,11 +12,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated import records
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.server_app import serve
-from fedcowpro.federated.tracking import Track
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
+from fedcowpro.federated.server.tracking import Track
+from fedcowpro.federated.transport import messages as records
 
 
 def require_ray() -> None:
@@ -72,7 +72,7 @@ def site_app(nodes: Sequence[UserConfig]) -> ClientApp:
     app = ClientApp()
 
     def answer(message: Message, context: Context) -> Message:
-        from fedcowpro.federated.client_app import app as sites
+        from fedcowpro.federated.site.client_app import app as sites
 
         number = int(context.node_config["partition-id"])
         own = {**context.node_config, **configs[number]}

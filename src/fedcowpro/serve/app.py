@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from fedcowpro import __version__
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.serve import opening, working
 from fedcowpro.serve.guard import Guard
 from fedcowpro.serve.limits import Refused

@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.interactive import Annotation, EncodedVolume, build_support, encode_volume, segment_encoded
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import build_support
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.opened import OWN, Like, OpenVolume
 
 if TYPE_CHECKING:
     from fedcowpro.config import Modality, PrepareConfig
-    from fedcowpro.infer import OneShotPredictor
+    from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
 @dataclass(frozen=True)

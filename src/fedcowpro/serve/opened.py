@@ -22,7 +22,8 @@ from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
     from fedcowpro.config import Modality
-    from fedcowpro.interactive import EncodedVolume, Segmentation
+    from fedcowpro.oneshot.encoded import EncodedVolume
+    from fedcowpro.oneshot.segmentation import Segmentation
     from fedcowpro.volume.dicom import Series
 
 _WINDOW = {"ct": (-160.0, 240.0)}  # Hounsfield units in which abdomens are read

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.serve.limits import Limits
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -64,7 +64,7 @@ def serve(
         FedCoWProError: the extra is missing; unusable model, folder, token, certificate or address.
     """
     uvicorn = _uvicorn()
-    from fedcowpro.load import load_predictor
+    from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.serve.app import create_app
     from fedcowpro.serve.engine import Engine
     from fedcowpro.serve.folder import DataFolder

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.serve.content import Found, read
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder

@@ -171,7 +171,7 @@ def export(
 
 
 def _write_dicom(path: Path, opened: OpenVolume, session: Session) -> None:
-    from fedcowpro.volume.dicom_seg import write_segmentation
+    from fedcowpro.volume.dicom.seg_reader import write_segmentation
 
     if opened.series is None:
         raise Refused(409, "DICOM-SEG of a volume that is no DICOM series", "a DICOM series", "save as NIfTI")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedcowpro.config import ExperimentConfig, parse
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.study.layout import Member, Sites, require_cases, require_pool, training_sites
 from fedcowpro.study.spec import Arm, Evaluation, Regime, Study
 

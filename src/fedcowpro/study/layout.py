@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.study.spec import Layout, Pool, Spread
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 try:
     import fcntl

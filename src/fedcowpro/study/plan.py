@@ -11,9 +11,9 @@ from typing import Any
 
 from fedcowpro import __version__
 from fedcowpro.config import Config, ExperimentConfig, InferConfig
-from fedcowpro.data.compose import Part, compose_site
-from fedcowpro.data.manifest import Role
-from fedcowpro.data.site import Site
+from fedcowpro.data.preparation.compose import Part, compose_site
+from fedcowpro.data.preparation.manifest import Role
+from fedcowpro.data.preparation.site import Site
 from fedcowpro.study.expand import Variant
 from fedcowpro.study.layout import Member
 from fedcowpro.study.spec import Study
@@ -143,8 +143,8 @@ def _training_digest(config: ExperimentConfig, sites: Mapping[str, Site]) -> str
         given = hashlib.sha256(weights.read_bytes()).hexdigest() if weights is not None else None
         return _digest([__version__, settings, given, [(name, site.digest) for name, site in sites.items()]])
     # Untrained encoders may be the same for all seeds (those that come with weights): scored once then.
-    from fedcowpro.checkpoint import state_digest
-    from fedcowpro.nn.segmenter import build_model
+    from fedcowpro.model.checkpoint import state_digest
+    from fedcowpro.model.segmenter import build_model
 
     model = build_model(config.model, config.seed, project=False)
     settings = config.model.model_copy(update={"weights": None}).model_dump(mode="json")

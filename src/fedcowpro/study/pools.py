@@ -11,11 +11,11 @@ from pathlib import Path
 from rich.console import Console
 
 from fedcowpro.config import PrepareConfig
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.phantom.patients import Patient, make_patients
-from fedcowpro.data.prepare import prepare
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.data.preparation.site import Site
 from fedcowpro.study.read import expand_variables
 from fedcowpro.study.spec import Pool, Study
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fedcowpro.federated.folder import RunFolder
+from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.study.plan import Job, Plan
 
 _EVALUATION = 20  # steps; about what scoring some volumes takes

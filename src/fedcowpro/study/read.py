@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fedcowpro.config import parse
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.study.spec import Study
 
 

@@ -2,7 +2,7 @@
 
 STORE/pools/                 prepared cases
 STORE/sites/<digest>/        training and evaluation sites, composed of links to them
-STORE/runs/<digest>/         trainings (layout: `fedcowpro.federated.folder`), with cost.json
+STORE/runs/<digest>/         trainings (layout: `fedcowpro.federated.server.run_folder`), with cost.json
 STORE/results/<digest>.csv   evaluations, each with its episodes (<digest>.episodes.json)
 STORE/logs/<digest>.log      what each worker process printed
 STUDY/table.csv, costs.csv, study.json   (layout: `fedcowpro.study.table`)
@@ -23,8 +23,8 @@ from typing import Any
 
 from rich.console import Console
 
-from fedcowpro.checkpoint import versions
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.versions import versions
 from fedcowpro.study.engine import require_success, run_jobs
 from fedcowpro.study.expand import expand
 from fedcowpro.study.lock import locked

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fedcowpro.config import Config, Modality, PrepareConfig, SuperpixelConfig, parse
 from fedcowpro.data.phantom import ORGANS, Kind
-from fedcowpro.evaluate.protocol import PROTOCOLS
+from fedcowpro.evaluation.protocol import PROTOCOLS
 
 Regime = Literal["federated", "pooled", "single-site", "untrained"]
 Protocol = Literal["gt-range", "whole-volume"]

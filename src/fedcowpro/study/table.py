@@ -17,8 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.protocol import COLUMNS, read_results, replace_text
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.evaluation.protocol import COLUMNS, read_results
 from fedcowpro.study.plan import COST, Job, Plan, Trial
 from fedcowpro.study.spec import Study
 
@@ -147,7 +148,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write study.json."""
-    replace_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_atomic(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -178,4 +179,4 @@ def _write(file: Path, columns: Sequence[str], rows: Sequence[Mapping[str, objec
     writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    replace_text(file, buffer.getvalue())
+    write_atomic(file, buffer.getvalue())

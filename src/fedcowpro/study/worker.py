@@ -19,19 +19,19 @@ from typing import Any
 import torch
 
 from fedcowpro import __version__
-from fedcowpro.checkpoint import write_atomic
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.evaluate.episodes import Episodes, plan_episodes
-from fedcowpro.evaluate.protocol import Row, write_results
-from fedcowpro.evaluate.run import evaluate_episode
-from fedcowpro.evaluate.summary import AFTER, BEFORE
-from fedcowpro.federated.folder import RunFolder
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.evaluation.episodes import Episodes, plan_episodes
+from fedcowpro.evaluation.protocol import Row, write_results
+from fedcowpro.evaluation.run import evaluate_episode
+from fedcowpro.evaluation.summary import AFTER, BEFORE
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.task import reproducible
-from fedcowpro.infer import OneShotPredictor
-from fedcowpro.load import load_predictor
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.site.local_training import reproducible
+from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.study.engine import FORKS
 from fedcowpro.study.plan import COST, Job, Scoring
 

@@ -10,7 +10,7 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import image_volume, label_volume
 from fedcowpro.volume.parse import grid_of, voxels_of
 from fedcowpro.volume.read import read_labels, read_volume

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import image_volume, label_volume
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
 from fedcowpro.volume.volume import Grid, Volume

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.resample import Taps, resample, taps_of
 from fedcowpro.volume.volume import Volume
 

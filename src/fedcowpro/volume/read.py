@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume import nifti
 from fedcowpro.volume.dicom.headers import is_dicom
 from fedcowpro.volume.parse import grid_of, open_nifti
@@ -52,7 +52,7 @@ def read_labels(path: Path, like: Volume) -> Volume:
 
         return itk.read_labels(path, like)
     if _is_dicom(path):
-        from fedcowpro.volume.dicom_seg import read_segmentation
+        from fedcowpro.volume.dicom.seg_reader import read_segmentation
 
         return read_segmentation(path, like)
     raise _unknown(path)

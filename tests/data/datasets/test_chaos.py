@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from downloads import CHAOS, Patient, chaos, chaos_case, numbered
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.borders import better_way_round
 from fedcowpro.data.datasets.registry import adapter_for
+from fedcowpro.data.datasets.scan import Scan
 from fedcowpro.data.phantom import Phantom, make_phantom
-from fedcowpro.data.scan import Scan
-from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.nifti import read_image, read_labels
 
 Image = pytest.importorskip("PIL.Image")

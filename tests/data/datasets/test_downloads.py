@@ -13,10 +13,10 @@ import pytest
 from downloads import Download, Patient
 
 from fedcowpro.config import PrepareConfig, SuperpixelConfig
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.prepare import prepare
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.preparation.prepare import prepare
 
 Write = Callable[[Path, Patient], Download]
 DATASETS: dict[str, tuple[str, Write, dict[str, int] | None]] = {

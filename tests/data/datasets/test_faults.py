@@ -15,10 +15,10 @@ import pytest
 from downloads import Patient
 from test_downloads import DATASETS
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Found, Options
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.scan import Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import Scan
 
 # An image and its label map, below the folder.
 FILES = {

@@ -16,10 +16,10 @@ from downloads import CHAOS, Patient, numbered, pair, save
 
 from fedcowpro.cli import main
 from fedcowpro.config import PrepareConfig
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Found, Options
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.prepare import prepare
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.preparation.prepare import prepare
 
 KEY = bytes(range(32))
 
@@ -238,7 +238,7 @@ def test_segmentations_are_the_labels_of_their_series(
 ) -> None:
     pytest.importorskip("highdicom")
     from fedcowpro.volume.dicom import find_series
-    from fedcowpro.volume.dicom_seg import write_segmentation
+    from fedcowpro.volume.dicom.seg_reader import write_segmentation
 
     archive("ct")
     archive("mr", "t2")
@@ -281,7 +281,7 @@ def test_folders_with_a_series_each_may_be_matched(
 ) -> None:
     pytest.importorskip("highdicom")
     from fedcowpro.volume.dicom import find_series
-    from fedcowpro.volume.dicom_seg import write_segmentation
+    from fedcowpro.volume.dicom.seg_reader import write_segmentation
 
     root = tmp_path / "archive"
     for name in ("a/DICOM", "b/DICOM"):

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets import registry
 from fedcowpro.data.datasets.base import About, Found, Options
 from fedcowpro.data.datasets.registry import adapter_for, adapters
-from fedcowpro.data.scan import ImageFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, Scan
 
 REAL = {"chaos_ct": ("alpnet", 1), "chaos_mr_t2": ("alpnet", 16), "sabs_ct": ("alpnet", 16), "totalseg": ("folder", 2)}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options, unmatched
 from fedcowpro.data.datasets.pairs import files, inward, left_out, listed, safe
-from fedcowpro.data.scan import ImageFile, LabelFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.checks import label_volume
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
 from fedcowpro.volume.volume import Volume

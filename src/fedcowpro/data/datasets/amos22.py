@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
-from fedcowpro.data.scan import Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import Scan
 
 ABOUT = About(
     name="amos22",

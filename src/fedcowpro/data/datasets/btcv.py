@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
-from fedcowpro.data.scan import Scan
+from fedcowpro.data.datasets.scan import Scan
 
 ABOUT = About(
     name="btcv",

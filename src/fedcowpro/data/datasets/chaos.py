@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, natural, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe
 from fedcowpro.data.datasets.png_masks import Band, DicomFolder, PngMasks
-from fedcowpro.data.scan import Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import Scan
 
 ABOUT = About(
     name="chaos",

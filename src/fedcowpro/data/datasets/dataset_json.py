@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Options, natural, refuse_options
-from fedcowpro.errors import FedCoWProError
 
 FILE = "dataset.json"
 _MR = {"mr", "mri", "t1", "t2", "t1w", "t2w", "t1gd", "t1c", "t1ce", "t2f", "pd", "flair", "adc", "dwi"}

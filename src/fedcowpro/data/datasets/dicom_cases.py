@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Found
-from fedcowpro.data.scan import LabelFile, LabelSource, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import LabelFile, LabelSource, Scan
 from fedcowpro.volume.read import ENDINGS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool
         FedCoWProError: there are series but no key; the extra is not installed.
     """
     from fedcowpro.volume.dicom import find, hide, hiding_errors, pseudonym
-    from fedcowpro.volume.dicom_seg import SegmentationLabels
+    from fedcowpro.volume.dicom.seg_reader import SegmentationLabels
 
     found = find(source)
     if not found.series:
@@ -112,7 +112,7 @@ def labels_at(path: Path) -> LabelSource:
     """
     if path.is_file() and path.name.endswith(ENDINGS):
         return LabelFile(path)
-    from fedcowpro.volume.dicom_seg import SegmentationLabels, find_segmentations
+    from fedcowpro.volume.dicom.seg_reader import SegmentationLabels, find_segmentations
 
     if path.is_file():
         return SegmentationLabels(path)
@@ -144,7 +144,7 @@ def _drawn_on(series: Sequence[Series], segmentations: Sequence[SegmentationFile
 
 def _organs(files: Sequence[Path]) -> dict[int, str]:
     """One naming for all segmentations: their own where they agree, else names numbered in alphabetical order."""
-    from fedcowpro.volume.dicom_seg import organs_of
+    from fedcowpro.volume.dicom.seg_reader import organs_of
 
     pairs = {(value, name.lower()) for file in files for value, name in organs_of(file).items()}
     names = {name for _, name in pairs}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedcowpro.data.datasets.base import About, Found, Options, match, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, left_out, listed
-from fedcowpro.data.scan import Scan
+from fedcowpro.data.datasets.scan import Scan
 
 ABOUT = About(
     name="flare22",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
 from fedcowpro.data.datasets.dicom_cases import dicom_scans, holds_dicom, labels_at, secret_of, the_series
 from fedcowpro.data.datasets.pairing import case_id, is_label_map, pair, stem
 from fedcowpro.data.datasets.pairs import listed, safe
-from fedcowpro.data.scan import ImageFile, LabelFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.dicom import hide, hiding_errors, pseudonym
 from fedcowpro.volume.read import ENDINGS
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe, without_image, without_labels
-from fedcowpro.data.scan import ImageFile, LabelFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.read import ENDINGS
 
 # Images and label maps; the first whose ids agree is taken. The archive's own names may be others again.

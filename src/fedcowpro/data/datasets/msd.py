@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, nothing_found
 from fedcowpro.data.datasets.dataset_json import FILE, choose_channel, peek, read_description
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe, without_image, without_labels
-from fedcowpro.data.scan import ImageFile, LabelFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.checks import image_volume
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
 from fedcowpro.volume.volume import Volume

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, match, nothing_found
 from fedcowpro.data.datasets.dataset_json import FILE, Channel, choose_channel, peek, read_description
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
-from fedcowpro.data.scan import Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import Scan
 from fedcowpro.volume.read import ENDINGS
 
 ABOUT = About(

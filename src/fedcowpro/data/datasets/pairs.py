@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Found, match, natural, unmatched
-from fedcowpro.data.scan import ImageFile, LabelFile, Scan
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 
 _DOCUMENTS = (".json", ".csv", ".txt", ".md", ".pdf", ".xlsx", ".html", ".yaml", ".yml")
 

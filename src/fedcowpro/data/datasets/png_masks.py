@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.borders import better_way_round
-from fedcowpro.errors import FedCoWProError
 from fedcowpro.volume.checks import label_volume
 from fedcowpro.volume.volume import Volume
 

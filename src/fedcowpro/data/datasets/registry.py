@@ -10,8 +10,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Adapter
-from fedcowpro.errors import FedCoWProError
 
 GROUP = "fedcowpro.datasets"
 # In the order in which a folder is tried; `folder` takes what no other knows.

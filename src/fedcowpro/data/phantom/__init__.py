@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom.abdomen import paint_abdomen
 from fedcowpro.data.phantom.body import Body, random_body
 from fedcowpro.data.phantom.canvas import Canvas
@@ -20,7 +21,6 @@ from fedcowpro.data.phantom.organs import LABELS as ABDOMEN_LABELS
 from fedcowpro.data.phantom.pelvis import LABELS as PELVIS_LABELS
 from fedcowpro.data.phantom.pelvis import paint_pelvis
 from fedcowpro.data.phantom.tissues import Tissue
-from fedcowpro.errors import FedCoWProError
 
 __all__ = ["ORGANS", "Kind", "Phantom", "make_phantom", "write_phantom", "write_site"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import Kind, make_phantom, write_phantom
-from fedcowpro.errors import FedCoWProError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from fedcowpro.config import Config, load
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 SHIPPED = ("chaos-t2", "btcv", "alpnet-chaos-t2", "alpnet-sabs")
 

@@ -13,19 +13,19 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from fedcowpro.audit import read_audit
-from fedcowpro.checkpoint import versions
 from fedcowpro.config import ExperimentConfig, load
-from fedcowpro.config_policy import SitePolicy
-from fedcowpro.data.site import Site
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.config.policy import SitePolicy
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.versions import versions
+from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import days_left, fingerprint, public_of
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
-from fedcowpro.federated.guard import AUDIT, NO_POLICY, POLICY
-from fedcowpro.federated.policy_file import objections
-from fedcowpro.federated.task import describe_site, exchanged_names, local_update, reproducible
-from fedcowpro.nn.segmenter import build_model
+from fedcowpro.federated.governance.audit_log import read_audit
+from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.governance.policy_file import objections
+from fedcowpro.federated.site.local_training import describe_site, exchanged_names, local_update, reproducible
+from fedcowpro.model.segmenter import build_model
 
 SKEW = 60.0  # seconds that clocks may differ; Flower takes signatures up to five minutes old
 FREE = 2.0  # GB

@@ -14,7 +14,7 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 
 _KNOWN = "already in use"  # a key of an earlier start, from the state that was kept

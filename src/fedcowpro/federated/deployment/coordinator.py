@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fedcowpro.checkpoint import write_atomic
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
 from fedcowpro.federated.deployment.control import register_key
 from fedcowpro.federated.deployment.keys import days_left
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 DAYS = 825  # of validity; the longest that common TLS clients take
 LOOPBACK = ("localhost", "127.0.0.1")  # how the coordinator's own programs call the server

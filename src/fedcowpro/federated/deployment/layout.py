@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from fedcowpro.config import Config, load
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 FEDERATION_FILE, SITE_FILE, PRIVATE_KEY, CA_FILE = "federation.yaml", "site.yaml", "site.key", "ca.crt"
 POLICY_FILE = "site-policy.yaml"

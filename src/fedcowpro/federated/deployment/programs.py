@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import flower_environment
 
 _GRACE = 15.0  # seconds that a program has to end by itself

@@ -10,9 +10,10 @@ from string import Template
 
 import yaml
 
-from fedcowpro.checkpoint import versions, write_atomic
 from fedcowpro.config import Config, parse
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.core.versions import versions
 from fedcowpro.federated.deployment.keys import (
     LOOPBACK,
     certificate_hosts,

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedcowpro.config import load, parse
-from fedcowpro.config_policy import SitePolicy
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.config.policy import SitePolicy
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
 from fedcowpro.federated.deployment.programs import end, start, until_stopped
-from fedcowpro.federated.guard import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
 
-SUPERNODE = "fedcowpro.federated.supernode"
+SUPERNODE = "fedcowpro.federated.deployment.supernode"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a restart: at first, and after many
 _STEADY = 120.0  # seconds after which a SuperNode counts as well started
 

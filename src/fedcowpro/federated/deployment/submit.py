@@ -13,17 +13,17 @@ from typing import Any
 
 import yaml
 
-from fedcowpro.checkpoint import write_atomic
 from fedcowpro.config import ExperimentConfig, parse
-from fedcowpro.errors import FedCoWProError
-from fedcowpro.federated.aggregate import check_federation
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
 from fedcowpro.federated.deployment.control import list_runs, stop_run
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import flwr
-from fedcowpro.federated.folder import RunFolder
-from fedcowpro.federated.monitor import RoundRecord, read_rounds, round_totals
-from fedcowpro.federated.tracking import Track, open_sinks
+from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds, round_totals
+from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.tracking import Track, open_sinks
 
 _LOOK = 2.0  # seconds between two looks at the run
 _SILENT = 5  # looks without an answer before the SuperLink counts as gone

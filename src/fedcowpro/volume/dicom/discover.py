@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedcowpro.config import Modality
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import MIN_SLICES
 from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, examining, is_dicom, kind_of, read_header, slices_of
 from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of

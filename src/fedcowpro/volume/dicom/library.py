@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 
 EXTRA = "pip install 'fedcowpro[dicom]'"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom.headers import examining, slices_of
 from fedcowpro.volume.dicom.library import EXTRA, library, quiet
 

@@ -12,7 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom.series import Series
 
 KEY_BYTES = 32

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import image_volume
 from fedcowpro.volume.dicom.headers import examining, read_dataset, read_header, slices_of
 from fedcowpro.volume.dicom.pixels import values_of

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedcowpro import __version__
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom.headers import slices_of
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.dicom.organ_codes import CATEGORY, code_of

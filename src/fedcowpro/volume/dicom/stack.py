@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedcowpro.errors import FedCoWProError
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom.headers import Attributes
 from fedcowpro.volume.volume import Grid
 

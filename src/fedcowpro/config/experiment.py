@@ -1,0 +1,57 @@
+"""Every setting of the program as frozen models: YAML in, digest out.
+
+Unknown keys, wrong types and values out of range are refused with a message that names the field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from fedcowpro.config.base import Config
+from fedcowpro.config.federation import FederationConfig
+from fedcowpro.config.inference import InferConfig
+from fedcowpro.config.model import ModelConfig
+from fedcowpro.config.training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
+
+
+class SiteConfig(Config):
+    """One participant: a name and its prepared folder."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    path: Path | None = Field(None, description="site folder; may come from the command line instead")
+    policy: Path | None = Field(None, description="the site's policy; without one, in one process, nothing is refused")
+
+
+class ExperimentConfig(Config):
+    """A whole federated run."""
+
+    seed: int = Field(0, ge=0)
+    threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    episodes: EpisodeConfig = EpisodeConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    federation: FederationConfig = FederationConfig()
+    inference: InferConfig = InferConfig()
+    sites: tuple[SiteConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> ExperimentConfig:
+        names = [site.name for site in self.sites]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sites: names must differ, got {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _private_statistics_stay(self) -> ExperimentConfig:
+        federation = self.federation
+        stay = federation.unseen == "initial" if federation.normalisation == "local" else self.model.frozen_norm
+        if federation.privacy.active and not stay:
+            raise ValueError(
+                "federation.privacy: running statistics are neither clipped nor noised and must not leave a site; set "
+                "model.frozen_norm, or federation.normalisation to local and federation.unseen to initial"
+            )
+        return self

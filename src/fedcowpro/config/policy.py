@@ -1,0 +1,68 @@
+"""What a site lets happen with its data: a file of its own, which no server can change."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from fedcowpro.config.base import Config
+
+Kind = Literal["train", "evaluate", "layers"]
+ANY = "any"  # for `packages`: no matter which
+PACKAGE = "package"  # for `initial_weights`: those that the site's own package builds
+
+
+class PrivacyPolicy(Config):
+    """The least privacy, compared with `federation.privacy` of the announced settings; None = not asked for."""
+
+    mechanism: tuple[Literal["none", "central", "local"], ...] = Field(
+        ("none", "central", "local"), min_length=1, description="differential privacy: those that are enough"
+    )
+    max_clip: float | None = Field(None, gt=0, description="largest bound on the norm of an update")
+    min_noise_multiplier: float | None = Field(None, gt=0, description="least noise, in units of that bound")
+    secure_aggregation: bool = Field(False, description="whether the server may see nothing but sums of updates")
+    compression: tuple[str, ...] | None = Field(None, description="allowed ways to compress updates; None = all")
+
+
+class SitePolicy(Config):
+    """What a site lets happen. The defaults hold where a deployed site has no file."""
+
+    apps: tuple[str, ...] = Field(
+        (), description="SHA-256 of Flower app bundles that may be installed, where fedcowpro.federated.supernode runs"
+    )
+    packages: tuple[str, ...] = Field(
+        (), description="digests of the server's fedcowpro that are allowed, or 'any'; none = the site's own"
+    )
+    architectures: tuple[str, ...] = Field((), description="digests of allowed model settings; none = any")
+    initial_weights: tuple[str, ...] = Field(
+        (),
+        description="digests of the weights that a run may begin with, or 'package': those that the site's own package "
+        "builds from the announced settings and seed; none = any",
+    )
+    max_weight: float = Field(1000.0, gt=0, description="largest value of a received weight")
+    max_norm_ratio: float = Field(
+        10.0, gt=1, description="how far the norm of received weights may move between rounds of a run, as a factor"
+    )
+    max_rounds: int | None = Field(None, ge=1, description="of one run: as announced, and as counted")
+    max_total_rounds: int | None = Field(None, ge=1, description="of all runs together, as counted in the audit log")
+    max_local_steps: int | None = Field(None, ge=1, description="per round")
+    min_participants: int = Field(1, ge=0, description="fewest sites whose updates make an average")
+    privacy: PrivacyPolicy = PrivacyPolicy()
+    messages: tuple[Kind, ...] = ("train", "evaluate", "layers")
+    min_cases: int = Field(3, ge=2, description="fewest held-out cases behind a number that leaves the site")
+    hours: tuple[int, int] | None = Field(
+        None, description="from, to: hours of the day (local time) in which the site works; may pass midnight"
+    )
+
+    @field_validator("hours")
+    @classmethod
+    def _hours_of_a_day(cls, hours: tuple[int, int] | None) -> tuple[int, int] | None:
+        if hours is not None and (not all(0 <= hour <= 24 for hour in hours) or hours[0] == hours[1]):
+            raise ValueError("two different hours between 0 and 24")
+        return hours
+
+
+# Where one person holds all sites in one process: there is nobody to protect them from.
+OPEN = SitePolicy(packages=(ANY,), min_participants=0, max_weight=math.inf, max_norm_ratio=math.inf)

@@ -1,0 +1,1 @@
+"""What every room needs and no medicine: errors, files that are whole or not there, threads, versions."""

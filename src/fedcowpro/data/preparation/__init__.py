@@ -1,0 +1,1 @@
+"""From a folder of volumes to a site folder, once."""

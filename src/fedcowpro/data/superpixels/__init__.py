@@ -1,0 +1,1 @@
+"""Pseudo-labels of a slice."""

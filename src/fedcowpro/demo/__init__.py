@@ -1,0 +1,1 @@
+"""The demonstration: synthetic hospitals learn together."""

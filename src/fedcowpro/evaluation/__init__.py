@@ -1,0 +1,1 @@
+"""Metrics, protocols, episodes as data, statistics; they take arrays or a predictor."""

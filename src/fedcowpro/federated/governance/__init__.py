@@ -1,0 +1,1 @@
+"""What a site permits, and the log of what was asked and answered."""

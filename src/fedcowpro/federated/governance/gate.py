@@ -1,0 +1,143 @@
+"""What stands between a message and the site's app: the policy is asked, and all that goes in and out is noted.
+
+The node's configuration may have `site-policy`, the path of a `SitePolicy` as YAML ('none': everything but odd weights
+is let happen; default: the policy's defaults), and `audit-log`, the path of the site's log (default: beside the site
+folder, SITE.audit.jsonl).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable
+from torch import Tensor
+
+from fedcowpro.config import ExperimentConfig, load
+from fedcowpro.config.policy import OPEN, SitePolicy
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.governance.audit_log import AuditLog, Event
+from fedcowpro.federated.governance.policy import (
+    Announcement,
+    RefusedError,
+    announcement,
+    check_message,
+    refusal_behind,
+)
+from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.messages import REFUSED, content_digest
+from fedcowpro.federated.transport.site_errors import shielded
+
+POLICY, AUDIT, NO_POLICY = "site-policy", "audit-log", "none"
+_UNUSABLE = "the site's policy or audit log cannot be used; the site's own output says why"
+
+
+def policy_of(context: Context) -> SitePolicy:
+    """The site's policy.
+
+    Raises:
+        FedCoWProError: a file that cannot be read as one.
+    """
+    given = context.node_config.get(POLICY)
+    if given is None:
+        return SitePolicy()
+    return OPEN if given == NO_POLICY else load(SitePolicy, Path(str(given)))
+
+
+def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Pass a message on to the app if the site's policy lets it happen, else answer with the reason; note both."""
+    return shielded(partial(_guarded, call_next=call_next))(message, context)
+
+
+def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    node = context.node_config
+    if "site-name" not in node or "site-path" not in node:
+        return call_next(message, context)  # which says what is missing
+    log, content = _log_of(context), content_digest(message.content)
+    size, kind = records.payload_bytes(message.content), message.metadata.message_type
+    said = Announcement(kind)
+    try:
+        # Counting the rounds and noting the next one are one step: no other process comes between.
+        with log.session() as session:
+            refusal = ""
+            try:
+                said = announcement(message)
+                check_message(policy_of(context), said, session.entries, datetime.now().astimezone())
+            except RefusedError as error:
+                refusal = str(error)
+            decision = "refused" if refusal else "allowed"
+            session.append(_event(context, said, "in", decision, kind, size, content, refusal))
+    except (FedCoWProError, OSError):
+        logging.getLogger(__name__).exception("no message is answered")
+        return Message(Error(REFUSED, _UNUSABLE), reply_to=message)
+    if refusal:
+        return _refuse(log, context, said, message, refusal)
+    try:
+        reply = call_next(message, context)
+    except BaseException as error:
+        if (refused := refusal_behind(error)) is not None:
+            return _refuse(log, context, said, message, str(refused))
+        log.append(_event(context, said, "out", "failed", kind, reason=type(error).__name__))
+        raise
+    if reply.has_error():
+        log.append(_event(context, said, "out", "failed", kind, reason="an error reply"))
+    else:
+        size, content = records.payload_bytes(reply.content), content_digest(reply.content)
+        log.append(_event(context, said, "out", "sent", kind, size, content))
+    return reply
+
+
+def approve_weights(
+    message: Message, context: Context, config: ExperimentConfig, weights: Mapping[str, Tensor]
+) -> None:
+    """Check the weights that a message brought, as they are used; the log gets their norm.
+
+    Args:
+        weights: all floating-point tensors, decoded.
+
+    Raises:
+        RefusedError: see `check_weights`; `guard` answers with it.
+    """
+    said = announcement(message)
+    with _log_of(context).session() as session:
+        try:
+            norm = check_weights(policy_of(context), said, config, weights, session.entries)
+        except RefusedError as error:
+            session.append(_event(context, said, "in", "refused", WEIGHTS, reason=str(error)))
+            raise
+        session.append(_event(context, said, "in", "allowed", WEIGHTS, facts={NORM: norm}))
+
+
+def _refuse(log: AuditLog, context: Context, said: Announcement, message: Message, reason: str) -> Message:
+    log.append(_event(context, said, "out", "refused", message.metadata.message_type, reason=reason))
+    return Message(Error(REFUSED, f"refused by the site's policy: {reason}"), reply_to=message)
+
+
+def _log_of(context: Context) -> AuditLog:
+    node = context.node_config
+    if AUDIT in node:
+        return AuditLog(Path(str(node[AUDIT])))
+    folder = Path(str(node["site-path"]))
+    return AuditLog(folder.with_name(f"{folder.name}.audit.jsonl"))
+
+
+def _event(
+    context: Context,
+    said: Announcement,
+    direction: str,
+    decision: str,
+    kind: str,
+    size: int = 0,
+    content: str = "",
+    reason: str = "",
+    facts: Mapping[str, float] | None = None,
+) -> Event:
+    site = str(context.node_config["site-name"])
+    return Event(
+        "site", site, direction, kind, decision, said.run, said.round, size, content, reason, dict(facts or {})
+    )

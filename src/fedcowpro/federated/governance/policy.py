@@ -1,0 +1,191 @@
+"""Whether a site's policy lets a message happen: plain functions that say why not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast, get_args
+
+from flwr.app import Message
+
+from fedcowpro.config import ModelConfig
+from fedcowpro.config.policy import ANY, Kind, SitePolicy
+from fedcowpro.core.package import package_digest
+from fedcowpro.federated.governance.audit_log import Entry
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.site_errors import SiteError
+
+SHOWN = 16  # hex digits of a digest in a sentence
+_SECURE = (records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK)
+
+
+class RefusedError(SiteError):
+    """A site's policy does not let a message happen; the text is fit to be sent back."""
+
+
+def refusal_behind(error: BaseException | None) -> RefusedError | None:
+    """The refusal that an error is or was raised from; None for all other errors."""
+    while error is not None and not isinstance(error, RefusedError):
+        error = error.__cause__
+    return error
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a message says of itself: `settings` are the experiment as the server tells it, `clip` bounds the updates of
+    this round, where sites clip.
+    """
+
+    kind: str
+    run: str = ""
+    round: int = 0
+    package: str = ""
+    participants: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    clip: float | None = None
+
+    @property
+    def federation(self) -> Mapping[str, Any]:
+        """The part of the settings on rounds and averaging."""
+        return _mapping(self.settings.get("federation"))
+
+    @property
+    def quorum(self) -> int:
+        """Fewest sites whose updates make an average."""
+        fewest = self.federation.get("min_sites")
+        return self.participants if fewest is None else min(int(fewest), self.participants)
+
+
+def announcement(message: Message) -> Announcement:
+    """Read a message's settings; what it does not say is empty or 0.
+
+    Raises:
+        RefusedError: settings that cannot be read.
+    """
+    given = records.config_record(message.content, records.CONFIG)
+    try:
+        return Announcement(
+            message.metadata.message_type.removeprefix("query."),
+            str(given.get(records.RUN, "")),
+            int(str(given.get(records.ROUND, 0))),
+            str(given.get(records.PACKAGE, "")),
+            int(str(given.get(records.PARTICIPANTS, 0))),
+            _mapping(json.loads(str(given.get(records.EXPERIMENT, "{}")))),
+            _number(given.get(records.CLIP)),
+        )
+    except ValueError as error:
+        raise RefusedError("the message's settings cannot be read") from error
+
+
+def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
+    """Whether the policy lets a message happen, by what it announces and what was done before.
+
+    Questions that read nothing but counts (kind 'query') always pass. Of the messages of secure aggregation the first
+    one of a round has to pass what a training has to, so that a site which refuses is not missed later.
+
+    Args:
+        policy: of the site.
+        said: by the message.
+        log: gives the site's audit log, which is read only where rounds are counted.
+        now: local time.
+
+    Raises:
+        RefusedError: with the reason, for the server to read.
+    """
+    kind = "train" if said.kind in _SECURE else said.kind
+    if kind not in get_args(Kind):
+        return
+    if kind not in policy.messages:
+        raise RefusedError(f"messages of kind '{kind}' are not allowed here, only {', '.join(policy.messages)}")
+    _check_hours(policy, now)
+    if said.kind in _SECURE[1:]:
+        return
+    allowed = policy.packages or (package_digest(),)
+    if ANY not in allowed and said.package not in allowed:
+        which = "one that the site lists" if policy.packages else f"the site's own, {allowed[0][:SHOWN]}"
+        raise RefusedError(f"the server's package is {said.package[:SHOWN] or 'not announced'}, allowed is {which}")
+    if said.kind != "evaluate" and said.quorum < policy.min_participants:
+        raise RefusedError(
+            f"at least {policy.min_participants} sites have to be in an average; {said.participants} take part and "
+            f"{said.quorum} are enough for the server (federation.min_sites)"
+        )
+    _check_architecture(policy, said)
+    _check_privacy(policy, said)
+    if kind == "train":
+        _check_rounds(policy, said, log)
+
+
+def architecture_digest(model: ModelConfig) -> str:
+    """Of the model's settings without the path of a weight file."""
+    return model.model_copy(update={"weights": None}).digest()
+
+
+def _check_hours(policy: SitePolicy, now: datetime) -> None:
+    if policy.hours is None:
+        return
+    start, end = policy.hours
+    inside = start <= now.hour < end if start < end else now.hour >= start or now.hour < end
+    if not inside:
+        raise RefusedError(f"the site works between {start} and {end} o'clock, here it is {now.hour}:{now.minute:02}")
+
+
+def _check_architecture(policy: SitePolicy, said: Announcement) -> None:
+    if not policy.architectures or said.kind == "layers":
+        return
+    try:
+        found = architecture_digest(ModelConfig.model_validate(said.settings.get("model", {})))
+    except ValueError as error:
+        raise RefusedError("the settings of the model cannot be read") from error
+    if found not in policy.architectures:
+        raise RefusedError(f"the architecture {found} is not among those that the site allows")
+
+
+def _check_privacy(policy: SitePolicy, said: Announcement) -> None:
+    wanted, given = policy.privacy, _mapping(said.federation.get("privacy"))
+    mechanism, secure = str(given.get("mechanism", "none")), given.get("secure_aggregation") is True
+    if mechanism not in wanted.mechanism:
+        raise RefusedError(f"differential privacy is '{mechanism}', required is {' or '.join(wanted.mechanism)}")
+    if wanted.secure_aggregation and not secure:
+        raise RefusedError("updates are not aggregated securely (federation.privacy.secure_aggregation)")
+    clip, noise = said.clip or _number(given.get("clip")), _number(given.get("noise_multiplier"))
+    clipped = "none" if mechanism == "none" and not secure else ""
+    if wanted.max_clip is not None and (clipped == "none" or clip is None or clip > wanted.max_clip):
+        raise RefusedError(f"updates are clipped at {_shown(clip, clipped)}, required is {wanted.max_clip:g} or less")
+    least = wanted.min_noise_multiplier
+    if least is not None and (mechanism == "none" or noise is None or noise < least):
+        raise RefusedError(f"the noise multiplier is {_shown(noise, mechanism)}, required is {least:g} or more")
+    if wanted.compression is not None:
+        used = str(said.federation.get("uplink", "none"))
+        if used not in wanted.compression:
+            raise RefusedError(f"updates are compressed by '{used}', allowed is {' or '.join(wanted.compression)}")
+
+
+def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]]) -> None:
+    steps, rounds = _number(said.federation.get("local_steps")), _number(said.federation.get("rounds"))
+    if policy.max_local_steps is not None and (steps is None or steps > policy.max_local_steps):
+        raise RefusedError(f"{_shown(steps)} steps per round are announced, allowed are {policy.max_local_steps}")
+    if policy.max_rounds is not None and (rounds is None or max(rounds, said.round) > policy.max_rounds):
+        raise RefusedError(f"{_shown(rounds)} rounds are announced, allowed are {policy.max_rounds}")
+    if policy.max_rounds is None and policy.max_total_rounds is None:
+        return
+    done = [entry.event for entry in log() if entry.event.kind == "train" and entry.event.decision == "allowed"]
+    of_run = sum(event.run == said.run for event in done)
+    if policy.max_rounds is not None and of_run >= policy.max_rounds:
+        raise RefusedError(f"the site has trained {of_run} rounds of this run, as many as it allows")
+    if policy.max_total_rounds is not None and len(done) >= policy.max_total_rounds:
+        raise RefusedError(f"the site has trained {len(done)} rounds of all runs, as many as it allows")
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _shown(value: float | None, mechanism: str = "") -> str:
+    return "none" if mechanism == "none" else "not announced" if value is None else f"{value:g}"

@@ -1,0 +1,1 @@
+"""What a run's log tells while it runs and afterwards."""

@@ -1,0 +1,253 @@
+"""The folder of a run, always in a state from which the run can go on.
+
+RUN/config.yaml                     settings, with the sites' folders
+RUN/run.json                        command, digests of settings and sites, versions, counts, what privacy will cost
+RUN/metrics.jsonl                   a line for each round and site, each alarm and each evaluation
+RUN/audit.jsonl                     every message of the run as the server saw it (`governance.audit_log`)
+RUN/audit/<site>.jsonl              in one process and on Ray: the same as the site saw it
+RUN/evaluation.json, evaluation.csv scores that sites gave of the model, where they were asked for
+RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
+RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
+RUN/rounds/round_0003/residuals/    what the encoding of their replies has lost so far (federation.uplink)
+RUN/rounds/round_0003/server.safetensors  and the moments of the server's optimiser, where it has one
+RUN/model.safetensors, model.json   the result
+RUN/MODEL_CARD.md                   the result in words, to be read by people
+RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
+RUN/tensorboard/, RUN/mlruns/       tracks, where asked for
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from fedcowpro.config import ExperimentConfig
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.core.versions import versions
+from fedcowpro.evaluation.model_card import CARD_NAME, write_model_card
+from fedcowpro.federated.monitoring.rounds import truncate_rounds
+from fedcowpro.federated.monitoring.scores import forget_scores
+from fedcowpro.federated.privacy.accountant import privacy_facts
+from fedcowpro.federated.site.local_training import SiteFacts
+from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+
+FORMAT = "fedcowpro-run/1"
+_MOMENTS, _SITES, _RESIDUALS = "server.safetensors", "sites", "residuals"
+SiteStates = Mapping[str, Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class CompleteRound:
+    """A round from which to go on: global tensors; where there are any, each site's own and what the encoding of its
+    replies has lost, and the server's moments.
+    """
+
+    number: int
+    state: dict[str, Tensor]
+    sites: dict[str, dict[str, Tensor]]
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    residuals: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+class RunFolder:
+    """Reads and writes a run's folder; every write is whole or not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.model_file = path / FILE_NAME
+        self.card_file = path / CARD_NAME
+        self._record_file = path / "run.json"
+        self.audit_file = path / "audit.jsonl"
+        self.replies = path / "replies"
+        self._rounds = path / "rounds"
+
+    def start(
+        self,
+        config: ExperimentConfig,
+        facts: Sequence[SiteFacts],
+        resume: bool,
+        command: str | None = None,
+        absent: Iterable[str] = (),
+    ) -> None:
+        """Begin a run, or check that the run in this folder is the same and tidy up after an interruption.
+
+        Args:
+            config: the settings, with the sites' folders.
+            facts: of each site.
+            resume: whether a run in the folder may go on.
+            command: what the user typed or called; a run keeps that of its beginning.
+            absent: names of sites that may be missing.
+
+        Raises:
+            FedCoWProError: the folder holds a run of other settings or data, or any run if `resume` is False.
+        """
+        sites = {site.name: asdict(site) for site in facts}
+        digest = config.model_copy(update={"sites": ()}).digest()
+        if not self._record_file.exists():
+            self._rounds.mkdir(parents=True, exist_ok=True)
+            settings = config.model_dump(mode="json")
+            write_atomic(self.config_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+            started = datetime.now(UTC).isoformat(timespec="seconds")
+            record: dict[str, Any] = {
+                "format": FORMAT,
+                "config_digest": digest,
+                "seed": config.seed,
+                "started": started,
+            }
+            record |= {"command": command, "versions": versions()}
+            record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
+            record |= privacy_facts(config.federation.privacy, config.federation.rounds)
+            write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
+        elif not resume:
+            raise FedCoWProError(
+                f"{self.path} holds a run already", "an empty folder", "choose another, or resume the run"
+            )
+        else:
+            self._check_same(digest, sites, frozenset(absent))
+        truncate_rounds(self.metrics_file, self.completed())
+        forget_scores(self.path, self.completed())
+        shutil.rmtree(self.replies, ignore_errors=True)
+
+    def record(self) -> dict[str, Any]:
+        """`run.json`: format, started, command, seed, versions, and per site its facts.
+
+        Raises:
+            FedCoWProError: missing, damaged, or of another format.
+        """
+        try:
+            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+            if not {"config_digest", "sites"} <= record.keys() or record.get("format") != FORMAT:
+                raise ValueError(f"not of format {FORMAT}")
+        except (OSError, ValueError, AttributeError) as error:
+            raise FedCoWProError(
+                f"{self._record_file} cannot be read: {error!r}",
+                "the record of a run",
+                "choose another folder",
+            ) from error
+        return dict(record)
+
+    def digests(self) -> dict[str, str]:
+        """Digest of each site's data as the run knows it; empty before the run."""
+        if not self._record_file.exists():
+            return {}
+        return {name: str(site["digest"]) for name, site in self.record()["sites"].items()}
+
+    def joined(self, facts: Sequence[SiteFacts]) -> None:
+        """Note sites that came after the run had started."""
+        record = self.record()
+        if new := {site.name: asdict(site) for site in facts if site.name not in record["sites"]}:
+            record["sites"] = dict(sorted({**record["sites"], **new}.items()))
+            write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
+
+    def key(self) -> str:
+        """A name for this run that stays when it is resumed or sites join, and says nothing of the coordinator."""
+        found = json.loads(self._record_file.read_text(encoding="utf-8"))
+        lasting = {name: value for name, value in found.items() if name != "sites"}
+        return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
+
+    def completed(self) -> int:
+        """Number of complete rounds."""
+        return max((int(folder.name.removeprefix("round_")) for folder in self._rounds.glob("round_*")), default=0)
+
+    def last_round(self) -> CompleteRound | None:
+        """The last complete round, None before the first.
+
+        Raises:
+            FedCoWProError: its files are damaged.
+        """
+        number = self.completed()
+        if number == 0:
+            return None
+        folder = self._round_folder(number)
+        state, _ = load_checkpoint(folder)
+        moments = folder / _MOMENTS
+        return CompleteRound(
+            number,
+            state,
+            _load_by_site(folder / _SITES),
+            load_tensors(moments) if moments.is_file() else {},
+            _load_by_site(folder / _RESIDUALS),
+        )
+
+    def commit(
+        self,
+        number: int,
+        state: Mapping[str, Tensor],
+        card: Mapping[str, Any],
+        sites: SiteStates,
+        moments: Mapping[str, Tensor] | None = None,
+        residuals: SiteStates | None = None,
+    ) -> None:
+        """Keep a complete round in place of the one before it: one rename makes it count."""
+        folder = self._round_folder(number)
+        temporary = folder.with_name(f".{folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_checkpoint(temporary / FILE_NAME, state, card)
+        for name, by_site in ((_SITES, sites), (_RESIDUALS, residuals or {})):
+            (temporary / name).mkdir()
+            for site, own in by_site.items():
+                save_tensors(temporary / name / f"{site}.safetensors", own)
+        if moments:
+            save_tensors(temporary / _MOMENTS, moments)
+        older = list(self._rounds.glob("round_*"))
+        os.replace(temporary, folder)
+        for other in older:
+            shutil.rmtree(other)
+
+    def finish(self, last: CompleteRound, card: Mapping[str, Any], unseen: Mapping[str, Tensor] | None = None) -> None:
+        """Write the result of the run; may be repeated.
+
+        Args:
+            unseen: layers of the model for sites that have none of their own, where they are not those of `last.state`.
+        """
+        for site, own in last.sites.items():
+            save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
+        save_checkpoint(self.model_file, {**last.state, **(unseen or {})}, card)
+        write_model_card(self.model_file)
+        shutil.rmtree(self.replies, ignore_errors=True)
+
+    def is_finished(self, rounds: int) -> bool:
+        """Whether the result is there and whole."""
+        try:
+            return load_checkpoint(self.model_file)[1].get("round") == rounds
+        except FedCoWProError:
+            return False
+
+    def _round_folder(self, number: int) -> Path:
+        return self._rounds / f"round_{number:04d}"
+
+    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]], absent: frozenset[str]) -> None:
+        record = self.record()
+        before, then = record["config_digest"], {name: site["digest"] for name, site in record["sites"].items()}
+        if before != digest:
+            raise FedCoWProError(
+                f"settings of digest {digest}; the run in {self.path} has {before}",
+                "the settings that the run was started with",
+                f"resume with {self.config_file}, or choose another folder",
+            )
+        now = {name: site["digest"] for name, site in sites.items()}
+        late = (now.keys() - then.keys()) & set(record.get("expected", ()))
+        names = (now.keys() | then.keys()) - absent - late
+        if odd := sorted(name for name in names if now.get(name) != then.get(name)):
+            raise FedCoWProError(
+                f"sites {odd} are not as they were when the run in {self.path} started",
+                "the same sites with the same prepared data",
+                "bring the folders back, or choose another folder for a new run",
+            )
+
+
+def _load_by_site(folder: Path) -> dict[str, dict[str, Tensor]]:
+    return {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}

@@ -1,0 +1,175 @@
+"""The server's part of secure aggregation: it passes on keys and shares, and learns the sum of the updates.
+
+Flower's SecAgg+ works with its older API only; this is the protocol of Bonawitz et al. 2017 on the message API, four
+messages a round: keys, shares, the masked update, shares of what is to be unmasked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from fedcowpro.config import ExperimentConfig
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord
+from fedcowpro.federated.privacy.clip import update_norm
+from fedcowpro.federated.privacy.masking import join, sum_unmasked
+from fedcowpro.federated.privacy.payload import count_words, from_words, ring_of
+from fedcowpro.federated.server.exchange import exchange
+from fedcowpro.federated.server.private_strategy import PrivateFedAvg
+from fedcowpro.federated.server.replies import BadReply, Reply, StoredArrays
+from fedcowpro.federated.server.strategy import CheckedFedAvg
+from fedcowpro.federated.transport import messages as records
+
+_SLACK = 1.001  # of the clip, for arithmetic
+Answers = dict[str, ConfigRecord]
+
+
+class SecureFedAvg(PrivateFedAvg):
+    """`PrivateFedAvg` that sees the sum of the sites' updates only; a sum is of `min_sites` sites at least.
+
+    Raises:
+        FedCoWProError: in a round too few sites at any step, or a sum longer than clipped updates can have.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._grid: Grid | None = None
+        self._keys: Answers = {}
+        self._shared: list[str] = []
+        self._fallen: dict[str, str] = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Exchange keys and shares, then the weights to each site that took part, with the others' sealed shares."""
+        self._grid, self._fallen = grid, {}
+        number = {records.ROUND: server_round}
+        told = {**config, **number}  # a site whose policy refuses says so before others count on it
+        self._keys = self._ask(records.SECURE_KEYS, {site: ConfigRecord(dict(told)) for site in self._sites.values()})
+        names = list(self._keys)
+        offer = {
+            "names": names,
+            "keys": [self._keys[name]["public-key"] for name in names],
+            "channels": [self._keys[name]["public-channel"] for name in names],
+            "threshold": self._min_sites,
+        }
+        shares = self._ask(records.SECURE_SHARES, {name: ConfigRecord({**number, **offer}) for name in names})  # type: ignore[dict-item]
+        self._shared = list(shares)
+        nodes = {site: node for node, site in self._sites.items()}
+        messages = []
+        for message in super().configure_train(server_round, arrays, config, grid):
+            site = self._sites[message.metadata.dst_node_id]
+            if site in shares:
+                sealed = [shares[sender]["sealed"][names.index(site)] for sender in self._shared]  # type: ignore[index]
+                own = ConfigRecord({**config, "names": self._shared, "sealed": sealed})  # type: ignore[dict-item]
+                content = RecordDict({**message.content, records.CONFIG: own})
+                messages.append(Message(content, nodes[site], MessageType.TRAIN))
+        return messages
+
+    def _sort_out(
+        self, replies: Iterable[Message], before: Arrays, shelf: Path
+    ) -> tuple[dict[str, Reply], dict[str, str]]:
+        good, bad = super()._sort_out(replies, before, shelf)
+        return good, {site: self._fallen.get(site, reason) for site, reason in bad.items()}
+
+    def _check(self, message: Message, before: Arrays, file: Path) -> Reply:
+        """The masked words are of the right number; more cannot be seen."""
+        if message.has_error():
+            raise BadReply(records.failure(message))
+        record = records.array_record(message.content, records.ARRAYS)
+        metrics = message.content.get(records.METRICS)
+        if record is None or set(record) != {records.MASKED} or not isinstance(metrics, MetricRecord):
+            raise BadReply("the reply has no masked update")
+        words = record[records.MASKED].numpy()
+        count = count_words(self._privacy, self._shapes(before))
+        if words.shape != (count,) or words.dtype != np.uint32:
+            raise BadReply(f"the masked update is {words.dtype} {words.shape}, expected uint32 ({count},)")
+        slices = float(str(metrics.get(records.WEIGHT, 0)))
+        stored = StoredArrays(file, {records.MASKED: words})
+        return Reply(stored, slices, metrics, records.payload_bytes(message.content))
+
+    def _combine(
+        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
+    ) -> dict[str, np.ndarray]:
+        seeds_of_masks, seeds_of_keys = self._secrets(server_round, list(good))
+        publics = {name: bytes(self._keys[name]["public-key"]) for name in self._shared}  # type: ignore[arg-type]
+        masked = {site: reply.arrays[records.MASKED] for site, reply in good.items()}
+        total = sum_unmasked(masked, seeds_of_masks, seeds_of_keys, publics)
+        ring, shapes = ring_of(self._privacy, self._clip, len(self._shared)), self._shapes(before)
+        updates, bit = from_words(self._privacy, total, len(good), ring, shapes)
+        common = {name: before[name].astype(np.float64) + value / len(good) for name, value in updates.items()}
+        length = update_norm(before, common)
+        if self._privacy.mechanism != "local" and length > _SLACK * self._clip:
+            raise FedCoWProError(
+                f"round {server_round}: the mean of the masked updates has the norm {length:.3g}",
+                f"at most the clip, {self._clip:g}, as each site clips its own",
+                "a site runs another program or is at fault; secure aggregation cannot say which: ask the sites",
+            )
+        self._noise_and_note(server_round, common, [bit / len(good)] * len(good))
+        self._note["summed"] = len(good)
+        return common
+
+    def _secrets(self, server_round: int, answered: list[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+        """Seeds of the masks of sites that answered, and of the keys of those that shared and then did not."""
+        question = ConfigRecord({records.ROUND: server_round, "names": answered})
+        told = self._ask(records.SECURE_UNMASK, dict.fromkeys(answered, question))
+        places = {site: index for index, site in enumerate(self._keys)}
+        seeds: dict[str, bytes] = {}
+        for position, owner in enumerate(self._shared):
+            shares = {places[site]: answer["shares"][position] for site, answer in told.items()}  # type: ignore[index]
+            seeds[owner] = join(dict(list(shares.items())[: self._min_sites]))  # type: ignore[arg-type]
+        gone = [site for site in self._shared if site not in answered]
+        return {site: seeds[site] for site in answered}, {site: seeds[site] for site in gone}
+
+    def _ask(self, question: str, contents: Mapping[str, ConfigRecord]) -> Answers:
+        """Answers by site, in the order of names.
+
+        Raises:
+            FedCoWProError: fewer than `min_sites`.
+        """
+        assert self._grid is not None
+        messages = [
+            Message(RecordDict({records.CONFIG: contents[site]}), node, f"{MessageType.QUERY}.{question}")
+            for node, site in self._sites.items()
+            if site in contents
+        ]
+        found: Answers = {}
+        for reply in exchange(self._grid, messages, self._config.round_timeout):
+            site = self._sites.get(reply.metadata.src_node_id, "")
+            if reply.has_error():
+                self._fallen[site] = records.failure(reply)
+            elif site in contents:
+                found[site] = records.config_record(reply.content, records.CONFIG)
+        if len(found) < self._min_sites:
+            reasons = "; ".join(f"site '{site}': {reason}" for site, reason in self._fallen.items())
+            raise FedCoWProError(
+                f"secure aggregation: {len(found)} of {len(self._sites)} sites answered '{question}'; {reasons}",
+                f"{self._min_sites} or more",
+                "see to the sites and start again: the run resumes after the last complete round",
+            )
+        return {site: found[site] for site in self._sites.values() if site in found}
+
+    def _shapes(self, before: Arrays) -> dict[str, tuple[int, ...]]:
+        return {name: before[name].shape for name in self._expected}
+
+    def _record(self, server_round: int, good: Mapping[str, Reply], *rest: Any) -> RoundRecord:
+        """No geometry of single updates: the words are noise."""
+        record = super()._record(server_round, {site: replace(reply, arrays={}) for site, reply in good.items()}, *rest)
+        return replace(record, sites=tuple(replace(site, update_norm=math.nan) for site in record.sites))
+
+
+def strategy_for(config: ExperimentConfig, *given: Any, **named: Any) -> CheckedFedAvg:
+    """The strategy that the settings ask for; the further arguments are those of `CheckedFedAvg`."""
+    privacy = config.federation.privacy
+    if not privacy.active:
+        return CheckedFedAvg(*given, **named)
+    kind = SecureFedAvg if privacy.secure_aggregation else PrivateFedAvg
+    return kind(*given, **named, seed=config.seed)

@@ -1,0 +1,224 @@
+"""The Flower ServerApp: asks the sites what they have, runs the rounds, keeps the run folder.
+
+Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true); `track`
+("tensorboard,mlflow" or one of them, default none); `evaluate` (default false), ask the sites for scores of the
+result; `command`, what the user typed, for the record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from torch import Tensor
+
+from fedcowpro.config import ExperimentConfig, load
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.governance.audit_log import AuditLog
+from fedcowpro.federated.monitoring.rounds import RoundRecord, append_round
+from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
+from fedcowpro.federated.privacy.accountant import privacy_facts
+from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.audit_grid import AuditedGrid
+from fedcowpro.federated.server.evaluation import Overseer, announced, models_of
+from fedcowpro.federated.server.exchange import exchange
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.roster import Roster
+from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
+from fedcowpro.federated.server.secure_strategy import strategy_for
+from fedcowpro.federated.server.strategy import CheckedFedAvg
+from fedcowpro.federated.server.tracking import open_sinks, tracking
+from fedcowpro.federated.site.local_training import (
+    SiteFacts,
+    exchanged_names,
+    learnt_names,
+    normalisation_names,
+    trained_names,
+)
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import Downlink
+from fedcowpro.model.segmenter import build_model
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Entry point of every engine."""
+    run = context.run_config
+    if "experiment" not in run or "out" not in run:
+        raise FedCoWProError(
+            f"the run configuration has {sorted(run)}",
+            "'experiment' and 'out'",
+            'add --run-config \'experiment="federation.yaml" out="run"\'',
+        )
+    config = load(ExperimentConfig, Path(str(run["experiment"])))
+    command = str(run["command"]) if "command" in run else None
+    track = [name for name in str(run.get("track", "")).split(",") if name]
+    resume, evaluate = bool(run.get("resume", True)), bool(run.get("evaluate", False))
+    serve(grid, config, RunFolder(Path(str(run["out"]))), resume, command, track, evaluate)
+
+
+def serve(
+    grid: Grid,
+    config: ExperimentConfig,
+    folder: RunFolder,
+    resume: bool,
+    command: str | None = None,
+    track: Sequence[str] = (),
+    evaluate: bool = False,
+) -> None:
+    """All rounds that are not done yet, then the result; with `evaluate`, the sites' scores of it.
+
+    Raises:
+        FedCoWProError: a site cannot take part, too few good replies, a folder that holds another run, or a track
+            that cannot be opened.
+    """
+    sinks = open_sinks(track)
+    audited = AuditedGrid(grid, AuditLog(folder.audit_file))
+    roster = Roster([site.name for site in config.sites], folder.digests())
+    roster.gather(audited, config.federation)
+    check_federation(config.federation, len(config.sites) or len(roster.nodes()))
+    folder.start(config, roster.facts(), resume, command, roster.absent())
+    audited.names = roster.nodes()
+    audited.name_run(folder.key())
+    model = build_model(config.model, config.seed)
+    exchanged = exchanged_names(model)
+    kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
+    last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
+    # Elsewhere than in one process, sites keep their state themselves and nobody else sees it.
+    states = grid.site_states() if isinstance(grid, InProcessGrid) else {}
+    if kept and last.number and not states:
+        raise FedCoWProError(
+            "a run with local normalisation was interrupted",
+            "an engine in one process, or averaged normalisation",
+            "start a new run: the sites' own layers are lost with the nodes' state",
+        )
+    for record, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
+        for site, own in tensors.items() if states else ():
+            states[site][record] = records.to_record(own)
+    observed: list[RoundRecord] = []
+    initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged})
+    send = config.federation.initial == "send" or config.model.weights is not None
+    strategy = strategy_for(
+        config,
+        roster.nodes(),
+        (learnt_names(model) if config.federation.privacy.active else trained_names(model)) - kept,
+        config.federation,
+        observed.append,
+        learnt=learnt_names(model) - kept,
+        moments={name: tensor.numpy() for name, tensor in last.moments.items()},
+        downlink=Downlink(config.federation, initial, send),
+        scratch=folder.replies,
+    )
+    settings = announced(_settings_for_sites(config), folder.key(), len(roster.nodes()))
+    overseer = Overseer(audited, folder, settings, exchanged, config.federation.round_timeout)
+    every = config.federation.evaluate_every
+    with tracking(sinks, folder, config) as tell:
+        for number in range(last.number + 1, config.federation.rounds + 1):
+            arrays = records.to_record({name: last.state[name] for name in exchanged})
+            roster.update(audited)
+            audited.names = roster.nodes()
+            strategy.seat(roster.nodes(), roster.absent())
+            settings[records.PARTICIPANTS] = len(roster.nodes())
+            messages = strategy.configure_train(number, arrays, settings, audited)
+            replies = exchange(audited, messages, config.federation.round_timeout)
+            averaged, _ = strategy.aggregate_train(number, replies)
+            append_round(folder.metrics_file, observed[-1])
+            overseer.look_at(observed[-1])
+            last = CompleteRound(
+                number,
+                {**last.state, **records.to_tensors(averaged)},
+                _kept_at_sites(states, records.LOCAL),
+                {name: torch.from_numpy(array) for name, array in strategy.moments.items()},
+                _kept_at_sites(states, records.RESIDUAL),
+            )
+            if every is not None and number % every == 0:
+                overseer.evaluate({OWN if kept else GLOBAL: last.state}, number)
+            folder.joined(roster.facts())
+            card = model_card(config, roster.facts(), number)
+            folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
+            tell(observed[-1])
+        shared = kept & exchanged if config.federation.unseen == "average" else set()
+        like = {name: last.state[name] for name in shared}
+        unseen = common_layers(audited, roster.nodes(), config, like, last.number, settings)
+        if evaluate:
+            overseer.evaluate(models_of(last, unseen, bool(kept)), last.number)
+        folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
+
+
+def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
+    found = {site: records.array_record(state, name) for site, state in states.items()}
+    return {site: records.to_tensors(record) for site, record in found.items() if record is not None}
+
+
+def common_layers(
+    grid: Grid,
+    sites: Mapping[int, str],
+    config: ExperimentConfig,
+    like: Mapping[str, Tensor],
+    number: int,
+    settings: ConfigRecord | None = None,
+) -> dict[str, Tensor]:
+    """Layers for a site that was not in training: the sites' own, aggregated as all other tensors are.
+
+    Args:
+        sites: name of each node.
+        like: tensors of the names, shapes and types asked for; without any nothing is asked.
+        number: the last round.
+        settings: the record that goes with every message of the run.
+
+    Raises:
+        FedCoWProError: too few good replies.
+    """
+    if not like:
+        return {}
+    strategy = CheckedFedAvg(sites, like, config.federation)
+    messages = strategy.ask_for_layers(records.to_record(like), settings)
+    replies = exchange(grid, messages, config.federation.round_timeout)
+    found, _ = strategy.aggregate_train(number, replies)
+    return records.to_tensors(found)
+
+
+def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
+    """The card of the global model after a round; counts and modalities, no names of sites or cases."""
+    return {
+        "model": {**config.model.model_dump(mode="json"), "weights": None},
+        "seed": config.seed,
+        "config_digest": config.model_copy(update={"sites": ()}).digest(),
+        "round": number,
+        "rounds": config.federation.rounds,
+        "normalisation": config.federation.normalisation,
+        **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
+        **privacy_facts(config.federation.privacy, number),
+        "inference": config.inference.model_dump(mode="json"),
+        "prepare": _common_settings(facts),
+        "data": {
+            "sites": len(facts),
+            "modalities": dict(sorted(Counter(site.modality for site in facts).items())),
+            "cases": sum(site.cases for site in facts),
+            "train_slices": sum(site.train_slices for site in facts),
+            "size": facts[0].size,
+        },
+    }
+
+
+def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
+    """Per modality how volumes were prepared, where its sites agree."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for site in facts:
+        for modality in site.modality.split("+"):
+            found.setdefault(modality, []).append({**json.loads(site.settings), "modality": modality})
+    return {kind: given[0] for kind, given in sorted(found.items()) if all(other == given[0] for other in given)}
+
+
+def _settings_for_sites(config: ExperimentConfig) -> str:
+    """The experiment as JSON, without what no site needs to know: the other sites, paths at the server."""
+    model = config.model.model_copy(update={"weights": None})
+    return json.dumps(config.model_copy(update={"sites": (), "model": model}).model_dump(mode="json"))

@@ -1,0 +1,101 @@
+"""A site scores a model on its own held-out cases, and lets nothing but means over enough cases leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from torch import Tensor
+
+from fedcowpro.config import ExperimentConfig, parse
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.evaluation.episodes import plan_episodes
+from fedcowpro.evaluation.run import evaluate_episode
+from fedcowpro.federated.governance.gate import approve_weights, policy_of
+from fedcowpro.federated.governance.policy import RefusedError
+from fedcowpro.federated.monitoring.scores import FEWEST, OrganScore, to_text
+from fedcowpro.federated.site.local_training import received_model
+from fedcowpro.federated.site.node import site_of, working
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.oneshot.predictor import OneShotPredictor
+
+
+def score_site(
+    config: ExperimentConfig,
+    name: str,
+    site: Site,
+    weights: Mapping[str, Tensor],
+    min_cases: int,
+    own: Mapping[str, Tensor] | None = None,
+) -> tuple[OrganScore, ...]:
+    """Mean Dice per organ and protocol over the site's cases of role 'query', with those of role 'support' as examples.
+
+    Args:
+        weights: floating-point tensors of the model, all of them.
+        min_cases: fewest cases behind a number.
+        own: tensors of the site itself that go before these.
+
+    Raises:
+        RefusedError: too few held-out cases with labels; nothing is said about them.
+        FedCoWProError: weights of another architecture.
+    """
+    labelled = set(site.labelled_cases)
+    examples = [case for case in site.with_role("support") if case in labelled]
+    queries = [case for case in site.with_role("query") if case in labelled]
+    fewest = max(min_cases, FEWEST)
+    if not examples or len(queries) < fewest:
+        raise RefusedError(
+            f"scores need an annotated example and {fewest} other annotated cases that are held out of training; "
+            "the site has fewer"
+        )
+    predictor = OneShotPredictor(received_model(config, name, weights, own), config.inference)
+    planned = plan_episodes(
+        {name: site}, supports=examples, queries=queries, slices=config.inference.support_slices
+    ).episodes
+    dice: dict[tuple[str, str], list[float]] = {}
+    for episode in planned:
+        for row in evaluate_episode(predictor, {name: site}, episode, method=name, seed=config.seed):
+            if row.dice == row.dice:
+                dice.setdefault((row.organ, row.protocol), []).append(row.dice)
+    scores = tuple(_score(organ, protocol, values, fewest) for (organ, protocol), values in sorted(dice.items()))
+    if all(score.mean is None for score in scores):
+        raise RefusedError(f"no organ is in {fewest} of the held-out cases")
+    return scores
+
+
+def _score(organ: str, protocol: str, values: Sequence[float], fewest: int) -> OrganScore:
+    known = {"organ": organ, "protocol": protocol}
+    if len(values) < fewest:
+        return OrganScore.model_validate(known)
+    return OrganScore.model_validate({**known, "cases": len(values), "mean": mean(values), "sd": stdev(values)})
+
+
+def score(message: Message, context: Context) -> Message:
+    """Score the weights that came on the site's own held-out cases; only means over enough cases go back.
+
+    Raises:
+        RefusedError: odd weights, or too few cases.
+        FedCoWProError: no message of this program, or weights of another architecture.
+    """
+    # Imported here: a round of training needs no predictor.
+    from fedcowpro.federated.site.scoring import score_site
+
+    arrays = records.array_record(message.content, records.ARRAYS)
+    settings = records.config_record(message.content, records.CONFIG)
+    if arrays is None or records.EXPERIMENT not in settings:
+        raise FedCoWProError(
+            "the message lacks weights or settings", "an evaluation message of this program",
+            "use the same version of fedcowpro at the server and at all sites",
+        )  # fmt: skip
+    config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
+    weights = records.to_tensors(arrays)
+    approve_weights(message, context, config, weights)
+    local = records.array_record(context.state, records.LOCAL)
+    own = records.to_tensors(local) if local is not None and settings.get(records.OWN_LAYERS) else {}
+    name, path = site_of(context)
+    with working(context):
+        scores = score_site(config, name, Site.open(path), weights, policy_of(context).min_cases, own)
+    return Message(RecordDict({records.SCORES: ConfigRecord({records.SCORES: to_text(scores)})}), reply_to=message)

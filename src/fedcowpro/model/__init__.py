@@ -1,0 +1,1 @@
+"""Encoders, prototype heads, the segmenter that joins them, and its checkpoint."""

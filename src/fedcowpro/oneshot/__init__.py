@@ -1,0 +1,1 @@
+"""The one pipeline: annotated volumes in, masks of other volumes out."""

@@ -1,0 +1,110 @@
+"""What a user has drawn in a volume, whole or in part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from fedcowpro.config import InferConfig
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
+from fedcowpro.volume.preprocess import Placement
+from fedcowpro.volume.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """Labels of a volume, of all its slices or of some.
+
+    A slice that is not painted is unknown, not background. A painted slice is complete: what carries no label there
+    is none of the labelled organs.
+
+    Attributes:
+        labels: (depth, height, width) of the volume; 0 is background, other values are organs. What lies outside the
+            painted slices is ignored.
+        painted: which slices are known.
+        name: how messages call it, usually a path.
+    """
+
+    labels: UInt8[np.ndarray, "d h w"]
+    painted: Bool[np.ndarray, " d"]
+    name: str = "the annotation"
+
+    def __post_init__(self) -> None:
+        labels, painted = self.labels, self.painted
+        if labels.ndim != 3 or labels.dtype != np.uint8 or painted.shape != labels.shape[:1] or painted.dtype != bool:
+            raise FedCoWProError(
+                f"{self.name}: labels {labels.dtype} {labels.shape}, painted {painted.dtype} {painted.shape}",
+                "uint8 (depth, height, width), and one bool for each slice",
+                "convert the arrays",
+            )
+
+    @classmethod
+    def whole(cls, labels: UInt8[np.ndarray, "d h w"], name: str = "the annotation") -> Annotation:
+        """The labels of every slice."""
+        return cls(labels, np.ones(len(labels), bool), name)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every slice is known."""
+        return bool(self.painted.all())
+
+    def require_fits(self, volume: Volume) -> None:
+        """Raises FedCoWProError where the labels have another shape than the volume."""
+        if self.labels.shape != volume.voxels.shape:
+            raise FedCoWProError(
+                f"{self.name}: labels of shape {self.labels.shape}",
+                f"{volume.voxels.shape}, the shape of {volume.name}",
+                "give the labels on the volume's own grid, as (depth, height, width)",
+            )
+
+    def only(self, organs: Collection[int]) -> Annotation:
+        """With these label values alone, the others being background; all where none is given."""
+        if not organs:
+            return self
+        labels = np.where(np.isin(self.labels, list(organs)), self.labels, np.uint8(0))
+        return replace(self, labels=labels)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """An annotation on the prepared slices that the prototypes are taken from.
+
+    Attributes:
+        numbers: those slices, ascending.
+        labels: of each of them (n, size, size).
+        shows: per organ the slices that show it and may be used for it, ascending.
+        empty: slices in use on which nothing was drawn: background of every organ.
+        is_whole: whether the rest of the volume is known, too.
+    """
+
+    numbers: tuple[int, ...]
+    labels: np.ndarray
+    shows: Mapping[int, tuple[int, ...]]
+    empty: tuple[int, ...]
+    is_whole: bool
+
+
+def mark(placement: Placement, annotation: Annotation, config: InferConfig) -> Marks:
+    """Choose the slices of an annotation, and bring them to the prepared grid.
+
+    Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
+    `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
+    """
+    if annotation.is_whole:
+        labels = placement.to_prepared_labels(annotation.labels)
+        organs = [int(organ) for organ in np.unique(labels[labels > 0])]
+        shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
+        drawn: np.ndarray = np.any(labels, axis=(1, 2))
+        empty = tuple(empty_slices(drawn, config.background_slices))
+        numbers = sorted({z for zs in shows.values() for z in zs} | set(empty))
+        return Marks(tuple(numbers), labels[numbers], shows, empty, True)
+    painted = np.flatnonzero(annotation.painted)
+    labels = placement.to_prepared_labels(annotation.labels[painted])
+    organs = [int(organ) for organ in np.unique(labels[labels > 0])]
+    shows = {organ: tuple(int(z) for z in painted[slices_of(labels, organ)]) for organ in organs}
+    lacking = painted[~annotation.labels[painted].any(axis=(1, 2))]
+    return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, lacking)), False)

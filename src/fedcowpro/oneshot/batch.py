@@ -1,0 +1,230 @@
+"""From files to files: one or more annotated volumes segment other volumes, each on its own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedcowpro.config import Modality, PrepareConfig
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, write_record
+from fedcowpro.oneshot.encoded import encode_volume
+from fedcowpro.oneshot.predictor import OneShotPredictor
+from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
+from fedcowpro.oneshot.support import Support, encode_example, join_examples
+from fedcowpro.volume.find import output_names
+from fedcowpro.volume.nifti import write_labels, write_probabilities
+from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
+from fedcowpro.volume.volume import Volume
+
+MaskFormat = Literal["nifti", "dicom-seg"]
+Draw = Callable[[Path, np.ndarray, np.ndarray, Mapping[int, str]], None]
+_ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+
+
+def load_support(
+    predictor: OneShotPredictor,
+    pairs: Sequence[tuple[Path, Path]],
+    prepare: Mapping[Modality, PrepareConfig],
+    modality: Modality | None = None,
+    organs: Collection[int] = (),
+) -> Support:
+    """Encode the annotated slices of (image, mask) files and build their prototypes.
+
+    Args:
+        pairs: image and label map on the same grid; every whole number 1..255 in a mask is an organ, the same in
+            all masks.
+        prepare: settings per modality.
+        modality: of the supports; None guesses from the values.
+        organs: label values to take; other ones become background. Empty = all.
+
+    Raises:
+        FedCoWProError: no pair, unusable files, an image and mask that do not match, an empty mask.
+    """
+    if not pairs:
+        raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
+    examples = []
+    for image_path, mask_path in pairs:
+        volume = read_volume(image_path)
+        annotation = Annotation.whole(read_labels(mask_path, volume).voxels, str(mask_path))
+        config = prepare[modality or guess_modality(volume)]
+        examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
+    return join_examples(predictor, examples)
+
+
+def segment_files(
+    predictor: OneShotPredictor,
+    support: Support,
+    queries: Sequence[Path],
+    out: Path,
+    prepare: Mapping[Modality, PrepareConfig],
+    *,
+    modality: Modality | None = None,
+    probabilities: bool = False,
+    file_format: MaskFormat = "nifti",
+    preview: Draw | None = None,
+    organs: Mapping[int, str] | None = None,
+    settings: str | None = None,
+    resume: bool = True,
+    on_query: Callable[[Segmented], None] | None = None,
+    on_error: Callable[[Path, FedCoWProError], None] | None = None,
+) -> list[Segmented]:
+    """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
+
+    Where two queries have one name, results keep the folders of their queries (see `output_names`).
+
+    Args:
+        queries: image files, or folders with one DICOM series each.
+        out: folder, made where missing.
+        prepare: settings per modality.
+        modality: of the queries; None guesses each from its values.
+        probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
+        file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
+        preview: draws OUT/<query>_preview.png from (file, image, label map, names); None = no picture.
+        organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
+        settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
+        resume: a query whose files an earlier call made with the same digest is not segmented again.
+        on_query: called after each query.
+        on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
+
+    Raises:
+        FedCoWProError: before anything is written: missing files, files that are no volumes, two queries of one
+            folder whose results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a
+            query with unusable voxels. Finished results stay.
+    """
+    options = _Options(out, modality, probabilities, file_format, preview, settings)
+    targets: dict[Path, Path] = {}
+    for query, stem in zip(queries, output_names(queries), strict=True):
+        try:
+            options.require(query)
+        except FedCoWProError as error:
+            if on_error is None:
+                raise
+            on_error(query, error)
+            continue
+        if stem in targets:
+            raise FedCoWProError(
+                f"{targets[stem]} and {query} would both be written to {options.mask(stem)}",
+                "queries with different names in one folder",
+                "rename one of them, or use two output folders",
+            )
+        targets[stem] = query
+    names = {value: f"label {value}" for value in support.organs} | dict(organs or {})
+    results = []
+    for stem, query in targets.items():
+        try:
+            result = options.finished(stem, query) if resume else None
+            if result is None:
+                shown = {value: names[value] for value in support.organs}
+                result = _segment_file(predictor, support, stem, query, options, prepare, shown)
+        except FedCoWProError as error:
+            if on_error is None:
+                raise
+            on_error(query, error)
+            continue
+        results.append(result)
+        if on_query is not None:
+            on_query(result)
+    return results
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is written for each query, and where."""
+
+    out: Path
+    modality: Modality | None
+    probabilities: bool
+    file_format: MaskFormat
+    preview: Draw | None
+    settings: str | None
+
+    def mask(self, stem: Path) -> Path:
+        return self.out / f"{stem}_mask{_ENDING[self.file_format]}"
+
+    def scores(self, stem: Path) -> Path:
+        return self.out / f"{stem}_probabilities.nii.gz"
+
+    def picture(self, stem: Path) -> Path:
+        return self.out / f"{stem}_preview.png"
+
+    def require(self, query: Path) -> None:
+        """Refuse early what cannot be segmented."""
+        require_volume(query)
+        if self.file_format == "dicom-seg" and not is_series(query):
+            raise FedCoWProError(
+                f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
+            )
+
+    def finished(self, stem: Path, query: Path) -> Segmented | None:
+        """What an earlier run made, if all of it is there."""
+        missing = (self.probabilities and not self.scores(stem).is_file()) or (
+            self.preview and not self.picture(stem).is_file()
+        )
+        return None if missing or self.settings is None else read_record(query, self.mask(stem), self.settings)
+
+
+def _segment_file(
+    predictor: OneShotPredictor,
+    support: Support,
+    stem: Path,
+    query: Path,
+    options: _Options,
+    prepare: Mapping[Modality, PrepareConfig],
+    names: Mapping[int, str],
+) -> Segmented:
+    volume = read_volume(query)
+    kind = options.modality or guess_modality(volume)
+    found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
+    mask = options.mask(stem)
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    if found.probability is not None:
+        write_probabilities(options.scores(stem), found.probability, volume.grid)
+    if options.preview:
+        options.preview(options.picture(stem), volume.voxels, found.labels, names)
+    if options.file_format == "nifti":
+        write_labels(mask, found.labels, volume.grid)
+    else:
+        _write_dicom_seg(mask, found.labels, query, names)
+    result = Segmented(query, mask, kind, _count(found, volume))
+    if options.settings is not None:
+        write_record(result, options.settings)
+    return result
+
+
+def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
+    voxel = float(np.prod(volume.spacing)) / 1000
+    organs = {}
+    for organ in found.organs:
+        mask = found.labels == organ
+        count = int(mask.sum())
+        organs[organ] = OrganFound(
+            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
+        )
+    return organs
+
+
+def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:
+    from fedcowpro.volume.dicom import find_series
+    from fedcowpro.volume.dicom.seg_reader import write_segmentation
+
+    (series,) = find_series(query)  # `read_volume` has refused a folder with another number
+    write_segmentation(path, labels, series, organs)
+
+
+def segment_volume(
+    predictor: OneShotPredictor,
+    support: Support,
+    volume: Volume,
+    config: PrepareConfig,
+    probabilities: bool = False,
+) -> Segmentation:
+    """Encode a volume as the support was and segment it (see `segment_encoded`)."""
+    encoded = encode_volume(predictor, volume, config, pixel=support.pixel, size=support.size)
+    return segment_encoded(predictor, support, encoded, probabilities=probabilities)

@@ -1,0 +1,160 @@
+"""What a run of `segment` leaves beside its masks: a record per query, a table, and one record of the run.
+
+OUT/<query>_mask.json   what the mask was made of and what is in it; lets the same command skip the query
+OUT/summary.csv         a row per query and organ
+OUT/segment.json        settings, digests, versions, and what became of each query
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcowpro.config import Modality
+from fedcowpro.core.files import digest_of, write_atomic
+from fedcowpro.core.versions import versions
+
+RUN_FILE, TABLE_FILE = "segment.json", "summary.csv"
+COLUMNS = ("query", "organ", "name", "millilitres", "voxels", "slices", "confidence", "modality", "status")
+
+
+@dataclass(frozen=True)
+class OrganFound:
+    """What was found of one organ: voxels, millilitres, slices that show it, and the confidence (nan = not found)."""
+
+    voxels: int
+    millilitres: float
+    slices: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """What was written for one query.
+
+    Attributes:
+        organs: by label value.
+        kept: whether an earlier run had made it with the same settings.
+    """
+
+    query: Path
+    mask: Path
+    modality: Modality
+    organs: Mapping[int, OrganFound]
+    kept: bool = False
+
+    @property
+    def voxels(self) -> dict[int, int]:
+        """Voxels per label value."""
+        return {organ: found.voxels for organ, found in self.organs.items()}
+
+    @property
+    def millilitres(self) -> dict[int, float]:
+        """Millilitres per label value."""
+        return {organ: found.millilitres for organ, found in self.organs.items()}
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """16 hex digits of JSON values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_record(result: Segmented, settings: str) -> None:
+    """Write the record beside a mask."""
+    organs = {
+        str(organ): {**vars(found), "confidence": _number(found.confidence)} for organ, found in result.organs.items()
+    }
+    record = {
+        "settings_digest": settings,
+        "query_digest": digest_of(result.query),
+        "mask_digest": digest_of(result.mask),
+        "modality": result.modality,
+        "organs": organs,
+    }
+    _write_json(_record_of(result.mask), record)
+
+
+def read_record(query: Path, mask: Path, settings: str) -> Segmented | None:
+    """A finished result of the same query and settings, whose mask is as it was written; None = there is none."""
+    try:
+        record = json.loads(_record_of(mask).read_text(encoding="utf-8"))
+        if record["settings_digest"] != settings or record["mask_digest"] != digest_of(mask):
+            return None
+        if record["query_digest"] != digest_of(query):
+            return None
+        organs = {
+            int(organ): OrganFound(**{**found, "confidence": _nan(found["confidence"])})
+            for organ, found in record["organs"].items()
+        }
+        return Segmented(query, mask, record["modality"], organs, kept=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_run(
+    out: Path,
+    results: Sequence[Segmented],
+    failures: Mapping[Path, str],
+    settings: Mapping[str, Any],
+    names: Mapping[int, str],
+    command: str,
+) -> None:
+    """Write the table and the record of a run.
+
+    Args:
+        failures: what was wrong with the queries that have no mask.
+        settings: what the masks depend on besides the queries.
+        names: organ names by label value.
+        command: what the user typed.
+    """
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for result in results:
+        for organ, found in result.organs.items():
+            numbers = (f"{found.millilitres:.2f}", found.voxels, found.slices, f"{found.confidence:.3f}")
+            status = "kept" if result.kept else "made"
+            table.writerow([result.query, organ, names.get(organ, ""), *numbers, result.modality, status])
+    for query in failures:
+        table.writerow([query, *[""] * (len(COLUMNS) - 2), "failed"])
+    write_atomic(out / TABLE_FILE, text.getvalue().encode())
+    queries: list[dict[str, Any]] = [
+        {
+            "query": str(result.query),
+            "query_digest": digest_of(result.query),
+            "mask": str(result.mask.relative_to(out)),
+            "status": "kept" if result.kept else "made",
+        }
+        for result in results
+    ]
+    queries += [{"query": str(query), "status": "failed", "why": why} for query, why in failures.items()]
+    record = {
+        "command": command,
+        "settings_digest": settings_digest(settings),
+        "settings": dict(settings),
+        "versions": versions(),
+        "queries": queries,
+    }
+    _write_json(out / RUN_FILE, record)
+
+
+def _record_of(mask: Path) -> Path:
+    return mask.with_name(f"{mask.name.rpartition('_mask.')[0]}_mask.json")
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else round(value, 6)
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else value

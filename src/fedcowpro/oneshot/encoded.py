@@ -1,0 +1,145 @@
+"""A volume whose slices went through the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fedcowpro.config import Modality, PrepareConfig
+from fedcowpro.oneshot.location_priors import Anatomy, is_wanted
+from fedcowpro.oneshot.predictor import Encoded, OneShotPredictor, join
+from fedcowpro.volume.preprocess import BORDER, Placement, guess_modality, preprocess
+from fedcowpro.volume.volume import Volume
+
+_SLICES_AT_ONCE = 8  # between two words on progress
+
+
+class Cancelled(Exception):
+    """Encoding was stopped because the caller asked for it; nothing is left behind."""
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedVolume:
+    """A volume with the slices that the network sees.
+
+    Attributes:
+        volume: on its own grid.
+        slices: (depth, size, size) normalised.
+        placement: where they lie in the volume.
+    """
+
+    volume: Volume
+    modality: Modality
+    slices: Float[np.ndarray, "d s s"]
+    placement: Placement
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedVolume:
+    """A volume and the features of its slices. It never changes, so several threads may use it.
+
+    Attributes:
+        volume: on its own grid.
+        placement: where the prepared slices lie in it.
+        numbers: slices that are encoded, ascending: all of them, or those that an annotation needs.
+        features: of those slices, with the slices themselves for the refinement of borders.
+        anatomy: of the whole volume, where guides to an organ's place are switched on.
+    """
+
+    volume: Volume
+    modality: Modality
+    placement: Placement
+    numbers: tuple[int, ...]
+    features: Encoded
+    anatomy: Anatomy | None = None
+
+    @property
+    def depth(self) -> int:
+        """Slices of the volume."""
+        return len(self.volume.voxels)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every slice is encoded."""
+        return len(self.numbers) == self.depth
+
+
+def prepare_volume(
+    volume: Volume, config: PrepareConfig, *, pixel: float | None = None, size: int | None = None
+) -> PreparedVolume:
+    """The slices of a volume as the network sees them.
+
+    Args:
+        config: how slices are made; where it names a spacing, that one counts.
+        pixel: mm per pixel to follow, usually the annotated volume's, so that organs keep their size; a coarser one is
+            taken where that would cut off more than a border.
+        size: height and width of a slice instead of `config.size`.
+
+    Raises:
+        FedCoWProError: no contrast is left after clipping.
+    """
+    modality = config.modality or guess_modality(volume)
+    size = size or config.size
+    spacing = config.spacing
+    if spacing is None and pixel is not None:
+        _, height, width = volume.voxels.shape
+        extent = max(height * volume.spacing[1], width * volume.spacing[2])
+        spacing = max(pixel, extent * (1 - 2 * BORDER) / size)
+    changes = {"modality": modality, "spacing": spacing, "size": size}
+    slices, placement = preprocess(volume, config.model_copy(update=changes))
+    return PreparedVolume(volume, modality, slices, placement)
+
+
+def encode_volume(
+    predictor: OneShotPredictor,
+    volume: Volume,
+    config: PrepareConfig,
+    *,
+    pixel: float | None = None,
+    size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> EncodedVolume:
+    """Prepare and encode every slice of a volume; all that follows needs no more of the encoder.
+
+    Args:
+        config, pixel, size: see `prepare_volume`.
+        progress: called with (slices done, slices in all), first with 0.
+        cancelled: asked before each few slices; True ends with `Cancelled`.
+
+    Raises:
+        FedCoWProError: no contrast is left after clipping.
+        Cancelled: `cancelled` said so.
+    """
+    prepared = prepare_volume(volume, config, pixel=pixel, size=size)
+    return encode_prepared(predictor, prepared, progress=progress, cancelled=cancelled)
+
+
+def encode_prepared(
+    predictor: OneShotPredictor,
+    prepared: PreparedVolume,
+    numbers: Sequence[int] | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> EncodedVolume:
+    """`encode_volume` of prepared slices, all or those with the given ascending numbers."""
+    slices, spacing = prepared.slices, prepared.volume.spacing[0]
+    chosen = range(len(slices)) if numbers is None else numbers
+    parts: list[Encoded] = []
+    for start in range(0, len(chosen), _SLICES_AT_ONCE):
+        if cancelled is not None and cancelled():
+            raise Cancelled
+        if progress is not None:
+            progress(start, len(chosen))
+        parts.append(predictor.encode(slices[list(chosen[start : start + _SLICES_AT_ONCE])]))
+    features = join(parts)
+    anatomy = None
+    if is_wanted(predictor.config):
+        anatomy = predictor.anatomy(slices, spacing, features if numbers is None else None)
+    if progress is not None:
+        progress(len(chosen), len(chosen))
+    return EncodedVolume(prepared.volume, prepared.modality, prepared.placement, tuple(chosen), features, anatomy)

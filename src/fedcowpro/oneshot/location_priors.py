@@ -1,0 +1,235 @@
+"""Where an organ may lie in a query, told by the annotated example and both volumes' images, not by the query's truth.
+
+Each guide is a number of log-odds that is added to the network's before the threshold:
+
+- along the body's axis: the query is shifted along the support until their slices' features agree best; far from the
+  organ's annotated extent it is unlikely (`axial_prior`);
+- within the slice: the organ's annotated place, in parts of the body's width and height (`location_prior`);
+- quadrants: those that the annotated organ does not touch are excluded (`quadrant_mask`), the "prior domain
+  information" of CoWPro (arXiv 2408.06235), whose code is not public; this is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+from torch import Tensor
+
+from fedcowpro.config import InferConfig
+from fedcowpro.core.errors import FedCoWProError
+
+Numbers = Sequence[int] | np.ndarray
+_BODY = 0.06  # share of the range of values above which a pixel is body
+_COMMON = 0.2  # share of the slices in which a pixel of the body's box is body
+_GRID = 8  # cells a side of a slice's descriptor
+_STEP = 3.0  # mm between the shifts that are tried
+_OVERLAP = 0.5  # least part of the shorter volume that a shift leaves in the other
+_NEAR, _FAR = 15.0, 60.0  # mm outside the organ's extent at which doubt begins and is complete
+_EXCLUDED = -100.0  # log-odds
+_DILATION = 1 / 32  # of the slice's side, by which quadrants reach over the body's centre
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a volume's images tell of its place in the body.
+
+    Attributes:
+        descriptors: (n, d) features of each slice, of which the volume's mean is taken off; unit length.
+        spacing: mm between slices.
+        box: first and last row, first and last column of the body.
+    """
+
+    descriptors: Float[Tensor, "n d"]
+    spacing: float
+    box: tuple[int, int, int, int]
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Row and column of the middle of the body."""
+        top, bottom, left, right = self.box
+        return (top + bottom) / 2, (left + right) / 2
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an annotated volume has an organ.
+
+    Attributes:
+        location: (s, s) 1 where the annotated slices show it, falling to 0 with distance.
+        quadrants: (2, 2) which quadrants about the body's centre it touches: upper and lower, left and right.
+        extent: mm along the axis from the volume's first slice.
+    """
+
+    location: Float[np.ndarray, "s s"]
+    quadrants: Bool[np.ndarray, "2 2"]
+    extent: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """Annotated volumes and where they have the organs.
+
+    Attributes:
+        volumes: of each annotated volume.
+        places: per organ its place in each volume, None where that volume does not show it.
+        config: which guides, and how strong.
+    """
+
+    volumes: tuple[Anatomy, ...]
+    places: tuple[tuple[Place | None, ...], ...]
+    config: InferConfig
+
+    def guide(self, query: Anatomy) -> Guide:
+        """The guide to a query."""
+        shifts = [shift_between(query, volume) if self.config.axial_prior else 0.0 for volume in self.volumes]
+        return Guide(self, query, tuple(shifts))
+
+
+@dataclass(frozen=True)
+class Guide:
+    """An atlas that is aligned with a query: mm to add to a position of the query, per annotated volume."""
+
+    atlas: Atlas
+    query: Anatomy
+    shifts: tuple[float, ...]
+
+    def log_odds(self, numbers: Numbers) -> Float[np.ndarray, "k n s s"]:
+        """Per organ what is added on slices `numbers` of the query; of several annotated volumes the kindest."""
+        found = []
+        for places in self.atlas.places:
+            known = zip(places, self.atlas.volumes, self.shifts, strict=True)
+            each = [
+                log_odds(place, volume, self.query, shift, numbers, self.atlas.config)
+                for place, volume, shift in known
+                if place is not None
+            ]
+            found.append(np.max(each, axis=0))
+        return np.stack(found)
+
+
+def is_wanted(config: InferConfig) -> bool:
+    """Whether any guide is switched on."""
+    return bool(config.axial_prior or config.location_prior or config.quadrant_mask)
+
+
+def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s s"], spacing: float) -> Anatomy:
+    """The anatomy of a whole volume.
+
+    Args:
+        features: of all its slices.
+        slices: the prepared slices.
+        spacing: mm between them.
+    """
+    cells = F.adaptive_avg_pool2d(features, _GRID).flatten(1)
+    cells = F.normalize(cells - cells.mean(0), dim=1)
+    low, high = float(slices.min()), float(slices.max())
+    common = (slices > low + _BODY * (high - low)).mean(axis=0) > _COMMON
+    rows, columns = np.flatnonzero(common.any(axis=1)), np.flatnonzero(common.any(axis=0))
+    if len(rows) == 0:
+        return Anatomy(cells, spacing, (0, slices.shape[1] - 1, 0, slices.shape[2] - 1))
+    return Anatomy(cells, spacing, (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])))
+
+
+def likest_slices(query: Float[Tensor, "n c h w"], support: Float[Tensor, "m c h w"]) -> Int[np.ndarray, " n"]:
+    """Which of m annotated slices looks most like each of n query slices: cosine of features pooled to 8 x 8 cells."""
+    one, other = (F.normalize(F.adaptive_avg_pool2d(part, _GRID).flatten(1), dim=1) for part in (query, support))
+    return (one @ other.T).argmax(1).numpy()
+
+
+def shift_between(query: Anatomy, support: Anatomy) -> float:
+    """mm to add to a position in the query for the same place in the support.
+
+    Of the shifts that leave half of the shorter volume within the other, the one with the largest mean agreement
+    (cosine of the slices' descriptors) times the root of the share of the query's slices that it covers.
+    """
+    agreement = (query.descriptors @ support.descriptors.T).double().numpy()
+    count, depth = agreement.shape
+    positions = np.arange(count) * query.spacing
+    lengths = count * query.spacing, depth * support.spacing
+    best, found = -np.inf, 0.0
+    for shift in np.arange(-lengths[0], lengths[1], _STEP):
+        place = (positions + shift) / support.spacing
+        inside = np.flatnonzero((place >= 0) & (place <= depth - 1))
+        if len(inside) * query.spacing < _OVERLAP * min(lengths):
+            continue
+        low = np.minimum(np.floor(place[inside]).astype(int), max(depth - 2, 0))
+        part = place[inside] - low
+        values = agreement[inside, low] * (1 - part) + agreement[inside, np.minimum(low + 1, depth - 1)] * part
+        quality = float(values.mean() * np.sqrt(len(inside) / count))
+        if quality > best:
+            best, found = quality, float(shift)
+    return found
+
+
+def place_of(masks: Bool[np.ndarray, "n s s"], numbers: Sequence[int], support: Anatomy) -> Place:
+    """The place of an organ from its annotated slices.
+
+    The slices stand at the middles of equal parts of the organ, so it reaches half a step beyond the first and last.
+
+    Args:
+        masks: the organ in n annotated slices.
+        numbers: which slices of the volume they are, ascending.
+        support: the volume.
+
+    Raises:
+        FedCoWProError: the masks are empty.
+    """
+    union: np.ndarray = np.any(masks, axis=0)
+    if not union.any():
+        raise FedCoWProError("an organ without a voxel", "an annotated one", "choose other slices")
+    first, last = numbers[0] * support.spacing, numbers[-1] * support.spacing
+    half = (last - first) / (2 * (len(numbers) - 1)) if len(numbers) > 1 else support.spacing / 2
+    size = union.shape[0]
+    blurred = ndimage.gaussian_filter(union.astype(np.float32), size / 20)
+    rows, columns = (np.arange(size) > middle for middle in support.centre)
+    quadrants = np.array([[union[np.ix_(rows == low, columns == right)].any() for right in (0, 1)] for low in (0, 1)])
+    return Place(blurred / blurred.max(), quadrants, (first - half, last + half))
+
+
+def log_odds(
+    place: Place, support: Anatomy, query: Anatomy, shift: float, numbers: Numbers, config: InferConfig
+) -> Float[np.ndarray, "n s s"]:
+    """What is added to the log-odds of an organ on slices `numbers` of the query; at most 0.
+
+    Args:
+        shift: of `shift_between`.
+    """
+    size = place.location.shape[0]
+    position = np.asarray(numbers) * query.spacing + shift
+    beyond = np.maximum(np.maximum(place.extent[0] - position, position - place.extent[1]), 0)
+    along = -config.axial_prior * np.clip((beyond - _NEAR) / (_FAR - _NEAR), 0, 1)
+    within = np.zeros((size, size))
+    if config.location_prior:
+        within -= config.location_prior * (1 - _moved(place.location, support.box, query.box))
+    if config.quadrant_mask:
+        within[~_quadrants(place.quadrants, query.centre, size)] = _EXCLUDED
+    return np.asarray(along[:, None, None] + within, np.float32)
+
+
+def _moved(
+    image: Float[np.ndarray, "s s"], source: tuple[int, int, int, int], target: tuple[int, int, int, int]
+) -> Float[np.ndarray, "s s"]:
+    """The image with the box `source` stretched to `target`."""
+    pixels = np.arange(image.shape[0])
+    axes = []
+    for first in (0, 2):
+        start, end = source[first], source[first + 1]
+        low, high = target[first], target[first + 1]
+        axes.append((pixels - low) / max(high - low, 1) * (end - start) + start)
+    return np.asarray(ndimage.map_coordinates(image, np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest"))
+
+
+def _quadrants(touched: Bool[np.ndarray, "2 2"], centre: tuple[float, float], size: int) -> Bool[np.ndarray, "s s"]:
+    """The touched quadrants about a centre, a little larger than they are."""
+    reach = size * _DILATION
+    pixels = np.arange(size)
+    sides = [(pixels < middle + reach, pixels > middle - reach) for middle in centre]
+    allowed = np.zeros((size, size), bool)
+    for lower, right in np.argwhere(touched):
+        allowed |= np.outer(sides[0][lower], sides[1][right])
+    return allowed

@@ -1,0 +1,163 @@
+"""From a support and an encoded volume to labels on the volume's own grid, with what to think of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.threads import each
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
+from fedcowpro.oneshot.encoded import EncodedVolume
+from fedcowpro.oneshot.postprocess import count_parts, keep_components, location_map
+from fedcowpro.oneshot.predictor import OneShotPredictor
+from fedcowpro.oneshot.support import Support
+from fedcowpro.volume.preprocess import Placement
+
+_SLICES_AT_ONCE = 4  # in a thread; bounds the memory of probabilities on a large native grid
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A segmented volume.
+
+    Attributes:
+        organs: label values, in the order of the other fields' first axis.
+        labels: (depth, height, width) on the volume's own grid; 0 is background.
+        probability: (organ, depth, height, width), on request.
+        confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
+            not found.
+        slice_confidence: (organ, depth) the same of each slice, 0..1; 1 where it was painted, nan where not found.
+    """
+
+    organs: tuple[int, ...]
+    labels: UInt8[np.ndarray, "d h w"]
+    probability: Float[np.ndarray, "k d h w"] | None
+    confidence: Mapping[int, float]
+    slice_confidence: Float[np.ndarray, "k d"]
+
+
+def segment_encoded(
+    predictor: OneShotPredictor, support: Support, encoded: EncodedVolume, *, probabilities: bool = False
+) -> Segmentation:
+    """Segment an encoded volume like the support's volumes; the encoder is not used.
+
+    Where organs compete, the likelier wins; below the threshold is background. In a volume that is itself annotated,
+    the painted slices are what was painted.
+
+    Args:
+        probabilities: give probabilities on the volume's own grid, too; costs time and memory.
+
+    Raises:
+        FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
+    """
+    _check(support, encoded)
+    config, organs, placement = predictor.config, support.organs, encoded.placement
+    shape = encoded.volume.voxels.shape
+    labels = np.zeros(shape, np.uint8)
+    scores = np.zeros((len(organs), *shape), np.float32) if probabilities else None
+    margins = np.full((len(organs), shape[0]), np.nan, np.float32)
+    choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
+    guide = None
+    if support.atlas.volumes and encoded.anatomy is not None:
+        guide = support.atlas.guide(encoded.anatomy)
+
+    def of_part(start: int) -> None:
+        part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
+        numbers, spacing = range(part.start, part.stop), encoded.volume.spacing[0]
+        soft = predictor.volume_probabilities(
+            encoded.features, support.bank, choice, numbers, guide=guide, spacing=spacing
+        )
+        margins[:, part] = slice_margins(soft, config.threshold)
+        if scores is not None:
+            scores[:, part] = placement.to_native_scores(soft)
+        _label(labels[part], soft, organs, placement, config.threshold)
+
+    each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
+    annotation = support.painted_in(encoded)
+    if annotation is not None:
+        labels[annotation.painted] = annotation.labels[annotation.painted]
+    if config.keep_components:
+        _keep_parts(labels, support, placement, annotation)
+    shown = np.stack([(labels == organ).any(axis=(1, 2)) for organ in organs])
+    margins[~shown] = np.nan
+    guessed = labels
+    if annotation is not None:  # what was painted says nothing of the rest
+        margins[:, annotation.painted] = np.nan
+        guessed = labels.copy()
+        guessed[annotation.painted] = 0
+    reverse = reverse_dice(predictor, support, encoded.features, placement, guessed)
+    confidence = {}
+    for organ, of, shows in zip(organs, margins, shown, strict=True):
+        own = np.flatnonzero((annotation.labels == organ).any(axis=(1, 2)) & annotation.painted) if annotation else ()
+        distance = None
+        if len(own):
+            distance = np.abs(np.arange(shape[0])[:, None] - own).min(axis=1) * encoded.volume.spacing[0]
+        confidence[organ] = mask_confidence(reverse[organ], of, len(own))
+        of[:] = slice_confidence(reverse[organ], of, distance)
+        if annotation is not None:
+            of[shows & annotation.painted] = 1
+    return Segmentation(organs, labels, scores, confidence, margins)
+
+
+def _check(support: Support, encoded: EncodedVolume) -> None:
+    if not encoded.is_whole:
+        raise FedCoWProError(
+            f"{encoded.volume.name}: {len(encoded.numbers)} of {encoded.depth} slices are encoded", "all of them",
+            "encode it with encode_volume",
+        )  # fmt: skip
+    if encoded.placement.size != support.size:
+        raise FedCoWProError(
+            f"{encoded.volume.name}: slices of {encoded.placement.size} pixels",
+            f"slices of {support.size} pixels, as the annotated volume has",
+            "encode it with the support's size",
+        )
+
+
+def _label(
+    labels: UInt8[np.ndarray, "n h w"],
+    soft: Float[np.ndarray, "k n s s"],
+    organs: tuple[int, ...],
+    placement: Placement,
+    threshold: float,
+) -> None:
+    """Write the likeliest organ above the threshold into `labels`, which is background so far.
+
+    Resampling takes means, so only the pixels around those above the threshold are brought to the native grid.
+    """
+    best = np.full(labels.shape, threshold, np.float32)
+    above = soft > threshold
+    for organ, maps, mask in zip(organs, soft, above, strict=True):
+        slices = np.flatnonzero(mask.any(axis=(1, 2)))
+        if len(slices) == 0:
+            continue
+        rows, columns = placement.native_window(mask.any(axis=(0, 2)), mask.any(axis=(0, 1)))
+        native = placement.to_native_scores(maps[slices], window=(rows, columns))
+        where = np.ix_(slices, np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop))
+        wins = native > best[where]
+        best[where] = np.where(wins, native, best[where])
+        labels[where] = np.where(wins, np.uint8(organ), labels[where])
+
+
+def _keep_parts(
+    labels: UInt8[np.ndarray, "d h w"], support: Support, placement: Placement, annotation: Annotation | None
+) -> None:
+    """Take back the parts of each organ that the support does not make likely; painted voxels stay."""
+    for organ in support.organs:
+        mask, example = labels == organ, support.masks[organ]
+        if not mask.any():
+            continue
+        box = tuple(
+            slice(int(used[0]), int(used[-1]) + 1)
+            for used in (np.flatnonzero(mask.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1)))
+        )
+        location = placement.to_native_scores(location_map(example)[None, None], window=(box[1], box[2]))[0, 0]
+        sure = None
+        if annotation is not None:
+            sure = (annotation.labels[box] == organ) & annotation.painted[box[0], None, None]
+        inside = mask[box]
+        labels[box][inside & ~keep_components(inside, location, count_parts(example), sure)] = 0

@@ -1,0 +1,254 @@
+"""`OneShotSegmenter`: one annotated volume segments others, in a few lines of Python."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from fedcowpro.config import Modality, PrepareConfig
+from fedcowpro.core.errors import FedCoWProError, NotFittedError
+from fedcowpro.model.checkpoint import save_checkpoint
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.loading import Loaded, load_predictor
+from fedcowpro.oneshot.prediction import Prediction
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
+from fedcowpro.training.adapt import adapt_to
+from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, painted_slices
+from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.volume import Volume
+
+
+class OneShotSegmenter:
+    """Segments volumes like an annotated one; no labels and no GPU are needed to adapt it to volumes of one's own.
+
+    Images are NumPy arrays (depth, height, width) growing to Superior, Posterior and Left, with their spacing in mm;
+    nibabel images; paths of NIfTI, NRRD or MetaImage files; or folders with one DICOM series. Results lie on the
+    image's own axes. As in scikit-learn, the constructor only keeps its parameters and attributes that are learnt or
+    loaded end with an underscore; `set_params` forgets them.
+
+    Args:
+        model: checkpoint file or run folder; None = the model that comes with the package.
+        modality: 'ct' or 'mr' for all volumes; None = told from their values.
+        spacing: mm per pixel within a slice at which the network sees it; None = the annotated volume's own.
+        organs: label values to segment; None = all that the masks show.
+        inference: fields of `InferConfig` to use instead of the model's, as {'threshold': 0.5}.
+
+    Attributes:
+        loaded_: the model, with its settings.
+        support_: prototypes of the annotated volumes.
+        n_steps_: training steps of all calls of `fit`.
+
+    Example:
+        >>> segmenter = OneShotSegmenter.load()
+        >>> segmenter.set_support("p1.nii.gz", "p1_liver.nii.gz").predict("p2.nii.gz").save("p2_liver.nii.gz")
+    """
+
+    loaded_: Loaded
+    support_: Support
+    n_steps_: int
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | None = None,
+        *,
+        modality: Modality | None = None,
+        spacing: float | None = None,
+        organs: Sequence[int] | None = None,
+        inference: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.modality = modality
+        self.spacing = spacing
+        self.organs = organs
+        self.inference = inference
+
+    @classmethod
+    def load(cls, model: str | PathLike[str] | None = None, **parameters: Any) -> Self:
+        """A segmenter whose model is read now, so that a mistake in it shows at once.
+
+        Raises:
+            FedCoWProError: unreadable or altered files, or invalid settings.
+        """
+        segmenter = cls(model, **parameters)
+        segmenter._ready()
+        return segmenter
+
+    def fit(
+        self,
+        volumes: str | PathLike[str] | Sequence[Given],
+        *,
+        steps: int = 200,
+        seed: int = 0,
+        spacing: Sequence[float] | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Adapt the network to unlabelled volumes, self-supervised; goes on from where the model is.
+
+        Ctrl-C ends it after the step under way, and the model is usable. Annotated volumes that were set before stay.
+
+        Args:
+            volumes: a folder or pattern, or a list of images; all are taken for one site.
+            steps: of training; about a second each on one core.
+            seed: of all random draws: same volumes, steps, seed and threads, same model.
+            spacing: mm (depth, height, width) of the arrays among them.
+            progress: bars on standard error.
+
+        Raises:
+            FedCoWProError: no volume, one that cannot be used, or training diverged.
+        """
+        if steps < 1:
+            raise FedCoWProError(f"steps={steps}", "at least 1", "give the number of training steps")
+        loaded = self._ready()
+        done = adapt_to(
+            loaded.predictor.model, volumes, self._site_config(), steps=steps, seed=seed, spacing=spacing, bars=progress
+        )
+        self.n_steps_ = getattr(self, "n_steps_", 0) + done
+        self._fits = [*getattr(self, "_fits", []), {"steps": done, "asked": steps, "seed": seed}]
+        if hasattr(self, "support_"):
+            before = self.support_.examples
+            del self.support_  # made of features that are out of date
+            examples: list[Example] = []
+            for old in before:
+                self.support_ = self._joined(examples, old.encoded.volume, old.annotation)
+                examples = list(self.support_.examples)
+        return self
+
+    def set_support(
+        self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+    ) -> Self:
+        """Take this annotated volume as the only example.
+
+        Args:
+            image: the volume.
+            mask: its label map: 0 background, 1..255 organs; an array lies on the image's own axes.
+            spacing: mm (depth, height, width), for an array.
+            painted: slices that are annotated, by number along the image's own axis through the slices, or 'labelled'
+                for those with a label; the others are unknown. None = all are annotated.
+
+        Raises:
+            FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
+        """
+        self.support_ = self._joined([], *self._annotated(image, mask, spacing, painted))
+        return self
+
+    def add_support(
+        self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+    ) -> Self:
+        """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
+        volume, annotation = self._annotated(image, mask, spacing, painted)
+        before = self.support_.examples if hasattr(self, "support_") else ()
+        others = [old for old in before if not _same(old.encoded.volume, volume)]
+        self.support_ = self._joined(others, volume, annotation)
+        return self
+
+    def predict(
+        self, volume: Given, *, spacing: Sequence[float] | None = None, probabilities: bool = True
+    ) -> Prediction:
+        """Segment a volume. In one of the partly annotated volumes, the painted slices are what was painted.
+
+        Args:
+            volume: the image.
+            spacing: mm (depth, height, width), for an array.
+            probabilities: False saves time and memory.
+
+        Raises:
+            NotFittedError: no annotated volume is set.
+            FedCoWProError: the volume cannot be read or used.
+        """
+        if not hasattr(self, "support_"):
+            raise NotFittedError("predict before set_support", "an annotated volume", "call set_support(image, mask)")
+        loaded, image = self._ready(), as_volume(volume, spacing)
+        encoded = self._known(image) or encode_volume(
+            loaded.predictor, image, self._config(image), pixel=self.support_.pixel, size=self.support_.size
+        )
+        found = segment_encoded(loaded.predictor, self.support_, encoded, probabilities=probabilities)
+        return Prediction.of(found, image)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the model, adapted or not, to `path` (.safetensors) and its card beside it; `load` reads them.
+
+        Annotated volumes are not part of it.
+
+        Raises:
+            FedCoWProError: another file ending.
+        """
+        target = Path(path)
+        if target.suffix != ".safetensors":
+            raise FedCoWProError(f"model file {target}", "a name ending with .safetensors", "choose such a name")
+        loaded = self._ready()
+        kept = {name: value for name, value in loaded.card.items() if name not in ("format", "versions")}
+        adapted = [*kept.pop("adapted", []), *getattr(self, "_fits", [])]
+        card = kept | {"inference": loaded.predictor.config.model_dump(mode="json"), "adapted": adapted}
+        save_checkpoint(target, loaded.predictor.model.state_dict(), card)
+        return target
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters."""
+        return {name: getattr(self, name) for name in list(inspect.signature(type(self)).parameters)}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change parameters and forget what was loaded, fitted and annotated.
+
+        Raises:
+            FedCoWProError: an unknown name.
+        """
+        known = self.get_params()
+        if unknown := sorted(set(parameters) - set(known)):
+            raise FedCoWProError(f"parameter '{unknown[0]}'", f"one of: {', '.join(known)}", "correct the name")
+        for name in [name for name in vars(self) if name not in known]:
+            delattr(self, name)
+        for name, value in parameters.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        given = [f"{name}={value!r}" for name, value in self.get_params().items() if value != defaults[name].default]
+        return f"{type(self).__name__}({', '.join(given)})"
+
+    def _ready(self) -> Loaded:
+        if not hasattr(self, "loaded_"):
+            self.loaded_ = load_predictor(None if self.model is None else Path(self.model), self.inference)
+        return self.loaded_
+
+    def _config(self, volume: Volume) -> PrepareConfig:
+        config = self._ready().prepare[self.modality or guess_modality(volume)]
+        return config if self.spacing is None else config.model_copy(update={"spacing": self.spacing})
+
+    def _site_config(self) -> PrepareConfig:
+        """Volumes of both kinds, each prepared as the model's card says."""
+        ct, mr = (self._ready().prepare[kind] for kind in ("ct", "mr"))
+        changes = {"modality": self.modality, "spacing": self.spacing or ct.spacing, "percentile": mr.percentile}
+        return ct.model_copy(update=changes)
+
+    def _annotated(
+        self, image: Given, mask: Given, spacing: Sequence[float] | None, painted: Painted | None
+    ) -> tuple[Volume, Annotation]:
+        volume = as_volume(image, spacing)
+        labels = as_labels(mask, volume)
+        known = np.ones(len(labels.voxels), bool) if painted is None else painted_slices(painted, labels)
+        return volume, Annotation(labels.voxels, known, labels.name)
+
+    def _joined(self, others: Sequence[Example], volume: Volume, annotation: Annotation) -> Support:
+        """Annotated volumes and one more, which follows the first one's pixels."""
+        predictor, config, organs = self._ready().predictor, self._config(volume), self.organs or ()
+        first = others[0].encoded.placement if others else None
+        pixel, size = (first.pixel, first.size) if first is not None else (None, None)
+        example = encode_example(predictor, volume, annotation, config, organs=organs, pixel=pixel, size=size)
+        return join_examples(predictor, [*others, example])
+
+    def _known(self, volume: Volume) -> EncodedVolume | None:
+        """The features of a partly annotated volume, if this is one: it need not be encoded again."""
+        examples = (example for example in self.support_.examples if not example.annotation.is_whole)
+        return next((one.encoded for one in examples if _same(one.encoded.volume, volume)), None)
+
+
+def _same(one: Volume, other: Volume) -> bool:
+    return np.array_equal(one.grid.affine, other.grid.affine) and np.array_equal(one.voxels, other.voxels)

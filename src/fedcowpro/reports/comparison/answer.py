@@ -1,0 +1,213 @@
+"""The question and its answer, in words and numbers."""
+
+from __future__ import annotations
+
+import math
+
+from fedcowpro.evaluation.metrics import definition_of
+from fedcowpro.evaluation.statistics.compare import Comparison, MethodResult
+from fedcowpro.evaluation.statistics.intervals import FEWEST_STUDENTISED
+from fedcowpro.reports.comparison import wording
+from fedcowpro.reports.comparison.by_site import by_site
+from fedcowpro.reports.comparison.evidence import Evidence
+from fedcowpro.reports.comparison.figures import interval, p_phrase, p_text, percent, signed
+from fedcowpro.reports.comparison.judge import ALPHA, MAIN, Judge, Versus, against
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Finding, Grid, Heading, Items, Section, Text, Value, listed
+from fedcowpro.reports.toolkit.blocks import count as counted
+from fedcowpro.reports.toolkit.html import MISSING, number
+
+_NARROW = {"percentile": "percentile", "bca": "BCa"}
+
+
+def lead(evidence: Evidence, comparison: Comparison | None) -> str:
+    """The answer in two sentences."""
+    if evidence.protocol is None:
+        return wording.NO_SCORES
+    if comparison is None:
+        return wording.NO_COMMON if len(evidence.methods) > 1 else "There is no defined score."
+    pairs = against(comparison, evidence.reference)
+    if evidence.reference is not None and not pairs:
+        if evidence.reference in [one.method for one in comparison.methods]:
+            return "No method but the reference has a defined score, so nothing is compared."
+        return f"The reference '{evidence.reference}' has no defined score, so nothing is compared."
+    if len(comparison.methods) == 1:
+        (one,) = comparison.methods
+        where = f"{evidence.protocol} Dice of '{one.method}': {number(one.mean)}"
+        return f"Mean {where} over {counted(one.cases, 'case')}, {counted(one.seeds, 'seed')}. Nothing is compared."
+    better = [pair for pair in pairs if pair.pair.significant and pair.difference > 0]
+    worse = [pair for pair in pairs if pair.pair.significant and pair.difference < 0]
+    others = [pair for pair in pairs if not pair.pair.significant]
+    parts = [
+        f"{word}: " + ", ".join(f"'{pair.method}' ({signed(pair.difference)})" for pair in chosen)
+        for word, chosen in (("shown better", better), ("shown worse", worse), ("no difference shown", others))
+        if chosen
+    ]
+    return (
+        f"Against '{evidence.reference}', mean {evidence.protocol} Dice over {counted(comparison.cases, 'case')}: "
+        f"{'; '.join(parts)}."
+    )
+
+
+def answer(evidence: Evidence, comparison: Comparison | None, judge: Judge) -> Section:
+    """Which method is better than the reference, by how much, and how far that carries."""
+    blocks: list[Block] = [Text(question) for question in evidence.questions or _question(evidence)]
+    if evidence.protocol is None or comparison is None:
+        blocks += [Text(lead(evidence, comparison)), *_cautions((*evidence.cautions, *evidence.notes))]
+        return Section("Question and answer", tuple(blocks))
+    pairs = against(comparison, evidence.reference)
+    if evidence.reference is None:
+        blocks.append(Text(wording.ONE_METHOD.format(method=comparison.methods[0].method)))
+    elif not pairs:
+        blocks.append(Text(lead(evidence, comparison)))
+    else:
+        blocks.append(Text(f"Compared with '{evidence.reference}' ({evidence.why})."))
+    means = {result.method: result for result in comparison.methods}
+    blocks += [_finding(pair, means, comparison) for pair in pairs]
+    blocks.append(numbers(evidence, comparison, pairs))
+    blocks += [Text(note, "note") for note in _explanations(evidence, comparison, judge, pairs)]
+    narrow = [wording.NARROW.format(name=name)] if (name := _NARROW.get(judge.interval)) else []
+    blocks += _cautions((*comparison.cautions, *narrow, *_conflicts(pairs), *evidence.cautions, *evidence.notes))
+    blocks += by_site(evidence, comparison, judge, pairs)
+    return Section("Question and answer", tuple(blocks))
+
+
+def _question(evidence: Evidence) -> list[str]:
+    others = [f"'{name}'" for name in evidence.methods if name != evidence.reference]
+    if evidence.reference is None:
+        return []
+    what = f"Does {others[0]}" if len(others) == 1 else f"Do {listed(others)} each"
+    return [f"{what} segment better or worse than '{evidence.reference}', by Dice on the same cases?"]
+
+
+def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Comparison) -> Finding:
+    found, reference = pair.pair, means[pair.pair.first]
+    word = "better" if pair.difference > 0 else "worse"
+    if found.significant:
+        verdict = f"'{pair.method}' is {word} than '{found.first}': shown."
+    else:
+        verdict = f"A difference between '{pair.method}' and '{found.first}': not shown."
+    seeds = sorted({means[pair.method].seeds, reference.seeds})
+    text = (
+        f"Mean Dice {number(means[pair.method].mean)} against {number(reference.mean)}, a difference of "
+        f"{signed(pair.difference)} ({_level(found.interval.confidence)} interval "
+        f"{interval(pair.interval, sign=True)}) over {counted(comparison.cases, 'case')} and "
+        f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; "
+        f"{p_phrase('adjusted p', found.p_adjusted, ALPHA)}; rank-biserial correlation "
+        f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {counted(pair.wins, 'case')}, "
+        f"worse in {pair.losses}, equal in {found.ties}. {_equivalence(pair)}"
+    )
+    return Finding(verdict, text.strip(), found.significant)
+
+
+def _equivalence(pair: Versus) -> str:
+    """What the margin says."""
+    found, shown = pair.equivalence, pair.pair.significant
+    if found is None or not math.isfinite(found.interval.low):
+        return ""
+    limits = f"the {_level(found.interval.confidence)} interval, {interval(found.interval, sign=True)}"
+    if found.equivalent:
+        if shown:
+            return f"There is a difference, but a small one: {limits}, lies within ±{found.margin:g}."
+        return f"Equivalent within ±{found.margin:g}: {limits}, lies inside."
+    if not shown:
+        return (
+            f"That is no evidence of equality: equivalence within ±{found.margin:g} is not shown either ({limits}, "
+            "does not lie inside)."
+        )
+    beyond = pair.interval.low > found.margin or pair.interval.high < -found.margin
+    return f"The whole interval lies beyond the margin of ±{found.margin:g}." if beyond else ""
+
+
+def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> Grid:
+    """Every method with its mean, and against the reference."""
+    by_name = {pair.method: pair for pair in pairs}
+    head = ["Method", "Mean Dice", "Cases, seeds"]
+    if pairs:
+        head += ["Difference", "Adjusted p", "Rank-biserial", "Better / worse / equal", f"Within ±{_margin(pairs):g}"]
+    rows = []
+    for one in comparison.methods:
+        row: list[Cell] = [one.method, Value(number(one.mean), interval(one.interval)), f"{one.cases}, {one.seeds}"]
+        if pairs and one.method == evidence.reference:
+            row += ["reference", *[MISSING] * 4]
+        elif pairs:
+            row += _pair_cells(by_name[one.method])
+        rows.append(tuple(row))
+    return Grid(tuple(head), tuple(rows))
+
+
+def _pair_cells(pair: Versus) -> list[Cell]:
+    found, same = pair.pair, pair.equivalence
+    verdict = ("yes" if same.equivalent else "not shown") if same else MISSING
+    return [
+        Value(signed(pair.difference), interval(pair.interval, sign=True)),
+        Value(p_text(found.p_adjusted, ALPHA), f"p {p_text(found.p, ALPHA)}"),
+        Value(signed(pair.rank_biserial, 2), f"dz {signed(pair.dz, 2)}"),
+        f"{pair.wins} / {pair.losses} / {found.ties}",
+        Value(verdict, interval(same.interval, sign=True) if same else ""),
+    ]
+
+
+def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pairs: list[Versus]) -> list[str]:
+    level = _level(1 - comparison.alpha)
+    said = [
+        wording.METHOD.format(
+            metric=definition_of(MAIN),
+            protocol=comparison.protocol,
+            meaning=wording.PROTOCOLS[comparison.protocol],
+            confidence=level,
+            interval=wording.INTERVALS[judge.interval].format(
+                resamples=comparison.resamples, seed=judge.seed, few=FEWEST_STUDENTISED
+            ),
+            tests=wording.TESTS.format(
+                pairs=counted(len(pairs), "comparison"),
+                alpha=comparison.alpha,
+                gate=wording.GATE if comparison.omnibus else "",
+            )
+            if pairs
+            else "",
+        ).strip()
+    ]
+    if (omnibus := comparison.omnibus) is not None:
+        f = "infinite" if math.isinf(omnibus.statistic) else f"{omnibus.statistic:.2f}"
+        said.append(
+            f"All methods at once ({omnibus.name}): F = {f} with {omnibus.freedom[0]} and {omnibus.freedom[1]} degrees "
+            f"of freedom, {p_phrase('p', omnibus.p, comparison.alpha)}."
+        )
+        if omnibus.p <= comparison.alpha and pairs and not any(pair.pair.significant for pair in pairs):
+            said[-1] += f" {wording.SOME_DIFFER}"
+    if pairs:
+        said.append(wording.NUMBERS.format(confidence=level))
+        said.append(
+            wording.MARGIN.format(
+                margin=judge.margin, confidence=_level(1 - 2 * comparison.alpha), alpha=comparison.alpha
+            )
+        )
+    if evidence.rows["site"].nunique() > 1:
+        said.append(wording.POOLED)
+    return said
+
+
+def _conflicts(pairs: list[Versus]) -> list[str]:
+    """Where interval and test do not say the same, the test counts; a reader should know."""
+    said = []
+    for pair in pairs:
+        outside = pair.leaves_out_zero
+        if outside != pair.pair.significant and math.isfinite(pair.interval.low):
+            said.append(
+                f"'{pair.method}': the interval of the difference {'leaves out' if outside else 'includes'} 0, yet the "
+                f"corrected test {'does not pass' if outside else 'passes'}; the test counts."
+            )
+    return said
+
+
+def _cautions(said: tuple[str, ...]) -> list[Block]:
+    return [Heading("Read this with care"), Items(tuple(dict.fromkeys(said)))] if said else []
+
+
+def _margin(pairs: list[Versus]) -> float:
+    found = pairs[0].equivalence
+    return found.margin if found else math.nan
+
+
+def _level(confidence: float) -> str:
+    return percent(round(confidence, 6))

@@ -1,0 +1,122 @@
+"""The page that says which method is better, by how much, and on what that rests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Method
+from fedcowpro.reports.comparison import wording
+from fedcowpro.reports.comparison.answer import answer, lead
+from fedcowpro.reports.comparison.cases import cases
+from fedcowpro.reports.comparison.evidence import Evidence, gather
+from fedcowpro.reports.comparison.federation import federation
+from fedcowpro.reports.comparison.judge import Judge
+from fedcowpro.reports.comparison.provenance import provenance
+from fedcowpro.reports.comparison.scaling import scaling
+from fedcowpro.reports.comparison.shapes import crossing, distributions, ranks
+from fedcowpro.reports.comparison.supports import supports
+from fedcowpro.reports.comparison.tables import everything, tables
+from fedcowpro.reports.comparison.training import training
+from fedcowpro.reports.toolkit.blocks import Block, Document, Items, Section, listed
+from fedcowpro.reports.toolkit.render_html import to_html
+from fedcowpro.reports.toolkit.render_markdown import to_markdown
+
+MARGIN = 0.02  # of Dice
+FORMATS = (".html", ".md")
+_NAMED = 3  # methods that the title names
+
+
+def compare_page(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    reference: str | None = None,
+    margin: float = MARGIN,
+    protocol: str | None = None,
+    infinite: float | None = None,
+    seed: int = 0,
+    command: str | None = None,
+    sites: Mapping[str, Path] | None = None,
+    models: Mapping[str, Path] | None = None,
+    pictures: bool = False,
+    resamples: int = RESAMPLES,
+    interval: Method = "studentised",
+) -> Path:
+    """Compare methods and write the page; equal input gives equal bytes.
+
+    Args:
+        sources: CSVs of results, run folders, study folders, mixed.
+        out: file to write, .html or .md; an existing one is replaced as a whole.
+        reference: method that the others are compared with; None = a study's own, else 'untrained', else the first.
+        margin: largest difference of Dice that counts as none, for equivalence.
+        protocol: in which the question is answered; None = whole-volume where it was scored.
+        infinite: what an infinite HD95 counts as, in mm; None = medians are shown where there is one.
+        seed: of the bootstrap.
+        command: that made the page, to be shown on it.
+        sites: name -> site folder, for modalities and pictures.
+        models: method -> checkpoint or run folder, for pictures.
+        pictures: show slices of the best, median and worst case, on HTML pages. They show patients.
+        resamples: number of bootstrap samples.
+        interval: how intervals are made (see `mean_interval`).
+
+    Returns:
+        `out`.
+
+    Raises:
+        FedCoWProError: another ending of `out`; unreadable sources; scores that cannot be compared; an unknown
+            reference, protocol or interval; a margin or `infinite` that is not positive; pictures without a model or a
+            site.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise FedCoWProError(f"--out {out}", f"a name that ends in {' or '.join(FORMATS)}", "correct --out")
+    if infinite is not None and not 0 < infinite < float("inf"):
+        raise FedCoWProError(f"{infinite} mm for an infinite HD95", "a positive number", "correct it or leave it out")
+    if seed < 0:
+        raise FedCoWProError(f"seed {seed}", "0 or more", "correct --seed")
+    folders = {name: Path(path) for name, path in (sites or {}).items()}
+    evidence = gather(sources, reference=reference, protocol=protocol, folders=folders)
+    judge = Judge(evidence.reference, margin, seed, resamples, infinite, interval)
+    html = out.suffix.lower() == FORMATS[0]
+    shown: list[Block] = []
+    if pictures and html:
+        # Imported here: predicting loads torch.
+        from fedcowpro.reports.comparison.pictures import Shelf
+        from fedcowpro.reports.comparison.pictures import pictures as draw
+
+        shown = draw(evidence, judge, Shelf(folders, {name: Path(path) for name, path in (models or {}).items()}))
+    document = _document(evidence, judge, shown, command, folders)
+    write_atomic(out, to_html(document) if html else to_markdown(document))
+    return out
+
+
+def _document(
+    evidence: Evidence, judge: Judge, pictures: Sequence[Block], command: str | None, folders: Mapping[str, Path]
+) -> Document:
+    whole = judge.compare(evidence.rows[evidence.rows["protocol"] == evidence.protocol]) if evidence.protocol else None
+    sections: list[Section | None] = [answer(evidence, whole, judge)]
+    if evidence.protocol is not None:
+        sections += [tables(evidence, judge), distributions(evidence, judge), supports(evidence)]
+        sections += [ranks(whole), crossing(evidence)]
+    sections += [training(evidence), federation(evidence), scaling(evidence)]
+    if evidence.protocol is not None:
+        sections.append(cases(evidence, judge, pictures))
+    sections += [provenance(evidence, judge, command, folders), Section("Limits", (Items(wording.LIMITS),))]
+    if evidence.protocol is not None:
+        sections.append(everything(evidence, judge))
+    kept = tuple(section for section in sections if section is not None)
+    return Document(_title(evidence), lead(evidence, whole), kept)
+
+
+def _title(evidence: Evidence) -> str:
+    if names := [str(record["name"]) for source in evidence.sources if (record := source.record or {}).get("name")]:
+        return f"Comparison: {listed(names)}"
+    if not evidence.methods:
+        return "Comparison of trainings"
+    if len(evidence.methods) > _NAMED:
+        return f"Comparison of {len(evidence.methods)} methods"
+    return (
+        f"Comparison of {listed(evidence.methods)}" if len(evidence.methods) > 1 else f"Scores of {evidence.methods[0]}"
+    )

@@ -1,0 +1,147 @@
+"""How the trainings went: convergence, divergence of clients, time and traffic, pseudo-labels and final scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from fedcowpro.evaluation.summary import share_of_model
+from fedcowpro.reports.comparison import wording
+from fedcowpro.reports.comparison.evidence import Evidence
+from fedcowpro.reports.comparison.judge import MAIN
+from fedcowpro.reports.comparison.training_charts import curves, scatter
+from fedcowpro.reports.comparison.trainings import Training
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Chart, Grid, Heading, Items, Section, Text, Value, count
+from fedcowpro.reports.toolkit.html import number
+
+FEWEST_RUNS = 4  # for a rank correlation to be printed: with 3 it is 1 in a third of all cases by chance
+_CURVES = (
+    ("total", "Training loss", 0.0, None),
+    ("pseudo_dice", "Dice on pseudo-labels", 0.0, 1.0),
+    ("update_cosine", "Agreement with the mean update (cosine)", 0.0, 1.0),
+    ("update_norm", "Size of updates (norm)", 0.0, None),
+    ("drift", "Drift from the mean update", 0.0, None),
+)
+_LISTED = 6  # clients that have rows of their own
+_ARROW = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
+Group = tuple[str, list[Training]]
+
+
+def training(evidence: Evidence) -> Section | None:
+    """Curves and tables of all trainings, those of one method together."""
+    groups = grouped([one for one in evidence.trainings if len(one.rounds)])
+    if not groups:
+        return None
+    blocks: list[Block] = [Text(wording.TRAINING)]
+    for value, title, low, high in _CURVES:
+        if any(run.rounds[value].notna().any() for _, runs in groups for run in runs):
+            draw = partial(curves, groups, value, title, low=low, high=high)
+            blocks.append(Chart(draw, f"{title} of each client over the rounds, a panel per method"))
+    blocks += [Heading("First and last round"), _ends(groups)]
+    blocks += _left_out(groups)
+    blocks += [Heading("Time and traffic"), _traffic(groups), Text(wording.TRAFFIC, "note")]
+    blocks += _pseudo_and_final(evidence)
+    return Section("Training", tuple(blocks))
+
+
+def grouped(trainings: Sequence[Training]) -> list[Group]:
+    """Trainings of the same methods, which differ in the seed only."""
+    groups: dict[str, list[Training]] = {}
+    for one in trainings:
+        groups.setdefault(one.label, []).append(one)
+    return list(groups.items())
+
+
+def _ends(groups: Sequence[Group]) -> Grid:
+    """First and last round per method and client; many clients in one row."""
+    rows: list[tuple[Cell, ...]] = []
+    for label, runs in groups:
+        table = pd.concat([run.rounds.assign(run=index) for index, run in enumerate(runs)])
+        clients = sorted(table["site"].unique())
+        parts = [(count(len(clients), "client"), table)] if len(clients) > _LISTED else []
+        parts = parts or [(str(client), table[table["site"] == client]) for client in clients]
+        for client, part in parts:
+            rows.append((label, client, str(len(runs)), *_first_and_last(part)))
+    head = ("Method", "Client", "Runs", "Loss", "Pseudo-label Dice", "Cosine", "Norm", "Drift")
+    caption = "First → last round, mean over runs and clients of the row; the range of the last round below"
+    return Grid(head, tuple(rows), caption=caption, words=2)
+
+
+def _first_and_last(part: pd.DataFrame) -> list[Cell]:
+    ends = part.groupby(["run", "site"])["round"]
+    first, last = part[part["round"] == ends.transform("min")], part[part["round"] == ends.transform("max")]
+    cells: list[Cell] = []
+    for value, *_ in _CURVES:
+        final = last[value].dropna()
+        text = f"{number(first[value].mean())}{_ARROW}{number(last[value].mean())}"
+        cells.append(Value(text, f"{number(final.min())} to {number(final.max())}" if len(final) > 1 else ""))
+    return cells
+
+
+def _left_out(groups: Sequence[Group]) -> list[Block]:
+    said = [
+        f"{label}, seed {run.seed}: client {site} was left out of the average in {count(rounds, 'round')}."
+        for label, runs in groups
+        for run in runs
+        for site, rounds in run.left_out.items()
+    ]
+    return [Items(tuple(said))] if said else []
+
+
+def _traffic(groups: Sequence[Group]) -> Grid:
+    rows = []
+    for label, runs in groups:
+        table = pd.concat([run.rounds for run in runs])
+        clients, rounds = (
+            _span([len(run.clients) for run in runs]),
+            _span([run.rounds["round"].nunique() for run in runs]),
+        )
+        down, up = (table[name].mean() / 1e6 for name in ("bytes_down", "bytes_up"))
+        total = np.mean([run.rounds[["bytes_down", "bytes_up"]].sum().sum() for run in runs]) / 1e6
+        seconds = table["seconds"]
+        cell = Value(number(seconds.mean(), 2), f"{number(seconds.min(), 2)} to {number(seconds.max(), 2)}")
+        sizes = (number(down, 2), number(up, 2), number(total, 1), number(share_of_model(table), 2))
+        rows.append((label, str(len(runs)), clients, rounds, cell, *sizes))
+    head = ("Method", "Runs", "Clients", "Rounds", "Seconds", "MB received", "MB sent", "MB in all", "Share")
+    caption = "Per client and round; in all: a run, mean over runs; share: 1 = the model in full precision, each way"
+    return Grid(head, tuple(rows), caption=caption)
+
+
+def _span(values: Sequence[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
+
+
+def _pseudo_and_final(evidence: Evidence) -> list[Block]:
+    """Pseudo-label Dice of the last round and mean Dice of the scores, per training and method."""
+    rows = evidence.rows[evidence.rows["protocol"] == evidence.protocol]
+    by_case = rows.groupby(["method", "seed", "site", "case"], sort=False)[MAIN].mean()
+    final = by_case.groupby(level=["method", "seed"], sort=False).mean().to_dict()
+    points = [
+        (method, seed, run.last("pseudo_dice"), final[method, seed])
+        for run in evidence.trainings
+        for method, seed in run.users
+        if (method, seed) in final and len(run.rounds)
+    ]
+    points = [point for point in points if math.isfinite(point[2]) and math.isfinite(point[3])]
+    if len(points) < 2:
+        return []
+    x, y = ([point[i] for point in points] for i in (2, 3))
+    if len(points) >= FEWEST_RUNS and len(set(x)) > 1 and len(set(y)) > 1:
+        rho = float(stats.spearmanr(x, y).statistic)
+        rank = f"Spearman's rank correlation over {len(points)} of them: {rho:+.2f}.".replace("-", "\N{MINUS SIGN}")
+    else:
+        rank = f"{len(points)} are too few for a correlation." if len(points) < FEWEST_RUNS else ""
+    text = wording.PSEUDO.format(protocol=evidence.protocol, rank=rank)
+    series: dict[str, list[tuple[float, float]]] = {}
+    for method, _, one, other in points:
+        series.setdefault(method, []).append((one, other))
+    draw = partial(scatter, series, "Dice on pseudo-labels, last round", f"Mean Dice, {evidence.protocol}")
+    table = tuple((method, str(seed), number(one), number(other)) for method, seed, one, other in points)
+    head = ("Method", "Seed", "Pseudo-label Dice", "Mean Dice")
+    alt = "Each training: Dice on pseudo-labels in the last round against mean Dice of its scores"
+    return [Heading("Pseudo-label Dice and final Dice"), Text(text), Chart(draw, alt), Grid(head, table)]

@@ -1,0 +1,222 @@
+"""Sections of the report page: tables and pictures made from results, training records and overlays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from fedcowpro.core.overlap import dice
+from fedcowpro.evaluation.summary import LOSS_TERMS, by_group, by_organ, per_case, share_of_model
+from fedcowpro.reports.demo_report import wording
+from fedcowpro.reports.toolkit.charts import curves, dumbbells
+from fedcowpro.reports.toolkit.html import MISSING, Html, difference, join, number, paragraphs, picture, table, text
+from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, PANELS, Overlay, panels
+
+PICTURE_BYTES = 4_000_000
+MAIN, SECOND = "whole-volume", "gt-range"
+
+
+def headline(results: pd.DataFrame) -> Html:
+    """The table that the page is about: mean whole-volume Dice per site, untrained and trained."""
+    groups = by_group(results, MAIN)
+    if groups.empty:
+        return paragraphs(["There are no whole-volume results."])
+    rows = [
+        (
+            row.group,
+            number(row.before),
+            number(row.after),
+            difference(row.before, row.after),
+            f"{row.cases}",
+            f"{row.better}/{row.pairs}" if row.pairs else MISSING,
+        )
+        for row in groups.itertuples()
+    ]
+    head = ("Site", "Before (untrained)", "After (FedCoWPro)", "Change", "Cases", "Rose")
+    seeds = _listed(results["seed"])
+    supports = results.groupby("site")["support_case"].nunique().max()
+    note = wording.HEADLINE.format(
+        seeds=f"Seeds {seeds}" if "," in seeds else f"Seed {seeds}",
+        slices=_listed(results["support_slices"]),
+        supports="one support case" if supports == 1 else f"up to {supports} support cases",
+    )
+    return join([table(head, rows, kind="headline"), Html(f'<p class="note">{text(note)}</p>')])
+
+
+def organs(results: pd.DataFrame) -> Html:
+    """Chart and table per site: every organ with both protocols."""
+    main, second = by_organ(results, MAIN), by_organ(results, SECOND)
+    both = main.merge(second, on=["group", "organ"], how="outer", suffixes=("", "_second"))
+    cases = per_case(results, MAIN)
+    parts: list[str] = []
+    charts: list[str] = []
+    head = ("Organ", *("Before", "After", "Change") * 2, "Cases")
+    for group, rows in both.groupby("group"):
+        cells = [
+            _organ_cells(
+                row.organ,
+                row.before,
+                row.after,
+                row.before_second,
+                row.after_second,
+                max(_count(row.cases), _count(row.cases_second)),
+            )
+            for row in rows.itertuples()
+        ]
+        if len(cells) > 1:
+            means = rows[["before", "after", "before_second", "after_second"]].mean()
+            mean = _organ_cells("Mean", means.before, means.after, means.before_second, means.after_second, None)
+            cells.append(tuple(Html(f"<strong>{text(cell)}</strong>") for cell in mean))
+        parts.append(Html(f"<h3>Site {text(group)}</h3>"))
+        parts.append(
+            table(
+                head,
+                cells,
+                kind="organs",
+                caption="Mean Dice over cases",
+                spans={" ": 1, "Whole volume": 3, "GT range": 3, "  ": 1},
+            )
+        )
+        mine = cases[cases["group"] == group]
+        if not mine.empty:
+            charts.append(
+                picture(
+                    dumbbells(mine, f"Site {group}"),
+                    f"Site {group}: Dice of each organ before and after training, "
+                    "the means of the table and a dot per case",
+                )
+            )
+    if not parts:
+        return paragraphs(["There are no results."])
+    return join([paragraphs([wording.ORGANS]), Html(f'<div class="charts">{"".join(charts)}</div>'), *parts])
+
+
+def training(rounds: pd.DataFrame) -> Html:
+    """Curves of loss, pseudo-label Dice and divergence, then tables of loss terms, time and traffic."""
+    if rounds.empty:
+        return paragraphs(["There are no training records."])
+    wanted = (
+        ("total", "Training loss", 0.0, None),
+        ("pseudo_dice", "Dice on pseudo-labels", 0.0, 1.0),
+        ("update_cosine", "Agreement of updates (cosine)", 0.0, 1.0),
+        ("update_norm", "Size of updates (norm)", 0.0, None),
+    )
+    drawn = [(curves(rounds, value, label, low=low, high=high), label) for value, label, low, high in wanted]
+    charts = [picture(uri, f"{label} of each site over the rounds") for uri, label in drawn if uri]
+    return join(
+        [
+            Html(f'<div class="charts">{"".join(charts)}</div>'),
+            Html(f'<p class="note">{text(wording.TRAINING)}</p>'),
+            Html(f'<div class="charts">{_loss_table(rounds)}{_cost_table(rounds)}</div>'),
+        ]
+    )
+
+
+def overlays(items: Sequence[Overlay]) -> Html:
+    """Four pictures per overlay with a legend; beyond `PICTURE_BYTES` the page says how many are left out."""
+    if not items:
+        return paragraphs(["There are no pictures."])
+    names = sorted({overlay.organs[label] for overlay in items for label in overlay.present()})
+    palette = {name: ORGAN_COLOURS[i % len(ORGAN_COLOURS)] for i, name in enumerate(names)}
+    blocks: list[str] = []
+    size = 0
+    site: str | None = None
+    for overlay in items:
+        colours = {label: palette[overlay.organs[label]] for label in overlay.present()}
+        uris = panels(overlay, colours)
+        size += sum(map(len, uris))
+        if size > PICTURE_BYTES:
+            blocks.append(paragraphs([f"Left out to keep this page small: {len(items) - len(blocks)} more."]))
+            break
+        heading = "" if overlay.site == site else f"<h3>Site {text(overlay.site)}</h3>"
+        site = overlay.site
+        listed = ", ".join(overlay.organs[label] for label in colours) or "no organ"
+        strip = "".join(
+            picture(uri, f"{name}, site {overlay.site}: slice with {listed}", name)
+            for uri, name in zip(uris, PANELS, strict=True)
+        )
+        blocks.append(
+            Html(
+                f'<div class="overlay">{heading}<p class="note">{text(overlay.caption)}</p>'
+                f'<div class="strip">{strip}</div><ul class="legend">{_legend(overlay, colours)}</ul></div>'
+            )
+        )
+    return join(blocks)
+
+
+def facts(items: Mapping[str, str]) -> Html:
+    """Facts as a table; those whose name begins with "command" as blocks to copy."""
+    commands = {name: value for name, value in items.items() if name.lower().startswith("command")}
+    rows = [(name, value) for name, value in items.items() if name not in commands]
+    blocks = [Html(f'<p class="note">{text(name)}</p><pre>{text(value)}</pre>') for name, value in commands.items()]
+    return join([*blocks, table(("Fact", "Value"), rows, kind="facts") if rows else ""])
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(sorted({str(value) for value in values}))
+
+
+def _count(value: float) -> int:
+    return 0 if pd.isna(value) else int(value)
+
+
+def _organ_cells(
+    name: str, before: float, after: float, before_second: float, after_second: float, cases: int | None
+) -> tuple[str, ...]:
+    return (
+        name,
+        number(before),
+        number(after),
+        difference(before, after),
+        number(before_second),
+        number(after_second),
+        difference(before_second, after_second),
+        "" if cases is None else str(cases),
+    )
+
+
+def _loss_table(rounds: pd.DataFrame) -> str:
+    terms = [term for term in LOSS_TERMS if rounds[term].notna().any()]
+    if not terms:
+        return ""
+    ends = {str(site): (records.iloc[0], records.iloc[-1]) for site, records in rounds.groupby("site")}
+    rows = [
+        (
+            term.replace("_", " "),
+            *(f"{number(first[term])} → {number(last[term])}" for first, last in ends.values()),
+        )
+        for term in terms
+    ]
+    return table(("Loss", *ends), rows, caption="Loss terms, first → last round")
+
+
+def _cost_table(rounds: pd.DataFrame) -> str:
+    rows = []
+    for site, records in rounds.groupby("site"):
+        total = records[["seconds", "bytes_down", "bytes_up"]].sum(min_count=1)
+        rows.append(
+            (
+                str(site),
+                f"{records['round'].nunique()}",
+                number(total["seconds"], 1),
+                number(records["seconds"].mean(), 1),
+                number(total["bytes_down"] / 1e6, 2),
+                number(total["bytes_up"] / 1e6, 2),
+                number(share_of_model(records), 2),
+            )
+        )
+    head = ("Site", "Rounds", "Seconds", "Per round", "MB received", "MB sent", "Share of the model")
+    caption = "Time and traffic over all rounds, as each site sees them; 1 = the model in full precision, each way"
+    return table(head, rows, caption=caption)
+
+
+def _legend(overlay: Overlay, colours: Mapping[int, str]) -> str:
+    entries = []
+    for label, colour in colours.items():
+        score = number(dice(overlay.prediction == label, overlay.truth == label), 2)
+        entries.append(
+            f'<li><span class="swatch" style="background:{colour}"></span>{text(overlay.organs[label])} '
+            f'<span class="note">Dice in this slice {score}</span></li>'
+        )
+    return "".join(entries)

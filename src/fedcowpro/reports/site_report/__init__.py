@@ -1,0 +1,1 @@
+"""The page on one prepared site, to look at before training."""

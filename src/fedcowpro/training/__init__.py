@@ -1,0 +1,1 @@
+"""Losses and the loop that trains; nothing here knows of federation."""

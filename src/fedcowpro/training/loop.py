@@ -1,0 +1,165 @@
+"""Local training of a segmenter on self-supervised episodes. Knows nothing of federation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedcowpro.config import LossConfig, TrainConfig
+from fedcowpro.core.allocator import keep_large_blocks
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.episodes.sampler import EpisodeBatch
+from fedcowpro.model.segmenter import Segmenter
+from fedcowpro.training.losses import episode_losses
+
+
+class EpisodeSource(Protocol):
+    """Anything that draws batches of episodes from a generator; `progress` is the share of training done, 0..1."""
+
+    def sample(self, batch: int, generator: torch.Generator, progress: float = 1.0) -> EpisodeBatch: ...
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a training did: counts, mean losses over its steps, mean Dice on pseudo-labels (0..1), seconds."""
+
+    steps: int
+    episodes: int
+    losses: dict[str, float]
+    pseudo_dice: float
+    seconds: float
+
+
+def fit(
+    model: Segmenter,
+    source: EpisodeSource,
+    train: TrainConfig,
+    loss: LossConfig,
+    *,
+    steps: int,
+    first_step: int = 0,
+    total_steps: int | None = None,
+    generator: torch.Generator,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    penalties: Mapping[str, Callable[[Segmenter], Tensor]] | None = None,
+) -> FitReport:
+    """Train `model` in place for `steps` steps with a fresh optimiser.
+
+    The process keeps the memory that a step frees for the next one (see `allocator`). With `train.ema`, the result is
+    the moving average of the weights over these steps.
+
+    Args:
+        first_step: position of the first step on the schedule of `total_steps` (for rounds of a federation).
+        total_steps: length of the schedule; default first_step + steps.
+        generator: source of all random draws.
+        on_step: called after each step with its number and losses.
+        penalties: further terms of the loss as functions of the model alone, by the names under which they are
+            reported; `total` has them, too.
+
+    Raises:
+        FedCoWProError: the loss became NaN or infinite; the model is left as it was before that step.
+    """
+    keep_large_blocks()
+    total = total_steps if total_steps is not None else first_step + steps
+    optimizer = _make_optimizer(model, train)
+    average = MovingAverage(model, train.ema) if train.ema is not None else None
+    sums: dict[str, float] = defaultdict(float)
+    started = time.perf_counter()
+    model.train()
+    for step in range(first_step, first_step + steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, total, train)
+        batch = source.sample(train.batch, generator, step / total)
+        terms, logits = episode_losses(model, batch.support, batch.support_mask, batch.query, batch.query_mask, loss)
+        for name, penalty in (penalties or {}).items():
+            terms[name] = penalty(model)
+            terms["total"] = terms["total"] + terms[name]
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if not math.isfinite(values["total"]):
+            raise FedCoWProError(
+                f"the loss became {values['total']} at step {step}: {values}",
+                "finite losses",
+                "lower train.lr, or switch on train.clip_norm; check the site with other data",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        terms["total"].backward()
+        if train.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        optimizer.step()
+        if average is not None:
+            average.update()
+        background, foreground = logits.detach().unbind(1)
+        values["pseudo_dice"] = _mean_dice(foreground > background, batch.query_mask > 0)
+        for name, value in values.items():
+            sums[name] += value
+        if on_step is not None:
+            on_step(step, values)
+    if average is not None and steps:
+        average.store()
+    means = {name: value / steps for name, value in sums.items()} if steps else {}
+    pseudo_dice = means.pop("pseudo_dice", float("nan"))
+    return FitReport(steps, steps * train.batch, means, pseudo_dice, time.perf_counter() - started)
+
+
+class MovingAverage:
+    """Exponential moving average of a model's weights and statistics over steps (Polyak averaging).
+
+    After t updates it is sum_i d^(t-i) w_i / sum_i d^(t-i) with decay d: the start does not bias it, and while t is
+    well below 1 / (1 - d) it is close to the plain mean. Integer tensors (counters) are not averaged.
+    """
+
+    def __init__(self, model: Segmenter, decay: float) -> None:
+        self._decay, self._updates = decay, 0
+        # The tensors of a state share their memory with the model.
+        self._tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+        self._means = [torch.zeros_like(tensor) for tensor in self._tensors]
+
+    def update(self) -> None:
+        """Take in the model's present tensors."""
+        self._updates += 1
+        share = (1 - self._decay) / (1 - self._decay**self._updates)
+        for mean, tensor in zip(self._means, self._tensors, strict=True):
+            mean.lerp_(tensor, share)
+
+    def store(self) -> None:
+        """Put the averages into the model."""
+        for mean, tensor in zip(self._means, self._tensors, strict=True):
+            tensor.copy_(mean)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Rate at `step` of `total`.
+
+    `step`: lr * decay^(step // decay_every), the paper's. `one-cycle`: linear rise over the first tenth, then a
+    cosine to a hundredth. `constant`: lr.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    if config.schedule == "step":
+        return config.lr * config.decay ** (step // config.decay_every)
+    rise = max(1, total // 10)
+    if step < rise:
+        return config.lr * (step + 1) / rise
+    progress = (step - rise) / max(1, total - rise)
+    return config.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def _make_optimizer(model: Segmenter, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def _mean_dice(prediction: Tensor, target: Tensor) -> float:
+    overlap = (prediction & target).sum((1, 2))
+    size = prediction.sum((1, 2)) + target.sum((1, 2))
+    return float((2 * overlap / size.clamp_min(1)).mean())

@@ -1,0 +1,150 @@
+"""The audit log: whole after many writers and a crash; every change of it shows."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.governance import audit_log as audit_module
+from fedcowpro.federated.governance.audit_log import REPAIR, AuditLog, Event, read_audit
+
+Change = Callable[[list[str]], list[str]]
+
+
+def filled(path: Path, lines: int = 5) -> Path:
+    log = AuditLog(path)
+    for number in range(1, lines + 1):
+        log.append(Event("site", "north", "in", "train", "allowed", "run", number, 10 * number, "ab" * 32))
+    return path
+
+
+def problems(path: Path) -> list[str]:
+    return read_audit(path)[1]
+
+
+def test_lines_come_back_as_they_were_written(tmp_path: Path) -> None:
+    entries, wrong, head = read_audit(filled(tmp_path / "deep" / "log.jsonl"))
+    assert wrong == []
+    assert [(entry.number, entry.event.round, entry.event.bytes) for entry in entries] == [
+        (number, number, 10 * number) for number in range(1, 6)
+    ]
+    assert entries[-1].event == Event("site", "north", "in", "train", "allowed", "run", 5, 50, "ab" * 32)
+    assert entries == sorted(entries, key=lambda entry: entry.time)
+    assert (head.lines, head.digest) == (5, entries[-1].digest)
+
+
+def replaced(index: int, old: str, new: str) -> Change:
+    return lambda lines: [line.replace(old, new) if i == index else line for i, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (replaced(1, "allowed", "refused"), "line 2 was changed"),
+        (replaced(4, '"bytes": 50', '"bytes": 51'), "line 5 was changed"),
+        (lambda lines: lines[:2] + lines[3:], "before line 3 a line is missing"),
+        (lambda lines: [lines[1], lines[0], *lines[2:]], "before line 1 a line is missing"),
+        (lambda lines: lines[:-1], "it ends after line 4, its head says 5"),
+        (lambda lines: [], "it ends after line 0, its head says 5"),
+        (lambda lines: [*lines[:3], "nonsense", *lines[3:]], "line 4 is no entry"),
+        (lambda lines: [*lines[:-1], lines[-1][:40]], "line 5 is no entry"),
+    ],
+)
+def test_a_changed_log_is_broken(tmp_path: Path, change: Change, said: str) -> None:
+    path = filled(tmp_path / "log.jsonl")
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line + "\n" for line in change(lines)))
+    assert any(said in problem for problem in problems(path)), problems(path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    path = filled(tmp_path_factory.mktemp("log") / "log.jsonl", 3)
+    return path, path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(position=st.integers(0, 10_000), byte=st.integers(1, 255))
+def test_any_changed_byte_shows(whole: tuple[Path, bytes], position: int, byte: int) -> None:
+    path, written = whole
+    content = bytearray(written)
+    content[position % len(content)] ^= byte
+    path.write_bytes(bytes(content))
+    assert problems(path)
+
+
+def test_a_forged_line_with_a_fitting_digest_breaks_the_next_or_the_head(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl")
+    for index in (1, 4):
+        lines = path.read_text().splitlines()
+        line = json.loads(lines[index])
+        line.pop("digest")
+        line["decision"] = "refused"
+        lines[index] = json.dumps({**line, "digest": audit_module._digest(line)})
+        path.write_text("\n".join(lines) + "\n")
+        assert problems(path)
+
+
+def test_a_log_without_its_head_is_not_trusted_and_not_written_to(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl")
+    (tmp_path / "log.jsonl.head").unlink()
+    assert "head file is missing" in problems(path)[0]
+    with pytest.raises(FedCoWProError, match="is missing"):
+        filled(path, 1)
+
+
+def test_a_shortened_log_takes_no_more_lines(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl")
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(FedCoWProError, match="damaged"):
+        filled(path, 1)
+
+
+def test_half_a_line_of_an_interrupted_writing_is_cut_off_and_noted(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl")
+    with path.open("a") as file:
+        file.write('{"number": 6, "ti')
+    assert problems(path) == ["the last line is not whole"]
+    filled(path, 1)
+    entries, wrong, _ = read_audit(path)
+    assert wrong == []
+    assert [entry.event.kind for entry in entries[5:]] == [REPAIR, "train"]
+    assert "17 bytes" in entries[5].event.reason
+
+
+def test_a_line_that_was_written_before_the_crash_counts(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 2)
+    head = (tmp_path / "log.jsonl.head").read_text()
+    filled(path, 1)
+    (tmp_path / "log.jsonl.head").write_text(head)  # the crash came between line and head
+    assert problems(path) == []
+    filled(path, 1)
+    assert [entry.number for entry in read_audit(path)[0]] == [1, 2, 3, 4]
+
+
+def test_two_processes_write_one_log(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from fedcowpro.audit import AuditLog, Event\n"
+        "log = AuditLog(Path(sys.argv[1]))\n"
+        "for number in range(25): log.append(Event('site', sys.argv[2], 'in', 'train', 'allowed', round=number))\n"
+    )
+    path = tmp_path / "log.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), name]) for name in ("a", "b")]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
+    entries, wrong, _ = read_audit(path)
+    assert wrong == []
+    assert [entry.event.round for entry in entries if entry.event.site == "a"] == list(range(25))
+    assert len(entries) == 50
+
+
+def test_no_log_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(FedCoWProError, match="no file"):
+        read_audit(tmp_path / "log.jsonl")
