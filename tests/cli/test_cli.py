@@ -626,8 +626,8 @@ SURFACE = {
     "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
     "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
-    "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
-    "--untrained",
+    "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
+    "--method --untrained",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
     "--max-memory --idle",
     "study": "file --out --workers --store",

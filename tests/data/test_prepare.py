@@ -376,7 +376,7 @@ def test_an_unchanged_source_is_not_even_read(raw: Path, monkeypatch: pytest.Mon
 def test_a_stamp_vouches_for_its_own_manifest_only(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended between manifest and stamp, the next run does not take the new roles for the old."""
     run(raw)
-    write = prepare_module.write_text
+    write = prepare_module.write_atomic
 
     def fails_at_the_stamp(file: Path, text: str) -> None:
         if file.name == "stamp.txt":
@@ -384,7 +384,7 @@ def test_a_stamp_vouches_for_its_own_manifest_only(raw: Path, monkeypatch: pytes
         write(file, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare_module, "write_text", fails_at_the_stamp)
+        patch.setattr(prepare_module, "write_atomic", fails_at_the_stamp)
         with pytest.raises(KeyboardInterrupt):
             run(raw, support="1")
     assert run(raw).with_role("support") == ()

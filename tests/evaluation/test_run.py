@@ -20,8 +20,7 @@ from fedcowpro.evaluation.options import options_of, settings_of
 from fedcowpro.evaluation.protocol import PROTOCOLS, Row, gt_range
 from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.oneshot.location_priors import likest_slices
-from fedcowpro.oneshot.predictor import Group, OneShotPredictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.slices import pick_slices, slices_of
 
 QUERIES = ("2", "3")
@@ -52,10 +51,13 @@ def run(site: Site, ours: OneShotPredictor, **options: Any) -> tuple[list[Row], 
 
 
 def relabelled(site: Site, target: Path, **labels: np.ndarray) -> Site:
-    """A copy of a site with other labels for some cases (named `case_<id>`)."""
+    """A copy of a site with other labels for some cases (named `case_<id>`); its pixels are the volumes' own."""
     shutil.copytree(site.path, target)
     for name, array in labels.items():
-        np.save(target / "labels" / f"{name.removeprefix('case_')}.npy", array)
+        case = name.removeprefix("case_")
+        np.save(target / "labels" / f"{case}.npy", array)
+        with np.load(target / "volumes" / f"{case}.npz") as own:
+            np.savez(target / "volumes" / f"{case}.npz", **{**own, "labels": array})
     return Site.open(target)
 
 
@@ -83,42 +85,14 @@ def test_encoder_calls_equal_distinct_slices(ct_site: Site, wanted: int | str) -
     assert sum(seen) == ours.encoded_slices == len(support_slices_used(ct_site, wanted)) + depth
 
 
-@pytest.mark.parametrize("pairing", ["bag", "chunk"])
-def test_gt_range_alone_encodes_only_the_slices_it_scores(ct_site: Site, pairing: str) -> None:
-    ours = predictor(pairing=pairing)
-    seen = count_encoded(ours)
-    run(ct_site, ours, protocols=("gt-range",))
-    needed = 0
-    for case in QUERIES:
-        truth, scored = ct_site.labels(case), set()
-        for organ in ORGANS:
-            low, high = gt_range(truth == organ)
-            scored |= set(range(low, high + 1))
-        needed += len(scored)
-    assert needed < 20  # the organs do not fill both volumes of 10 slices, or this test is empty
-    assert sum(seen) == len(support_slices_used(ct_site, 3)) + needed
-
-
 def test_views_multiply_encoder_calls(ct_site: Site) -> None:
     plain, views = predictor(), predictor(flip=True)
     run(ct_site, plain)
     run(ct_site, views)
     assert views.encoded_slices == 2 * plain.encoded_slices
-    exponents = predictor(flip=True, gammas=(0.8, 1.0, 1.25))
-    run(ct_site, exponents)
-    assert exponents.encoded_slices == 6 * plain.encoded_slices
-
-
-def test_smoothing_along_the_axis_does_not_depend_on_the_protocols(ct_site: Site) -> None:
-    """An organ's outermost slices have neighbours outside of what gt-range scores."""
-    settings = {"axial_smoothing": 1.2 * ct_site.spacing("2")[0], "keep_components": False}
-    both, _ = run(ct_site, predictor(**settings))
-    alone, _ = run(ct_site, predictor(**settings), protocols=("gt-range",))
-    plain, _ = run(ct_site, predictor(keep_components=False))
-    scores = {(row.case, row.organ): row.dice for row in both if row.protocol == "gt-range"}
-    assert scores == {(row.case, row.organ): row.dice for row in alone}
-    assert scores != {(row.case, row.organ): row.dice for row in plain if row.protocol == "gt-range"}
-    assert {row.options["axial_smoothing"] for row in both} == {f"{settings['axial_smoothing']:g}"}
+    scales = predictor(flip=True, scales=(0.5, 1.0, 1.5))
+    run(ct_site, scales)
+    assert scales.encoded_slices == 6 * plain.encoded_slices
 
 
 @pytest.mark.parametrize(
@@ -161,9 +135,8 @@ def test_rows_say_what_was_done(ct_site: Site) -> None:
 def test_rows_hold_all_settings_of_inference() -> None:
     """A table's columns suffice to predict again; a field that is added later has to be among them."""
     config = InferConfig(
-        support_slices=5, pairing="similar", scales=(0.75, 1), flip=True, gammas=(0.5, 1), refine=3,
-        axial_smoothing=2.5, threshold=0.3, keep_components=False, background_slices=0, exclusive=True, axial_prior=1.5,
-        location_prior=2, coordinates=0.5, quadrant_mask=True,
+        support_slices=5, pairing="chunk", scales=(0.75, 1), flip=True, refine=3, threshold=0.3, keep_components=False,
+        background_slices=0, exclusive=False, axial_prior=1.5, quadrant_mask=True,
     )  # fmt: skip
     assert all(getattr(config, name) != getattr(InferConfig(), name) for name in InferConfig.model_fields)
     columns = options_of(OneShotPredictor(build_model(TINY, 0), config))
@@ -193,29 +166,10 @@ def test_chunks_use_the_slice_of_their_third(ct_site: Site) -> None:
     assert [row.dice for row in three[0]] != pytest.approx([row.dice for row in three[1]])
 
 
-def test_a_slice_can_be_compared_with_the_likest_annotated_one_alone(ct_site: Site) -> None:
-    """Each slice as if that one slice of the organ were the whole support, in both protocols and without the truth."""
-    settings = {"background_slices": 0, "keep_components": False}
-    ours = predictor(pairing="similar", support_slices=3, **settings)
-    rows, found = run(ct_site, ours)
-    assert {row.options["pairing"] for row in rows} == {"similar"}
-    image, example = ct_site.image("2"), ct_site.image("1")
-    liver = next(value for value, name in ORGANS.items() if name == "liver")
-    used = pick_slices(slices_of(ct_site.labels("1"), liver), 3)
-    query, support = ours.encode(image), ours.encode(example[used])
-    nearest = likest_slices(query.views[0], support.views[0])
-    assert len(set(nearest)) > 1
-    labels = ct_site.labels("1")[used]
-    for index, z in enumerate(nearest):
-        bank = ours.bank(support, labels, [Group(liver, (int(z),))])
-        mask = ours.masks(query.select([index]), bank, np.zeros((1, 1), int))
-        np.testing.assert_array_equal(found["2", liver][index], mask[0, 0])
-
-
 def test_the_support_segments_itself_best(ct_site: Site, tmp_path: Path) -> None:
     """A query with the support's own pixels and truth, and all slices as support, in either protocol."""
     twin = relabelled(ct_site, tmp_path / "twin", case_3=ct_site.labels("1"))
-    shutil.copy(twin.path / "cases" / "1" / "image.npy", twin.path / "cases" / "3" / "image.npy")
+    shutil.copy(twin.path / "volumes" / "1.npz", twin.path / "volumes" / "3.npz")
     rows, _ = run(twin, predictor(support_slices="all"))
     means = {case: np.mean([row.dice for row in rows if row.case == case]) for case in QUERIES}
     assert means["3"] > means["2"] + 0.05

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fedcowpro.config import ModelConfig
+from fedcowpro.core import files
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model import checkpoint
 from fedcowpro.model.segmenter import build_model
@@ -101,7 +102,7 @@ def test_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monke
     def fail(*args: object) -> None:
         raise OSError("disk is full")
 
-    monkeypatch.setattr(checkpoint.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError, match="disk is full"):
         checkpoint.save_tensors(saved, {"a": torch.zeros(1)})
     assert saved.read_bytes() == before

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
-from fedcowpro.oneshot.postprocess import count_parts, guided_filter, keep_components, location_map, smooth_along_axis
+from fedcowpro.oneshot.postprocess import count_parts, guided_filter, keep_components, location_map
 
 
 def blobs() -> np.ndarray:
@@ -115,29 +114,3 @@ def test_a_flat_image_only_smooths() -> None:
     found = guided_filter(single, torch.full((1, 17, 17), 0.5), 1)
     assert found.max().item() == pytest.approx(1 / 9, rel=1e-3)  # twice the mean of 3 x 3
     assert found.sum().item() == pytest.approx(1, rel=1e-3)
-
-
-@pytest.mark.parametrize("sigma", [0.5, 0.8, 1.0, 1.7])
-def test_neighbouring_slices_are_averaged_by_a_gaussian(sigma: float) -> None:
-    """Against SciPy's filter within the volume, and with the same result in parts as at once."""
-    volume = np.random.default_rng(0).random((2, 13, 3, 4)).astype(np.float32)
-    asked = []
-
-    def maps(part: range) -> np.ndarray:
-        asked.append(part)
-        return volume[:, part.start : part.stop]
-
-    whole = smooth_along_axis(maps, range(13), 13, sigma)
-    reach = int(2 * sigma)
-    expected = ndimage.gaussian_filter1d(volume, sigma, axis=1, radius=reach)
-    np.testing.assert_allclose(whole[:, reach:-reach], expected[:, reach:-reach], atol=1e-6)
-    parts = [smooth_along_axis(maps, range(start, min(start + 4, 13)), 13, sigma) for start in range(0, 13, 4)]
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-6)
-    assert asked[2] == range(4 - reach, 8 + reach)
-    assert volume.min() <= whole.min() <= whole.max() <= volume.max()
-
-
-def test_far_slices_are_not_averaged() -> None:
-    volume = np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32)
-    whole = smooth_along_axis(lambda part: volume[:, part.start : part.stop], range(1, 3), 3, 0.49)
-    np.testing.assert_array_equal(whole, volume[:, 1:])

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from common import PLAIN, TINY
 from fedcowpro.config import HeadConfig, ModelConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.episodes.intensity import apply_gamma
 from fedcowpro.model.segmenter import build_model, upsample
 from fedcowpro.oneshot.predictor import Encoded, Group, OneShotPredictor, join
 from fedcowpro.oneshot.slices import pick_slices, slices_of
@@ -137,7 +135,7 @@ def test_slices_do_not_depend_on_their_batch() -> None:
         assert close(together[:, index], alone[:, 0])
     for threshold in (0.5, 0.3):
         ours.config = PLAIN.model_copy(update={"threshold": threshold})
-        masks = ours.masks(encoded, bank, everywhere(1, 19))
+        masks = ours.probabilities(encoded, bank, everywhere(1, 19)) > ours.config.threshold
         assert masks.dtype == bool
         np.testing.assert_array_equal(masks, together > threshold)
 
@@ -150,7 +148,7 @@ def test_pretrained_features_find_what_looks_like_the_example() -> None:
         [np.kron(part, np.ones((1, 4, 4), part.dtype)) for part in example(3, seed)] for seed in (0, 1)
     )
     bank = ours.bank(ours.encode(images), labels, [Group(organ, (0, 1, 2)) for organ in (1, 2, 5)])
-    masks = ours.masks(ours.encode(queries), bank, everywhere(3, 3))
+    masks = ours.probabilities(ours.encode(queries), bank, everywhere(3, 3)) > ours.config.threshold
     for mask, organ in zip(masks, (1, 2, 5), strict=True):
         right = truth == organ
         assert 2 * (mask & right).sum() / (mask.sum() + right.sum()) > 0.7
@@ -168,7 +166,7 @@ def test_encoded_slices_are_counted(settings: dict[str, Any], views: int) -> Non
     assert len(encoded.views) == views
     assert ours.encoded_slices == sum(seen) == 11 * views
     bank = ours.bank(encoded, labels, [Group(1, (0, 1)), Group(2, (3,))])
-    ours.masks(encoded, bank, everywhere(2, 11))
+    ours.probabilities(encoded, bank, everywhere(2, 11))
     assert sum(seen) == 11 * views  # comparing encodes nothing
 
 
@@ -225,63 +223,3 @@ def test_slices_of_an_organ() -> None:
         slices_of(labels, 7)
     assert pick_slices(list(range(10, 22)), 3) == [12, 16, 20]
     assert pick_slices([4, 9], "all") == [4, 9]
-
-
-def test_exponents_of_grey_values_are_views() -> None:
-    """The mean over views of single exponents; a view sees the slice with that exponent."""
-    images, labels = example(3)
-    queries, _ = example(2, seed=1)
-
-    def found(*gammas: float) -> np.ndarray:
-        ours = predictor(gammas=gammas)
-        return ours.probabilities(
-            ours.encode(queries), ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))]), everywhere(1, 2)
-        )
-
-    changed = [apply_gamma(torch.from_numpy(part), torch.full((len(part),), 0.5)).numpy() for part in (images, queries)]
-    assert close(found(0.5), plainly(changed[0], labels, changed[1]))
-    assert not close(found(0.5), found(1.0))
-    assert close(found(0.5, 1.0, 2.0), (found(0.5) + found(1.0) + found(2.0)) / 3)
-
-
-def test_coordinates_tell_alike_things_apart_by_their_place() -> None:
-    images = np.random.default_rng(0).normal(0, 0.05, (1, SIDE, SIDE)).astype(np.float32)
-    left, right = np.s_[0, 20:44, 4:28], np.s_[0, 20:44, 36:60]
-    images[left] += 2
-    images[right] += 2
-    labels = np.zeros((1, SIDE, SIDE), np.uint8)
-    labels[left] = 1
-
-    def found(**settings: Any) -> tuple[float, float]:
-        ours = predictor(**settings)
-        encoded = ours.encode(images)
-        soft = ours.probabilities(encoded, ours.bank(encoded, labels, [Group(1, (0,))]), everywhere(1, 1))[0]
-        return float(soft[left].mean()), float(soft[right].mean())
-
-    alike, apart = found(), found(coordinates=1.0)
-    assert alike[0] - alike[1] < 0.1
-    assert apart[0] - apart[1] > 0.3
-    # A mirrored slice has mirrored features, and each of them its own place.
-    once, mirrored = predictor(flip=True, coordinates=1.0).encode(images).views
-    assert torch.equal(once[:, -8:], mirrored[:, -8:])
-
-
-def plainly(images: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    ours = predictor()
-    bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))])
-    return ours.probabilities(ours.encode(queries), bank, everywhere(1, 2))
-
-
-def test_masks_are_of_smoothed_probabilities_where_slices_are_neighbours() -> None:
-    ours = predictor(axial_smoothing=3.0)
-    images, labels = example(3)
-    bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2)), Group(5, (0, 1, 2))])
-    encoded = ours.encode(example(7, seed=1)[0])
-    soft = ours.probabilities(encoded, bank, everywhere(2, 7))
-    smooth = ndimage.gaussian_filter1d(soft, 1.0, axis=1, radius=2)[:, 2:-2]
-    masks = ours.masks(encoded, bank, everywhere(2, 7), spacing=3.0)
-    sure = np.abs(smooth - ours.config.threshold) > 1e-4
-    np.testing.assert_array_equal(masks[:, 2:-2][sure], (smooth > ours.config.threshold)[sure])
-    assert (masks != (soft > ours.config.threshold)).any()
-    apart = ours.masks(encoded, bank, everywhere(2, 7))
-    np.testing.assert_array_equal(apart, soft > ours.config.threshold)

@@ -10,7 +10,6 @@ import pytest
 from common import PLAIN
 from fedcowpro.config import InferConfig, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.oneshot import segmentation
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.batch import load_support, segment_volume
 from fedcowpro.oneshot.encoded import Cancelled, EncodedVolume, encode_volume
@@ -93,28 +92,6 @@ def test_labels_are_the_likeliest_organs_above_the_threshold(
     assert len(np.unique(expected)) > 2
     assert np.array_equal(found.labels, expected)
     assert np.array_equal(segment_encoded(predictor, support, encoded[1]).labels, expected)
-
-
-def test_smoothing_along_the_axis_does_not_depend_on_the_parts(
-    predictor: OneShotPredictor,
-    first: tuple[EncodedVolume, np.ndarray],
-    third: EncodedVolume,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    config = predictor.config.model_copy(update={"axial_smoothing": third.volume.spacing[0]})
-    smoothing = OneShotPredictor(predictor.model, config)
-    support = build_support(predictor, [(first[0], Annotation.whole(first[1]))])
-    plain = segment_encoded(predictor, support, third, probabilities=True)
-    found = []
-    for at_once in (1, 3, 100):
-        monkeypatch.setattr(segmentation, "_SLICES_AT_ONCE", at_once)
-        found.append(segment_encoded(smoothing, support, third, probabilities=True))
-    assert plain.probability is not None
-    for one in found:
-        assert one.probability is not None
-        np.testing.assert_allclose(one.probability, found[0].probability, atol=1e-5)
-    steps = [np.abs(np.diff(one.probability, axis=1)).mean() for one in (plain, found[0])]
-    assert steps[1] < steps[0]  # slices are more alike
 
 
 def test_painted_slices_are_kept_and_the_rest_is_unknown(

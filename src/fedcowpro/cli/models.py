@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -17,6 +17,7 @@ from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.evaluation.protocol import Row
+    from fedcowpro.evaluation.run import Grid
 
 
 @app.command()
@@ -39,7 +40,7 @@ def evaluate(
     organs: Annotated[str | None, typer.Option(help="Organ names, comma-separated; default all.")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="gt-range, whole-volume; default both.")] = None,
     support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
-    pairing: Annotated[str | None, typer.Option(help="bag, similar, or chunk (published, gt-range).")] = None,
+    pairing: Annotated[str | None, typer.Option(help="bag, or chunk (published, gt-range).")] = None,
     keep_components: Annotated[
         bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
     ] = None,
@@ -53,6 +54,9 @@ def evaluate(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
     ] = None,
+    grid: Annotated[
+        str, typer.Option(help="Where scores are taken: native, each volume's own; prepared, as in the literature.")
+    ] = "native",
     tolerance: Annotated[float, typer.Option(help="Of NSD, in mm.")] = 2.0,
     method: Annotated[str, typer.Option(help="Name in the column 'method'.")] = "fedcowpro",
     untrained: Annotated[
@@ -74,7 +78,9 @@ def evaluate(
         raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
     opened = {name: Site.open(path) for name, path in site_folders([*site, *(more or [])], {}).items()}
     overrides = inference_overrides(support_slices, pairing, keep_components, refine, threshold, scales, settings or ())
-    loaded = load_predictor(model, overrides, head)
+    if grid not in ("native", "prepared"):
+        raise FedCoWProError(f"--grid {grid}", "native or prepared", "correct --grid")
+    loaded = load_predictor(model, overrides, head, evaluation=True)
     chosen = {"supports": split_list(support), "queries": split_list(queries), "organs": split_list(organs)}
     given = {name: value for name, value in chosen.items() if value}
     if episodes is None:
@@ -102,6 +108,7 @@ def evaluate(
                 method=label,
                 seed=candidate.seed,
                 protocols=wanted,
+                grid=cast("Grid", grid),
                 tolerance=tolerance,
                 on_case=partial(_tell, f"{label}, {episode.site}"),
             )

@@ -17,28 +17,19 @@ class InferConfig(Config):
         description="annotated slices used per organ: n at the middles "
         "of n equal parts of its extent, as published, or all",
     )
-    pairing: Literal["bag", "chunk", "similar"] = Field(
+    pairing: Literal["bag", "chunk"] = Field(
         "bag",
-        description="bag: every query slice sees all support slices; similar: the one that looks most like it; "
-        "chunk: the one of its third (published, gt-range only)",
+        description="bag: every query slice sees all support slices; chunk: the one of its third, which takes the "
+        "query's truth (published; evaluation within gt-range only)",
     )
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")
     flip: bool = Field(False, description="average with the mirrored slice")
-    gammas: tuple[float, ...] = Field(
-        (1.0,), min_length=1, description="exponents of grey values with which it is encoded"
-    )
     refine: int = Field(
         12,
         ge=0,
         le=64,
         description="radius of the guided filter that moves soft borders to the image's edges, in pixels of a "
         "256-pixel slice (scaled with the slice); 0 = off",
-    )
-    axial_smoothing: float = Field(
-        0.0,
-        ge=0,
-        le=50,
-        description="mm; standard deviation of the Gaussian by which probabilities of neighbouring slices are averaged",
     )
     threshold: float = Field(0.4, gt=0, lt=1, description="probability above which a pixel is foreground")
     keep_components: bool = Field(True, description="keep as many connected parts of an organ as the support has")
@@ -48,20 +39,15 @@ class InferConfig(Config):
         description="slices evenly spaced over a wholly annotated volume; those without an organ add to the background",
     )
     exclusive: bool = Field(
-        False,
-        description="a pixel belongs to its likeliest organ alone; False scores each organ for itself, as published",
+        True,
+        description="organs compete: a pixel belongs to the likeliest alone; False, in evaluation only, segments each "
+        "organ for itself, as published",
     )
     axial_prior: float = Field(
         0.0,
         ge=0,
         description="log-odds taken off where a slice, matched with the support's by features, lies 60 mm or more "
         "outside the organ's annotated extent; less from 15 mm on",
-    )
-    location_prior: float = Field(
-        0.0, ge=0, description="log-odds taken off far from the organ's annotated place in the body's width and height"
-    )
-    coordinates: float = Field(
-        0.0, ge=0, le=10, description="weight of a pixel's place in the slice beside its features; 0 leaves it out"
     )
     quadrant_mask: bool = Field(
         False, description="exclude quadrants about the body's centre that the annotated organ does not touch"
@@ -73,6 +59,4 @@ class InferConfig(Config):
             raise ValueError("support_slices: at least 1, or 'all'")
         if any(not 0.25 <= scale <= 4 for scale in self.scales):
             raise ValueError("scales: between 0.25 and 4")
-        if any(not 0.25 <= gamma <= 4 for gamma in self.gammas):
-            raise ValueError("gammas: between 0.25 and 4")
         return self

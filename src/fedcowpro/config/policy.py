@@ -30,7 +30,8 @@ class SitePolicy(Config):
     """What a site lets happen. The defaults hold where a deployed site has no file."""
 
     apps: tuple[str, ...] = Field(
-        (), description="SHA-256 of Flower app bundles that may be installed, where fedcowpro.federated.supernode runs"
+        (),
+        description="SHA-256 of Flower app bundles that may be installed, where the SuperNode of `federation join` runs",
     )
     packages: tuple[str, ...] = Field(
         (), description="digests of the server's fedcowpro that are allowed, or 'any'; none = the site's own"

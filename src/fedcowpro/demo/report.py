@@ -31,7 +31,7 @@ class Prediction:
         method: as in the results.
         site: its name.
         episode: the example, the held-out cases and the organs.
-        masks: per label value bool (depth, size, size).
+        masks: per label value bool (depth, height, width) on the volume's own grid.
     """
 
     method: str
@@ -63,16 +63,16 @@ def overlays(predictions: Sequence[Prediction], sites: Mapping[str, Path]) -> li
         site = Site.open(folder)
         for prediction in (entry for entry in predictions if entry.site == name):
             case, example, names = prediction.episode.queries[0], prediction.episode.support_case, site.organs
-            truth, annotated = site.labels(case), site.labels(example)
+            (query, truth), (support, annotated) = site.volume(case), site.volume(example)
             z, z_example = _fullest(truth, names), _fullest(annotated, names)
             when = "After training" if prediction.method == AFTER else "Before training"
             pictures.append(
                 Overlay(
                     site=name,
                     organs=names,
-                    support_image=site.image_slice(example, z_example),
+                    support_image=support.voxels[z_example],
                     support_labels=annotated[z_example],
-                    query_image=site.image_slice(case, z),
+                    query_image=query.voxels[z],
                     prediction=prediction.label_map(z),
                     truth=truth[z],
                     caption=f"{when} ({prediction.method}). Held-out case {case}, slice {z + 1} of {len(truth)}; "

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # a page of scores is made without torch
     from fedcowpro.oneshot.predictor import OneShotPredictor
 
-_SEVERAL = ("scales", "gammas")
+_SEVERAL = ("scales",)
 _SETTINGS = (
-    "flip", "refine", "axial_smoothing", "threshold", "keep_components", "background_slices", "exclusive",
-    "axial_prior", "location_prior", "coordinates", "quadrant_mask",
+    "flip", "refine", "threshold", "keep_components", "background_slices", "exclusive", "axial_prior", "quadrant_mask",
 )  # fmt: skip
 
 

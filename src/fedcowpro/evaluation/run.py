@@ -1,26 +1,32 @@
 """Evaluate a one-shot predictor on episodes: annotated cases support, other labelled cases query.
 
-Scores are computed on the prepared grid, as published.
+Masks come from the pipeline that users have (`oneshot`), from the volumes on their own grids; only the truth, the
+protocol and the scores are added here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int, UInt8
 
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import Episode
 from fedcowpro.evaluation.metrics import score
 from fedcowpro.evaluation.options import options_of
 from fedcowpro.evaluation.protocol import PROTOCOLS, Row, chunk_of, gt_range
-from fedcowpro.evaluation.support import EpisodeSupport
-from fedcowpro.oneshot.location_priors import Anatomy, is_wanted, likest_slices
-from fedcowpro.oneshot.postprocess import keep_components
-from fedcowpro.oneshot.predictor import Encoded, OneShotPredictor
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.predictor import OneShotPredictor
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
+from fedcowpro.volume.preprocess import Placement
 
 TOLERANCE = 2.0  # mm; of NSD
+Grid = Literal["native", "prepared"]
 
 
 def evaluate_episode(
@@ -31,6 +37,7 @@ def evaluate_episode(
     method: str,
     seed: int,
     protocols: Sequence[str] = PROTOCOLS,
+    grid: Grid = "native",
     tolerance: float = TOLERANCE,
     on_case: Callable[[str], None] | None = None,
     on_prediction: Callable[[str, int, np.ndarray], None] | None = None,
@@ -43,41 +50,46 @@ def evaluate_episode(
 
     Args:
         predictor: its configuration says which views and which post-processing; the episode which slices support.
+            Where organs do not compete (`exclusive` false), each is segmented as if it were the only one, as published.
         sites: name -> prepared folder with labels; those that the episode names.
         episode: examples, queries and organs.
         method, seed: columns of the rows.
         protocols: of `PROTOCOLS`.
+        grid: where masks and truth are compared: the volume's own, which is what a user gets, or the prepared one of
+            the literature, to which both are brought.
         tolerance: of NSD, in mm.
         on_case: called with the id of each finished query case.
-        on_prediction: called with (case, organ value at the query's site, mask (depth, size, size)) of each
-            whole-volume prediction.
+        on_prediction: called with (case, organ value at the query's site, mask (depth, height, width) on the volume's
+            own grid) of each whole-volume prediction.
 
     Raises:
-        FedCoWProError: a site or case that is not there or has no labels, slices of different sizes, or thirds
-            asked for with examples of different numbers of slices.
+        FedCoWProError: a site or case that is not there or has no labels, or thirds asked for with examples of
+            different numbers of slices.
     """
     site = sites[episode.site]
     values = {name: value for value, name in site.organs.items()}
-    support = EpisodeSupport(predictor, sites, episode)
-    config = predictor.config
+    examples = _examples(predictor, sites, episode)
+    supports = {way: join_examples(predictor, examples, way) for way in {predictor.config.pairing, "bag"}}
     rows = []
     for case in episode.queries:
-        labels = site.labels(case)
-        truth = {organ: labels == values[organ] for organ in episode.organs}
-        query = _Query.encode(predictor, site, case, truth, protocols)
+        query = _Query.encode(predictor, site, case, supports["bag"])
+        truth = {organ: query.truth == values[organ] for organ in episode.organs}
         for protocol in protocols:
-            pairing = support.pairing(protocol)
-            masks = query.masks(support, pairing)
-            for organ, mask in zip(episode.organs, masks, strict=True):
-                scored = query.slices(organ, protocol)
-                if scored is None:
+            pairing = predictor.config.pairing if protocol == "gt-range" else "bag"
+            support = supports[pairing]
+            for number, organ in enumerate(episode.organs, 1):
+                if number not in support.organs or (protocol == "gt-range" and not truth[organ].any()):
                     continue
-                prediction = mask[query.position[scored]]
-                if config.keep_components:
-                    prediction = keep_components(prediction, *support.parts(organ))
+                mask = query.mask(predictor, support, number, _choice(support, truth, episode.organs, pairing))
                 if protocol == "whole-volume" and on_prediction is not None:
-                    on_prediction(case, values[organ], prediction)
-                scores = score(prediction, truth[organ][scored], site.spacing(case), tolerance)
+                    on_prediction(case, values[organ], mask)
+                predicted, true, spacing = query.on_grid(grid, mask, truth[organ])
+                scored = slice(None)
+                if protocol == "gt-range":
+                    if not true.any():  # an organ of a few voxels can vanish where pixels are coarser
+                        continue
+                    low, high = gt_range(true)
+                    scored = slice(low, high + 1)
                 rows.append(
                     Row(
                         method=method,
@@ -86,12 +98,13 @@ def evaluate_episode(
                         case=case,
                         organ=organ,
                         protocol=protocol,
-                        **vars(scores),
+                        **vars(score(predicted[scored], true[scored], spacing, tolerance)),
                         support_site=episode.support_site,
                         support_case=episode.support_case,
                         support_slices=episode.support_numbers,
                         options={
                             "modality": site.record(case).modality,
+                            "grid": grid,
                             "pairing": pairing,
                             **options_of(predictor),
                             "tolerance_mm": f"{tolerance:g}",
@@ -103,77 +116,83 @@ def evaluate_episode(
     return rows
 
 
+def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> list[Example]:
+    """The annotated cases; an organ's label value is its number among the episode's organs, from 1."""
+    examples: list[Example] = []
+    for example in episode.supports:
+        site = sites[example.site]
+        values = {name: value for value, name in site.organs.items()}
+        numbers = {episode.organs.index(organ) + 1: organ for organ in example.slices if organ in episode.organs}
+        volume, labels = site.volume(example.case)
+        numbered = np.zeros_like(labels)
+        for number, organ in numbers.items():
+            numbered[labels == values[organ]] = number
+        first = examples[0].encoded.placement if examples else None
+        examples.append(
+            encode_example(
+                predictor,
+                volume,
+                Annotation.whole(numbered, volume.name),
+                site.settings(site.record(example.case).modality),
+                chosen={number: example.slices[organ] for number, organ in numbers.items()},
+                pixel=first.pixel if first else None,
+                size=first.size if first else None,
+            )
+        )
+    return examples
+
+
+def _choice(
+    support: Support, truth: Mapping[str, np.ndarray], organs: Sequence[str], pairing: str
+) -> Int[np.ndarray, "k d"]:
+    """Group of each organ of the support on each slice: its part of the organ's true extent, or its only one."""
+    depth = len(next(iter(truth.values())))
+    groups = [[i for i, group in enumerate(support.groups) if group.organ == organ] for organ in support.organs]
+    rows = []
+    for organ, own in zip(support.organs, groups, strict=True):
+        mask = truth[organs[organ - 1]]
+        part = np.zeros(depth, np.int64)
+        if pairing == "chunk" and mask.any():
+            part = chunk_of(np.arange(depth), *gt_range(mask), len(own))
+        rows.append(own[0] + part)
+    return np.stack(rows)
+
+
+@dataclass
 class _Query:
-    """The slices of a case that the protocols need, encoded once.
+    """A case that is segmented: encoded once, its truth, and the masks so far."""
 
-    Attributes:
-        position: (depth,) where slice z stands among the encoded ones.
-    """
-
-    def __init__(
-        self,
-        encoded: Encoded,
-        truth: Mapping[str, np.ndarray],
-        needed: np.ndarray,
-        anatomy: Anatomy | None,
-        spacing: float,
-    ) -> None:
-        self.encoded, self.truth, self._anatomy, self._spacing = encoded, truth, anatomy, spacing
-        self.position = needed.cumsum() - 1
-        self._numbers = np.flatnonzero(needed)
-        self._masks: dict[str, np.ndarray] = {}
+    encoded: EncodedVolume
+    truth: UInt8[np.ndarray, "d h w"]
+    own: Placement
+    masks: dict[tuple[object, ...], np.ndarray]
 
     @classmethod
-    def encode(
-        cls,
-        predictor: OneShotPredictor,
-        site: Site,
-        case: str,
-        truth: Mapping[str, np.ndarray],
-        protocols: Sequence[str],
-    ) -> _Query:
-        # With neighbours in the mean, an organ's outermost slices depend on those outside its extent.
-        whole = "whole-volume" in protocols or predictor.config.axial_smoothing > 0
-        needed = np.full(site.record(case).depth, whole)
-        for mask in truth.values():
-            if mask.any():
-                low, high = gt_range(mask)
-                needed[low : high + 1] = True
-        image, spacing = site.image(case), site.spacing(case)[0]
-        encoded = predictor.encode(image[needed])
-        anatomy = None
-        if is_wanted(predictor.config):
-            anatomy = predictor.anatomy(image, spacing, encoded if needed.all() else None)
-        return cls(encoded, truth, needed, anatomy, spacing)
+    def encode(cls, predictor: OneShotPredictor, site: Site, case: str, support: Support) -> _Query:
+        volume, truth = site.volume(case)
+        settings = site.settings(site.record(case).modality)
+        encoded = encode_volume(predictor, volume, settings, pixel=support.pixel, size=support.size)
+        return cls(encoded, truth, site.place(case), {})
 
-    def slices(self, organ: str, protocol: str) -> slice | None:
-        """Which slices are scored; None where the protocol is not defined."""
-        if protocol == "whole-volume":
-            return slice(0, len(self.position))
-        if not self.truth[organ].any():
-            return None
-        low, high = gt_range(self.truth[organ])
-        return slice(low, high + 1)
+    def mask(
+        self, predictor: OneShotPredictor, support: Support, organ: int, choice: Int[np.ndarray, "k d"]
+    ) -> Bool[np.ndarray, "d h w"]:
+        """Where an organ lies, on the volume's own grid."""
+        together = predictor.config.exclusive
+        key = (None if together else organ, choice.tobytes())
+        if key not in self.masks:
+            if not together:
+                row = choice[[support.organs.index(organ)]]
+                first = next(i for i, group in enumerate(support.groups) if group.organ == organ)
+                support, choice = support.only(organ), row - first
+            self.masks[key] = segment_encoded(predictor, support, self.encoded, choice=choice, trust=False).labels
+        return np.asarray(self.masks[key] == organ)
 
-    def masks(self, support: EpisodeSupport, pairing: str) -> Bool[np.ndarray, "k n s s"]:
-        """Predictions for all organs on the encoded slices."""
-        if pairing not in self._masks:
-            choice, start = [], 0
-            for organ in support.organs:
-                groups = len(support.groups(organ, pairing))
-                choice.append(start + self._groups(support, organ, pairing, groups))
-                start += groups
-            bank = support.bank(pairing)
-            guide = support.atlas.guide(self._anatomy) if self._anatomy is not None else None
-            chosen = np.stack(choice)
-            numbers, spacing = self._numbers, self._spacing
-            self._masks[pairing] = support.predictor.masks(self.encoded, bank, chosen, guide, numbers, spacing)
-        return self._masks[pairing]
-
-    def _groups(self, support: EpisodeSupport, organ: str, pairing: str, groups: int) -> np.ndarray:
-        """Group of each encoded slice: the likest annotated slice, or its part of the organ's true extent."""
-        if pairing == "similar":
-            return likest_slices(self.encoded.views[0], support.features(organ))
-        if groups == 1 or not self.truth[organ].any():
-            return np.zeros(len(self._numbers), np.int64)
-        return chunk_of(self._numbers, *gt_range(self.truth[organ]), groups)
+    def on_grid(
+        self, grid: Grid, mask: Bool[np.ndarray, "d h w"], truth: Bool[np.ndarray, "d h w"]
+    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
+        """Mask, truth and spacing where they are compared."""
+        if grid == "native":
+            return mask, truth, self.own.spacing
+        predicted, true = (self.own.to_prepared_labels(one.astype(np.uint8)) > 0 for one in (mask, truth))
+        return predicted, true, self.own.spacing_prepared

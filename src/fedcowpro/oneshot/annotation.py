@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,16 +88,27 @@ class Marks:
     is_whole: bool
 
 
-def mark(placement: Placement, annotation: Annotation, config: InferConfig) -> Marks:
+def mark(
+    placement: Placement,
+    annotation: Annotation,
+    config: InferConfig,
+    chosen: Mapping[int, Sequence[int]] | None = None,
+) -> Marks:
     """Choose the slices of an annotation, and bring them to the prepared grid.
 
     Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
     `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
+
+    Args:
+        chosen: of a whole annotation the slices to use of each organ instead.
     """
     if annotation.is_whole:
         labels = placement.to_prepared_labels(annotation.labels)
         organs = [int(organ) for organ in np.unique(labels[labels > 0])]
-        shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
+        if chosen is None:
+            shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
+        else:
+            shows = {organ: tuple(zs) for organ, zs in chosen.items()}
         drawn: np.ndarray = np.any(labels, axis=(1, 2))
         empty = tuple(empty_slices(drawn, config.background_slices))
         numbers = sorted({z for zs in shows.values() for z in zs} | set(empty))

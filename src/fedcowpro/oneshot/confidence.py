@@ -73,7 +73,7 @@ def reverse_dice(
         return result
     bank = predictor.bank(query.select(used), prepared, groups)
     choice = np.repeat(np.arange(len(groups))[:, None], len(support.labels), axis=1)
-    back = predictor.masks(support.features, bank, choice)
+    back = predictor.probabilities(support.features, bank, choice) > predictor.config.threshold
     for group, mask in zip(groups, back, strict=True):
         of_organ = slices[group.organ]
         result[group.organ] = dice(mask[of_organ], support.labels[of_organ] == group.organ)

@@ -52,13 +52,27 @@ def default_model() -> Path:
     return Path(str(files("fedcowpro.model"))) / "pretrained" / "default.safetensors"
 
 
-def load_predictor(path: Path | None, overrides: Mapping[str, Any] | None = None, head: str | None = None) -> Loaded:
+# Settings of inference that were taken out, with the value at which they did nothing.
+_REMOVED = {"gammas": [1.0], "axial_smoothing": 0.0, "location_prior": 0.0, "coordinates": 0.0}
+# Settings that need the truth or give overlapping masks, with the value that a user's masks are made with.
+_EVALUATION_ONLY = {"pairing": "bag", "exclusive": True}
+
+
+def load_predictor(
+    path: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    head: str | None = None,
+    *,
+    evaluation: bool = False,
+) -> Loaded:
     """Load a checkpoint (its `.safetensors` file, or a run folder).
 
     Args:
         path: file or folder; None = the model that comes with the package.
         overrides: fields of `InferConfig` to use instead of the card's.
         head: kind of head to compare features with instead of the one that was trained; it has no weights of its own.
+        evaluation: whether settings that only an evaluation can honour are allowed (`pairing: chunk`, `exclusive:
+            false`). Elsewhere they are refused among the overrides, and those of the card do not count.
 
     Raises:
         FedCoWProError: unreadable or altered files, or invalid settings.
@@ -68,7 +82,17 @@ def load_predictor(path: Path | None, overrides: Mapping[str, Any] | None = None
     if head is not None:
         other = parse(HeadConfig, {**model.config.head.model_dump(), "kind": head}, "settings of the head")
         model.config = model.config.model_copy(update={"head": other})
-    settings = {**card.get("inference", {}), **(overrides or {})}
+    stored = _stored_settings(card.get("inference", {}), path)
+    if not evaluation:
+        for name, value in _EVALUATION_ONLY.items():
+            if (overrides or {}).get(name, value) != value:
+                raise FedCoWProError(
+                    f"inference setting {name}: {(overrides or {})[name]}",
+                    f"{value}, with which masks are made",
+                    "leave it out; 'fedcowpro evaluate' has it for comparison with the literature",
+                )
+        stored |= _EVALUATION_ONLY
+    settings = {**stored, **(overrides or {})}
     config = parse(InferConfig, settings, "inference settings")
     prepare: dict[Modality, PrepareConfig] = {}
     modalities: tuple[Modality, ...] = ("ct", "mr")
@@ -78,3 +102,15 @@ def load_predictor(path: Path | None, overrides: Mapping[str, Any] | None = None
         stored = card.get("prepare", {}).get(modality, {"modality": modality, **size})
         prepare[modality] = parse(PrepareConfig, stored, f"card of {path}, 'prepare'")
     return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare, card)
+
+
+def _stored_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A card's settings of inference, of an older version too where what was taken out did nothing."""
+    for name, idle in _REMOVED.items():
+        if settings.get(name, idle) != idle:
+            raise FedCoWProError(
+                f"card of {path}: inference.{name}: {settings[name]}",
+                "settings of this version",
+                f"take '{name}' out of the card, or use the version that made the model; see CHANGELOG.md",
+            )
+    return {name: value for name, value in settings.items() if name not in _REMOVED}

@@ -4,7 +4,6 @@ Each guide is a number of log-odds that is added to the network's before the thr
 
 - along the body's axis: the query is shifted along the support until their slices' features agree best; far from the
   organ's annotated extent it is unlikely (`axial_prior`);
-- within the slice: the organ's annotated place, in parts of the body's width and height (`location_prior`);
 - quadrants: those that the annotated organ does not touch are excluded (`quadrant_mask`), the "prior domain
   information" of CoWPro (arXiv 2408.06235), whose code is not public; this is our reading.
 """
@@ -16,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
-from scipy import ndimage
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedcowpro.config import InferConfig
@@ -60,12 +58,12 @@ class Place:
     """Where an annotated volume has an organ.
 
     Attributes:
-        location: (s, s) 1 where the annotated slices show it, falling to 0 with distance.
+        size: pixels along a slice.
         quadrants: (2, 2) which quadrants about the body's centre it touches: upper and lower, left and right.
         extent: mm along the axis from the volume's first slice.
     """
 
-    location: Float[np.ndarray, "s s"]
+    size: int
     quadrants: Bool[np.ndarray, "2 2"]
     extent: tuple[float, float]
 
@@ -114,7 +112,7 @@ class Guide:
 
 def is_wanted(config: InferConfig) -> bool:
     """Whether any guide is switched on."""
-    return bool(config.axial_prior or config.location_prior or config.quadrant_mask)
+    return bool(config.axial_prior or config.quadrant_mask)
 
 
 def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s s"], spacing: float) -> Anatomy:
@@ -133,12 +131,6 @@ def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s 
     if len(rows) == 0:
         return Anatomy(cells, spacing, (0, slices.shape[1] - 1, 0, slices.shape[2] - 1))
     return Anatomy(cells, spacing, (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])))
-
-
-def likest_slices(query: Float[Tensor, "n c h w"], support: Float[Tensor, "m c h w"]) -> Int[np.ndarray, " n"]:
-    """Which of m annotated slices looks most like each of n query slices: cosine of features pooled to 8 x 8 cells."""
-    one, other = (F.normalize(F.adaptive_avg_pool2d(part, _GRID).flatten(1), dim=1) for part in (query, support))
-    return (one @ other.T).argmax(1).numpy()
 
 
 def shift_between(query: Anatomy, support: Anatomy) -> float:
@@ -185,10 +177,9 @@ def place_of(masks: Bool[np.ndarray, "n s s"], numbers: Sequence[int], support: 
     first, last = numbers[0] * support.spacing, numbers[-1] * support.spacing
     half = (last - first) / (2 * (len(numbers) - 1)) if len(numbers) > 1 else support.spacing / 2
     size = union.shape[0]
-    blurred = ndimage.gaussian_filter(union.astype(np.float32), size / 20)
     rows, columns = (np.arange(size) > middle for middle in support.centre)
     quadrants = np.array([[union[np.ix_(rows == low, columns == right)].any() for right in (0, 1)] for low in (0, 1)])
-    return Place(blurred / blurred.max(), quadrants, (first - half, last + half))
+    return Place(size, quadrants, (first - half, last + half))
 
 
 def log_odds(
@@ -199,29 +190,13 @@ def log_odds(
     Args:
         shift: of `shift_between`.
     """
-    size = place.location.shape[0]
     position = np.asarray(numbers) * query.spacing + shift
     beyond = np.maximum(np.maximum(place.extent[0] - position, position - place.extent[1]), 0)
     along = -config.axial_prior * np.clip((beyond - _NEAR) / (_FAR - _NEAR), 0, 1)
-    within = np.zeros((size, size))
-    if config.location_prior:
-        within -= config.location_prior * (1 - _moved(place.location, support.box, query.box))
+    within = np.zeros((place.size, place.size))
     if config.quadrant_mask:
-        within[~_quadrants(place.quadrants, query.centre, size)] = _EXCLUDED
+        within[~_quadrants(place.quadrants, query.centre, place.size)] = _EXCLUDED
     return np.asarray(along[:, None, None] + within, np.float32)
-
-
-def _moved(
-    image: Float[np.ndarray, "s s"], source: tuple[int, int, int, int], target: tuple[int, int, int, int]
-) -> Float[np.ndarray, "s s"]:
-    """The image with the box `source` stretched to `target`."""
-    pixels = np.arange(image.shape[0])
-    axes = []
-    for first in (0, 2):
-        start, end = source[first], source[first + 1]
-        low, high = target[first], target[first + 1]
-        axes.append((pixels - low) / max(high - low, 1) * (end - start) + start)
-    return np.asarray(ndimage.map_coordinates(image, np.meshgrid(*axes, indexing="ij"), order=1, mode="nearest"))
 
 
 def _quadrants(touched: Bool[np.ndarray, "2 2"], centre: tuple[float, float], size: int) -> Bool[np.ndarray, "s s"]:

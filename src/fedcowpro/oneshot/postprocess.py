@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -42,30 +41,6 @@ def guided_filter(
             offset, slope = box(lines)
             torch.addcmul(offset, slope, image, out=filtered)
     return result
-
-
-def smooth_along_axis(
-    maps: Callable[[range], Float[np.ndarray, "k n h w"]], part: range, depth: int, sigma: float
-) -> Float[np.ndarray, "k p h w"]:
-    """Maps of some slices of a volume, each the Gaussian mean of its own and its neighbours' up to 2 sigma away.
-
-    Weights are cut at the volume's ends and sum to 1, so the result lies between the maps that it is made of and does
-    not depend on the parts in which it is computed.
-
-    Args:
-        maps: gives the maps of the slices of a range.
-        part: slices that are wanted.
-        depth: slices of the volume.
-        sigma: standard deviation in slices; below a half only the slice itself counts.
-    """
-    reach = math.floor(2 * sigma)
-    if not reach:
-        return maps(part)
-    around = range(max(0, part.start - reach), min(depth, part.stop + reach))
-    offsets = np.subtract.outer(np.array(part), np.array(around))
-    weights = np.where(np.abs(offsets) <= reach, np.exp(-0.5 * (offsets / sigma) ** 2), 0)
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.einsum("pn,knhw->kphw", weights.astype(np.float32), maps(around))
 
 
 class _Boxes:

@@ -13,27 +13,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fedcowpro.config import InferConfig
 from fedcowpro.core.threads import each
-from fedcowpro.data.episodes.intensity import apply_gamma
-from fedcowpro.model.feature_maps import append_places
 from fedcowpro.model.head import score_classes
 from fedcowpro.model.prototypes import build_bank, masks_to_features
 from fedcowpro.model.segmenter import Segmenter, upsample
-from fedcowpro.oneshot.location_priors import Anatomy, Guide, Numbers, describe
-from fedcowpro.oneshot.postprocess import guided_filter, smooth_along_axis
+from fedcowpro.oneshot.location_priors import Anatomy, describe
+from fedcowpro.oneshot.postprocess import guided_filter
 
 _COMPARED = 2  # slices at once in a thread; more are not faster on a CPU
 
-View = tuple[float, bool, float]  # scale, mirrored or not, exponent of grey values
+View = tuple[float, bool]  # scale, mirrored or not
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of n slices, one tensor (n, C, h, w) per view (scale, mirror image, exponent of grey values).
+    """Features of n slices, one tensor (n, C, h, w) per view (scale, mirror image).
 
     Attributes:
         views: features.
@@ -72,6 +70,16 @@ class Bank:
 
     vectors: tuple[Tensor, ...]
     member: tuple[Tensor, ...]
+
+    def select(self, groups: Sequence[int]) -> Bank:
+        """The prototypes of some of the groups."""
+        columns = [column for group in groups for column in (2 * group, 2 * group + 1)]
+        members = [member[:, columns] for member in self.member]
+        used = [member.any(1) for member in members]
+        return Bank(
+            tuple(vectors[rows] for vectors, rows in zip(self.vectors, used, strict=True)),
+            tuple(member[rows] for member, rows in zip(members, used, strict=True)),
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class OneShotPredictor:
     @property
     def _views(self) -> list[View]:
         mirrors = (False, True) if self.config.flip else (False,)
-        return list(itertools.product(self.config.scales, mirrors, self.config.gammas))
+        return list(itertools.product(self.config.scales, mirrors))
 
     def _encode(self, slices: Float[np.ndarray, "n s s"], views: Sequence[View]) -> tuple[Tensor, ...]:
         def of_slice(index: int) -> list[Tensor]:
@@ -133,15 +141,12 @@ class OneShotPredictor:
         self.encoded_slices += len(slices) * len(views)
         return tuple(torch.cat(of_view) for of_view in zip(*found, strict=True))
 
-    def _encode_view(self, images: Tensor, scale: float, mirror: bool, gamma: float) -> Tensor:
-        if gamma != 1:
-            images = apply_gamma(images[:, 0], images.new_full((len(images),), gamma))[:, None]
+    def _encode_view(self, images: Tensor, scale: float, mirror: bool) -> Tensor:
         if scale != 1:
             side = max(32, round(images.shape[-1] * scale / 32) * 32)
             images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
         features = self.model.encode(images.flip(-1) if mirror else images)
-        features = features.flip(-1) if mirror else features
-        return append_places(features, self.config.coordinates) if self.config.coordinates else features
+        return features.flip(-1) if mirror else features
 
     @torch.inference_mode()
     def bank(self, support: Encoded, labels: UInt8[np.ndarray, "n s s"], groups: Sequence[Group]) -> Bank:
@@ -201,53 +206,6 @@ class OneShotPredictor:
 
         each(of_part, _parts(count))
         return out
-
-    def volume_probabilities(
-        self,
-        query: Encoded,
-        bank: Bank,
-        choice: Int[np.ndarray, "k n"],
-        part: range,
-        guide: Guide | None = None,
-        numbers: Numbers | None = None,
-        spacing: float | None = None,
-    ) -> Float[np.ndarray, "k p s s"]:
-        """`probabilities` of some of a volume's slices, guided, and averaged with their neighbours' where asked for.
-
-        Args:
-            query, bank, choice: as for `probabilities`, all slices.
-            part: positions of the slices that are wanted.
-            guide: to the volume that the slices are of.
-            numbers: which slices of it they are; None = all, in order.
-            spacing: distance of the slices in mm; None = they are not neighbours, so none is averaged with others.
-        """
-
-        def of_slices(some: range) -> np.ndarray:
-            where = slice(some.start, some.stop)
-            prior = None if guide is None else guide.log_odds(some if numbers is None else numbers[where])
-            return self.probabilities(query.select(some), bank, choice[:, where], prior)
-
-        sigma = self.config.axial_smoothing / spacing if spacing else 0.0
-        return smooth_along_axis(of_slices, part, len(query), sigma)
-
-    def masks(
-        self,
-        query: Encoded,
-        bank: Bank,
-        choice: Int[np.ndarray, "k n"],
-        guide: Guide | None = None,
-        numbers: Numbers | None = None,
-        spacing: float | None = None,
-    ) -> Bool[np.ndarray, "k n s s"]:
-        """Where `volume_probabilities` exceeds the threshold; organs may overlap unless they are `exclusive`."""
-
-        def of_part(part: slice) -> np.ndarray:
-            some = range(part.start, part.stop)
-            soft = self.volume_probabilities(query, bank, choice, some, guide, numbers, spacing)
-            inside = soft > self.config.threshold
-            return inside & (soft >= soft.max(axis=0)) if self.config.exclusive else inside
-
-        return np.concatenate(each(of_part, _parts(len(query))), axis=1)
 
 
 def _parts(count: int) -> list[slice]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.threads import each
@@ -42,7 +42,13 @@ class Segmentation:
 
 
 def segment_encoded(
-    predictor: OneShotPredictor, support: Support, encoded: EncodedVolume, *, probabilities: bool = False
+    predictor: OneShotPredictor,
+    support: Support,
+    encoded: EncodedVolume,
+    *,
+    choice: Int[np.ndarray, "k d"] | None = None,
+    probabilities: bool = False,
+    trust: bool = True,
 ) -> Segmentation:
     """Segment an encoded volume like the support's volumes; the encoder is not used.
 
@@ -50,7 +56,9 @@ def segment_encoded(
     the painted slices are what was painted.
 
     Args:
+        choice: group of the support that organ k uses on each slice; None = each organ has one.
         probabilities: give probabilities on the volume's own grid, too; costs time and memory.
+        trust: False leaves the confidence out (nan), which saves time.
 
     Raises:
         FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
@@ -61,17 +69,17 @@ def segment_encoded(
     labels = np.zeros(shape, np.uint8)
     scores = np.zeros((len(organs), *shape), np.float32) if probabilities else None
     margins = np.full((len(organs), shape[0]), np.nan, np.float32)
-    choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
+    if choice is None:
+        choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
     guide = None
     if support.atlas.volumes and encoded.anatomy is not None:
         guide = support.atlas.guide(encoded.anatomy)
 
     def of_part(start: int) -> None:
         part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
-        numbers, spacing = range(part.start, part.stop), encoded.volume.spacing[0]
-        soft = predictor.volume_probabilities(
-            encoded.features, support.bank, choice, numbers, guide=guide, spacing=spacing
-        )
+        numbers = range(part.start, part.stop)
+        prior = None if guide is None else guide.log_odds(numbers)
+        soft = predictor.probabilities(encoded.features.select(numbers), support.bank, choice[:, part], prior)
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
@@ -83,6 +91,9 @@ def segment_encoded(
         labels[annotation.painted] = annotation.labels[annotation.painted]
     if config.keep_components:
         _keep_parts(labels, support, placement, annotation)
+    if not trust:
+        margins[:] = np.nan
+        return Segmentation(organs, labels, scores, dict.fromkeys(organs, float("nan")), margins)
     shown = np.stack([(labels == organ).any(axis=(1, 2)) for organ in organs])
     margins[~shown] = np.nan
     guessed = labels

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Support:
         atlas: where the volumes have the organs; without volumes where no guide is wanted.
         features: of the used slices of all volumes.
         labels: of those slices (n, size, size).
-        groups: which organ uses which of them.
+        groups: which organ uses which of them; one group an organ, or one for each of its parts (`pairing: chunk`).
         examples: the annotated volumes.
     """
 
@@ -54,6 +55,19 @@ class Support:
     labels: np.ndarray
     groups: tuple[Group, ...]
     examples: tuple[Example, ...]
+
+    def only(self, organ: int) -> Support:
+        """With one organ alone, which then competes with none."""
+        kept = [index for index, group in enumerate(self.groups) if group.organ == organ]
+        place = self.atlas.places[self.organs.index(organ)]
+        return replace(
+            self,
+            organs=(organ,),
+            bank=self.bank.select(kept),
+            masks={organ: self.masks[organ]},
+            atlas=replace(self.atlas, places=(place,)),
+            groups=tuple(self.groups[index] for index in kept),
+        )
 
     def painted_in(self, encoded: EncodedVolume) -> Annotation | None:
         """What was painted in a volume, if it is one of the annotated ones."""
@@ -95,6 +109,7 @@ def encode_example(
     config: PrepareConfig,
     *,
     organs: Collection[int] = (),
+    chosen: Mapping[int, Sequence[int]] | None = None,
     pixel: float | None = None,
     size: int | None = None,
 ) -> Example:
@@ -102,6 +117,7 @@ def encode_example(
 
     Args:
         organs: see `build_support`.
+        chosen: see `mark`.
         pixel, size: see `prepare_volume`.
 
     Raises:
@@ -114,13 +130,19 @@ def encode_example(
     annotation = annotation.only(organs)
     require_nonempty(annotation.labels, Path(annotation.name))
     prepared = prepare_volume(volume, config, pixel=pixel, size=size)
-    marks = mark(prepared.placement, annotation, predictor.config)
+    marks = mark(prepared.placement, annotation, predictor.config, chosen)
     require_nonempty(marks.labels, Path(annotation.name))
     return Example(encode_prepared(predictor, prepared, marks.numbers), annotation, marks)
 
 
-def join_examples(predictor: OneShotPredictor, examples: Sequence[Example]) -> Support:
-    """`build_support` of examples."""
+def join_examples(
+    predictor: OneShotPredictor, examples: Sequence[Example], pairing: Literal["bag", "chunk"] = "bag"
+) -> Support:
+    """`build_support` of examples.
+
+    Args:
+        pairing: bag: an organ is one group of all its slices; chunk: one group for each part of its extent.
+    """
     if not examples:
         raise FedCoWProError("no support", "one annotated volume at least", "annotate a volume first")
     if len(sizes := {example.encoded.placement.size for example in examples}) > 1:
@@ -142,22 +164,39 @@ def join_examples(predictor: OneShotPredictor, examples: Sequence[Example]) -> S
         raise FedCoWProError(
             "an annotation without a labelled voxel", "an organ on one slice at least", "paint an organ"
         )
-    groups = tuple(Group(organ, tuple(zs), tuple(empty)) for organ, zs in sorted(shows.items()))
+    organs = tuple(sorted(shows))
+    if pairing == "chunk":
+        groups = tuple(group for organ in organs for group in _thirds(examples, organ, shows[organ], empty))
+    else:
+        groups = tuple(Group(organ, tuple(shows[organ]), tuple(empty)) for organ in organs)
     features = join([_used(example) for example in examples])
     labels = np.concatenate([example.marks.labels for example in examples])
     first = examples[0].encoded.placement
     return Support(
-        organs=tuple(group.organ for group in groups),
+        organs=organs,
         bank=predictor.bank(features, labels, groups),
-        masks={group.organ: labels[sorted(set(group.slices))] == group.organ for group in groups},
+        masks={organ: labels[sorted(set(zs))] == organ for organ, zs in shows.items()},
         pixel=first.pixel,
         size=first.size,
-        atlas=_atlas(predictor, examples, [group.organ for group in groups]),
+        atlas=_atlas(predictor, examples, organs),
         features=features,
         labels=labels,
         groups=groups,
         examples=tuple(examples),
     )
+
+
+def _thirds(examples: Sequence[Example], organ: int, slices: Sequence[int], empty: Sequence[int]) -> list[Group]:
+    """One group for each part of the organ's extent, with the slices that stand for it in each example."""
+    counts = {len(example.marks.shows[organ]) for example in examples if organ in example.marks.shows}
+    if len(counts) > 1:
+        raise FedCoWProError(
+            f"label {organ} on {' and '.join(map(str, sorted(counts)))} slices of the examples",
+            "as many slices of each example, where thirds are paired",
+            "use --pairing bag",
+        )
+    (parts,) = counts
+    return [Group(organ, tuple(slices[part::parts]), tuple(empty)) for part in range(parts)]
 
 
 def _used(example: Example) -> Encoded:

@@ -137,7 +137,9 @@ def _predictor(job: Job, scoring: Scoring, site: str) -> OneShotPredictor:
         return OneShotPredictor(build_model(job.config.model, job.config.seed, project=False), scoring.inference)
     # With local normalisation a training site has a model of its own, for the evaluation site of its name.
     own = job.folder / "sites" / f"{site}.safetensors"
-    return load_predictor(own if own.is_file() else job.folder, scoring.inference.model_dump()).predictor
+    return load_predictor(
+        own if own.is_file() else job.folder, scoring.inference.model_dump(), evaluation=True
+    ).predictor
 
 
 def _peak_megabytes() -> float | None:

@@ -102,8 +102,8 @@ def test_methods_that_differ_from_each_other_only_are_told(tmp_path: Path, writt
 
 
 def test_the_command_of_a_table_has_the_settings_of_its_scores(tmp_path: Path, written: Written) -> None:
-    config = InferConfig(scales=(0.75, 1), gammas=(0.5, 1), flip=True, axial_prior=1.5, keep_components=False)
-    columns = {**options_of(OneShotPredictor(build_model(TINY, 0), config)), "pairing": "similar"}
+    config = InferConfig(scales=(0.75, 1), flip=True, axial_prior=1.5, keep_components=False)
+    columns = {**options_of(OneShotPredictor(build_model(TINY, 0), config)), "pairing": "chunk"}
     rows = [replace(row, options={**row.options, **columns}) for row in scores({"a": 0.0})]
     page = written(table(tmp_path / "a.csv", rows))
     words = shlex.split(next(line for line in page.splitlines() if line.startswith("fedcowpro evaluate")))
@@ -113,4 +113,4 @@ def test_the_command_of_a_table_has_the_settings_of_its_scores(tmp_path: Path, w
     read = inference_overrides(*(given.get(name) if name else "--keep-components" in words for name in names), others)
     settings = {**read, "refine": int(read["refine"]), "threshold": float(read["threshold"])}
     assert "--no-keep-components" in words
-    assert InferConfig.model_validate(settings) == config.model_copy(update={"pairing": "similar"})
+    assert InferConfig.model_validate(settings) == config.model_copy(update={"pairing": "chunk"})

@@ -16,7 +16,7 @@ import numpy as np
 from fedcowpro.config import PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.scan import Scan
-from fedcowpro.data.preparation.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, CaseFile, read_json
+from fedcowpro.data.preparation.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, VOLUMES, CaseFile, read_json
 from fedcowpro.data.superpixels.superpixels import segment_areas, superpixels
 from fedcowpro.volume.checks import require_nonempty
 from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, normalise
@@ -54,6 +54,11 @@ class Job:
         """Where its labels lie, apart from the case."""
         return self.out / LABELS / f"{self.scan.id}.npy"
 
+    @property
+    def volume(self) -> Path:
+        """Where a labelled case lies on its own grid, for evaluation."""
+        return self.out / VOLUMES / f"{self.scan.id}.npz"
+
 
 def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None, *, must_show: bool) -> Job:
     """The job of one case; its files are read once to tell whether they changed."""
@@ -76,7 +81,8 @@ def kept_case(job: Job) -> CaseFile | None:
         case = read_json(CaseFile, job.folder / CASE)
     except FedCoWProError:
         return None
-    labels_fit = job.labels.is_file() == (job.scan.labels is not None)
+    labelled = job.scan.labels is not None
+    labels_fit = job.labels.is_file() == job.volume.is_file() == labelled
     return case if case.inputs == job.inputs and labels_fit else None
 
 
@@ -97,7 +103,7 @@ def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
         guessed = guess_modality(volume)
         modality = job.config.modality or guessed
         grey, placement = grey_levels(volume, job.config.model_copy(update={"modality": modality}))
-        labels = values = cropped = None
+        labels = values = cropped = native = None
         if job.scan.labels is not None:
             native = job.scan.labels.read(volume)
             if job.values is not None:
@@ -126,7 +132,8 @@ def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
         cropped_labels=cropped,
         areas=tuple(tuple(int(n) for n in segment_areas(plane)) for plane in segments),
     )
-    _put_in_place(job, case, normalise(grey).astype(np.float16), segments, labels)
+    own_grid = None if native is None else _own_grid(volume, native)
+    _put_in_place(job, case, normalise(grey).astype(np.float16), segments, labels, own_grid)
     return [str(entry.message) for entry in caught]
 
 
@@ -158,7 +165,21 @@ def _given_superpixels(segments: Volume, placement: Placement) -> np.ndarray:
     return out
 
 
-def _put_in_place(job: Job, case: CaseFile, image: np.ndarray, segments: np.ndarray, labels: np.ndarray | None) -> None:
+def _own_grid(volume: Volume, labels: Volume) -> dict[str, np.ndarray]:
+    """A labelled volume as it is segmented for a user: before any resampling."""
+    whole = volume.voxels.astype(np.int16)
+    image = whole if np.array_equal(whole, volume.voxels) else volume.voxels
+    return {"image": image, "labels": labels.voxels.astype(np.uint8), "spacing": np.array(volume.spacing)}
+
+
+def _put_in_place(
+    job: Job,
+    case: CaseFile,
+    image: np.ndarray,
+    segments: np.ndarray,
+    labels: np.ndarray | None,
+    own_grid: dict[str, np.ndarray] | None,
+) -> None:
     partial = job.out / CASES / f".{job.scan.id}.tmp"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -166,9 +187,14 @@ def _put_in_place(job: Job, case: CaseFile, image: np.ndarray, segments: np.ndar
     np.save(partial / SUPERPIXELS, segments)
     (partial / CASE).write_text(case.model_dump_json(), encoding="utf-8")
     shutil.rmtree(job.folder, ignore_errors=True)
-    if labels is None:
+    if labels is None or own_grid is None:
         job.labels.unlink(missing_ok=True)
+        job.volume.unlink(missing_ok=True)
     else:
+        job.volume.parent.mkdir(exist_ok=True)
+        partial_volume = job.volume.with_name(f".{job.scan.id}.tmp.npz")
+        np.savez(partial_volume, allow_pickle=False, **own_grid)
+        os.replace(partial_volume, job.volume)
         job.labels.parent.mkdir(exist_ok=True)
         partial_labels = job.labels.with_name(f".{job.scan.id}.tmp.npy")
         np.save(partial_labels, labels)

@@ -29,6 +29,7 @@ from fedcowpro.data.preparation.manifest import (
     MANIFEST,
     ORGANS,
     SUPERPIXELS,
+    VOLUMES,
     CaseFile,
     CaseRecord,
     Manifest,
@@ -80,6 +81,7 @@ def compose_site(out: Path, parts: Sequence[Part]) -> Site:
     partial = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / LABELS).mkdir(parents=True)
+    (partial / VOLUMES).mkdir()
     for part in parts:
         _add_case(partial, part, organs)
     if organs:
@@ -154,6 +156,10 @@ def _labels(part: Part) -> Path:
     return part.site.path / LABELS / f"{part.case}.npy"
 
 
+def _volume(part: Part) -> Path:
+    return part.site.path / VOLUMES / f"{part.case}.npz"
+
+
 def _add_case(folder: Path, part: Part, organs: Mapping[str, int]) -> None:
     source, target = part.site.path / CASES / part.case, folder / CASES / part.id
     target.mkdir(parents=True)
@@ -164,20 +170,18 @@ def _add_case(folder: Path, part: Part, organs: Mapping[str, int]) -> None:
         values = {old: organs[name] for old, name in part.site.organs.items()}
         moved = {old: values[old] for old in case.label_values if old in values and values[old] != old}
         if moved:
-            _write_moved(_labels(part), folder / LABELS / f"{part.id}.npy", moved)
+            table = np.arange(256, dtype=np.uint8)
+            table[list(moved)] = list(moved.values())
+            np.save(folder / LABELS / f"{part.id}.npy", table[np.load(_labels(part), mmap_mode="r")])
+            with np.load(_volume(part)) as own:
+                np.savez(folder / VOLUMES / f"{part.id}.npz", **{**own, "labels": table[own["labels"]]})
             inputs = hashlib.sha256(f"{case.inputs} {sorted(moved.items())}".encode()).hexdigest()
             new = tuple(sorted(moved.get(value, value) for value in case.label_values))
             case = case.model_copy(update={"label_values": new, "inputs": inputs})
         else:
             _link(_labels(part), folder / LABELS / f"{part.id}.npy")
+            _link(_volume(part), folder / VOLUMES / f"{part.id}.npz")
     (target / CASE).write_text(case.model_dump_json(), encoding="utf-8")
-
-
-def _write_moved(source: Path, target: Path, moved: Mapping[int, int]) -> None:
-    """The label map with other values."""
-    table = np.arange(256, dtype=np.uint8)
-    table[list(moved)] = list(moved.values())
-    np.save(target, table[np.load(source, mmap_mode="r")])
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
-from fedcowpro.data.preparation.manifest import CASE, CASES, LABELS, ORGANS, STAMP, CaseFile
+from fedcowpro.data.preparation.manifest import CASE, CASES, LABELS, ORGANS, STAMP, VOLUMES, CaseFile
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.data.preparation.sources import Source
 
@@ -109,7 +109,7 @@ def remove_others(out: Path, cases: Collection[str]) -> None:
         if folder.name not in cases and (unfinished or (folder / CASE).is_file()):
             shutil.rmtree(folder)
             gone += [] if unfinished else [folder.name]
-    for file in (out / LABELS).glob("*.npy"):
+    for file in [*(out / LABELS).glob("*.npy"), *(out / VOLUMES).glob("*.npz")]:
         if file.stem not in cases:
             file.unlink()
     if gone:

@@ -13,7 +13,7 @@ from fedcowpro.core.errors import FedCoWProError
 Role = Literal["train", "support", "query"]
 Areas = tuple[tuple[int, ...], ...]
 MANIFEST = "manifest.json"
-CASES, LABELS = "cases", "labels"
+CASES, LABELS, VOLUMES = "cases", "labels", "volumes"
 IMAGE, SUPERPIXELS, CASE = "image.npy", "superpixels.npy", "case.json"
 ORGANS = "organs.json"
 STAMP = "stamp.txt"

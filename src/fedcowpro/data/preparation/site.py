@@ -10,6 +10,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from fedcowpro.data.preparation.manifest import (
     MANIFEST,
     ORGANS,
     SUPERPIXELS,
+    VOLUMES,
     CaseFile,
     CaseRecord,
     Manifest,
@@ -30,7 +32,9 @@ from fedcowpro.data.preparation.manifest import (
     damaged,
     read_json,
 )
+from fedcowpro.volume.accept import as_volume
 from fedcowpro.volume.preprocess import Placement
+from fedcowpro.volume.volume import Volume
 
 
 class Site:
@@ -207,6 +211,29 @@ class Site:
                 "prepare the site with this case's label file",
             )
         return np.array(self._mapped(file, np.uint8, record.depth))
+
+    def volume(self, case: str) -> tuple[Volume, np.ndarray]:
+        """A labelled case on its own grid, as a user would give it: the image, and its labels, uint8 of its shape.
+
+        Raises:
+            FedCoWProError: the case has no labels, was prepared by an older version, or is damaged.
+        """
+        record, file = self.record(case), self.path / VOLUMES / f"{case}.npz"
+        self.labels(case)
+        try:
+            with np.load(file) as own:
+                image, labels, spacing = own["image"].astype(np.float32), own["labels"], own["spacing"].tolist()
+            if image.ndim != 3 or len(image) != record.depth or labels.shape != image.shape or labels.dtype != np.uint8:
+                raise ValueError(f"image {image.shape}, labels {labels.dtype} {labels.shape}")
+            return as_volume(image, spacing, f"case '{case}' of {self.path}"), labels
+        except FileNotFoundError as error:
+            raise FedCoWProError(
+                f"{file} is not there: the site was prepared by an older version",
+                "labelled cases on their own grid, too",
+                "run the same 'fedcowpro prepare' again",
+            ) from error
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise damaged(file, str(error)) from error
 
     def spacing(self, case: str) -> tuple[float, float, float]:
         """mm of a prepared voxel, (depth, height, width)."""

@@ -1,0 +1,62 @@
+"""What is measured is what is used: four faces, one pipeline, the same masks."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from common import ORGANS, SMALL
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.phantom import write_site
+from fedcowpro.oneshot.loading import load_predictor
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "faces.py"
+QUERIES = ("2", "3", "4", "5")
+
+
+@pytest.fixture(scope="module")
+def faces() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("faces", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faces"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["ct", "t2"])
+@pytest.mark.parametrize("settings", [{}, {"support_slices": "all", "quadrant_mask": True, "refine": 0}])
+def test_all_faces_give_the_same_masks(
+    faces: ModuleType, tiny_checkpoint: Path, tmp_path: Path, kind: str, settings: dict[str, object]
+) -> None:
+    """Eight phantom cases, four organs, every voxel."""
+    write_site(tmp_path, kind, (1, 2, 3, 4, 5), size=64, depth=8)
+    loaded = load_predictor(tiny_checkpoint, settings)
+    given = tmp_path, "1", QUERIES, ORGANS
+    first = faces.by_command(loaded, *given)
+    others = [
+        faces.by_class(tiny_checkpoint, *given, **settings),
+        faces.by_page(loaded, *given),
+        faces.by_evaluation(load_predictor(tiny_checkpoint, settings, evaluation=True), *given, SMALL),
+    ]
+    assert first.keys() == {(case, organ) for case in QUERIES for organ in ORGANS}
+    assert sum(mask.any() for mask in first.values()) > len(first) / 2
+    for masks in others:
+        for key, mask in first.items():
+            np.testing.assert_array_equal(masks[key], mask, err_msg=str(key))
+
+
+@pytest.mark.parametrize("settings", [{"pairing": "chunk"}, {"exclusive": False}])
+def test_what_only_an_evaluation_can_honour_is_refused_elsewhere(
+    tiny_checkpoint: Path, settings: dict[str, object]
+) -> None:
+    with pytest.raises(FedCoWProError, match="inference setting"):
+        load_predictor(tiny_checkpoint, settings)
+    config = load_predictor(tiny_checkpoint, settings, evaluation=True).predictor.config
+    assert {name: getattr(config, name) for name in settings} == settings
