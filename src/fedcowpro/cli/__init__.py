@@ -3,7 +3,9 @@
 Heavy imports happen inside the commands, so that `--help` is quick.
 """
 
-from fedcowpro.cli import data, federate, federation, models, oversight, page, segment, studies
+from fedcowpro.cli import data, federate, federation, finetune, models, oversight, page, segment, studies
 from fedcowpro.cli.console import app, main
 
-__all__ = ["app", "data", "federate", "federation", "main", "models", "oversight", "page", "segment", "studies"]
+__all__ = [
+    "app", "data", "federate", "federation", "finetune", "main", "models", "oversight", "page", "segment", "studies",
+]  # fmt: skip

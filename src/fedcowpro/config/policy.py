@@ -31,7 +31,7 @@ class SitePolicy(Config):
 
     apps: tuple[str, ...] = Field(
         (),
-        description="SHA-256 of Flower app bundles that may be installed, where the SuperNode of `federation join` runs",
+        description="SHA-256 of Flower app bundles that may be installed at the site's SuperNode",
     )
     packages: tuple[str, ...] = Field(
         (), description="digests of the server's fedcowpro that are allowed, or 'any'; none = the site's own"

@@ -36,26 +36,41 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any]) -> dict[str, Any]:
+def save_checkpoint(
+    path: Path, state: Mapping[str, Tensor], card: Mapping[str, Any], kind: str = FORMAT
+) -> dict[str, Any]:
     """Write weights to `path` and the card beside it, each whole or not at all.
 
     Args:
         path: the `.safetensors` file.
         state: tensors by name; they share no memory.
         card: JSON values with at least `model` (a `ModelConfig` as a dict) and `seed`.
+        kind: its `format`.
 
     Returns:
         The card as written: with `format`, `versions` and `weights_digest` added.
     """
-    full = {"format": FORMAT, **card, "versions": versions(), "weights_digest": state_digest(state)}
+    full = {"format": kind, **card, "versions": versions(), "weights_digest": state_digest(state)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(path, state)
     write_atomic(_card_path(path), (json.dumps(full, indent=2, sort_keys=True) + "\n").encode())
     return full
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_card(path: Path) -> dict[str, Any] | None:
+    """The card of a checkpoint (file or folder) where there is one that can be read; weights are not opened."""
+    try:
+        card = json.loads(_card_path(path / FILE_NAME if path.is_dir() else path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return card if isinstance(card, dict) else None
+
+
+def load_checkpoint(path: Path, kind: str = FORMAT) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read weights and card; `path` is the `.safetensors` file or a folder with `model.safetensors`.
+
+    Args:
+        kind: the card's `format`.
 
     Raises:
         FedCoWProError: missing, damaged, of another format (a pickle, say), or not the weights of the card.
@@ -71,9 +86,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "the JSON card that was saved with the weights",
             f"copy it to the folder of {path.name}",
         ) from error
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
+    if not isinstance(card, dict) or card.get("format") != kind:
+        said = card.get("format") if isinstance(card, dict) else None
         raise FedCoWProError(
-            f"{card_path} is not a card of this program", f"'format': '{FORMAT}'", "choose another checkpoint"
+            f"{card_path} is a card of format '{said}'", f"'format': '{kind}'", "choose another checkpoint"
         )
     if card.get("weights_digest") != (found := state_digest(state)):
         raise FedCoWProError(

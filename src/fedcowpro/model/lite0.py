@@ -25,7 +25,8 @@ _BLOCKS = (
     (6, 3, 2, 40, 80), (6, 3, 1, 80, 80), (6, 3, 1, 80, 80),
     (6, 5, 1, 80, 112), (6, 5, 1, 112, 112), (6, 5, 1, 112, 112),
 )  # fmt: skip
-_LAST = {4: 2, 8: 4, 16: 10}  # the last block of each stride
+_LAST = {2: 0, 4: 2, 8: 4, 16: 10}  # the last block of each stride
+DEPTH_CHANNELS = {stride: _BLOCKS[block][-1] for stride, block in _LAST.items()}
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -78,23 +79,30 @@ class Lite0Encoder(nn.Module):
     def __init__(self, stride: int = 8) -> None:
         super().__init__()
         self.stride = stride
-        self._taken = [block for of, block in _LAST.items() if of >= stride]
-        self.out_channels = sum(_BLOCKS[block][-1] for block in self._taken)
+        self._strides = [of for of in _LAST if of >= stride]
+        self.out_channels = sum(DEPTH_CHANNELS[of] for of in self._strides)
         self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_Block(*spec) for spec in _BLOCKS)
 
     def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c fh fw"]:
-        # ImageNet grey pictures in -1..1 have a standard deviation of about one half.
-        x = F.relu6(self._bn0(self._conv_stem((0.5 * images).expand(-1, 3, -1, -1))))
-        depths = []
-        for index, block in enumerate(self._blocks):
-            x = block(x)
-            if index in self._taken:
-                depths.append(x)
+        found = self.depths(images.expand(-1, 3, -1, -1))
+        depths = [found[of] for of in self._strides]
         size = depths[0].shape[-2:]
         coarser = (F.interpolate(depth, size=size, mode="bilinear", align_corners=False) for depth in depths[1:])
         return torch.cat((depths[0], *coarser), dim=1)
+
+    def depths(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Float[Tensor, "b c fh fw"]]:
+        """Features of each stride (2, 4, 8, 16) with `DEPTH_CHANNELS` channels, from three channels of one scale."""
+        # ImageNet grey pictures in -1..1 have a standard deviation of about one half.
+        x = F.relu6(self._bn0(self._conv_stem(0.5 * images)))
+        found = {}
+        ends = {block: of for of, block in _LAST.items()}
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            if index in ends:
+                found[ends[index]] = x
+        return found
 
     def load_imagenet(self) -> None:
         """Load the package's ImageNet weights after checking their SHA-256.

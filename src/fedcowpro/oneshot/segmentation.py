@@ -83,7 +83,7 @@ def segment_encoded(
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
-        _label(labels[part], soft, organs, placement, config.threshold)
+        write_likeliest(labels[part], soft, organs, placement, config.threshold)
 
     each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
     annotation = support.painted_in(encoded)
@@ -129,7 +129,7 @@ def _check(support: Support, encoded: EncodedVolume) -> None:
         )
 
 
-def _label(
+def write_likeliest(
     labels: UInt8[np.ndarray, "n h w"],
     soft: Float[np.ndarray, "k n s s"],
     organs: tuple[int, ...],

@@ -15,11 +15,13 @@ from fedcowpro.core.errors import FedCoWProError, NotFittedError
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
+from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.oneshot.prediction import Prediction
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
-from fedcowpro.training.adapt import adapt_to
+from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed, progress_bar
 from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, painted_slices
 from fedcowpro.volume.preprocess import guess_modality
 from fedcowpro.volume.volume import Volume
@@ -44,6 +46,7 @@ class OneShotSegmenter:
         loaded_: the model, with its settings.
         support_: prototypes of the annotated volumes.
         n_steps_: training steps of all calls of `fit`.
+        organ_model_: the fine-tuned network, after `finetune` or where `model` is one.
 
     Example:
         >>> segmenter = OneShotSegmenter.load()
@@ -53,6 +56,7 @@ class OneShotSegmenter:
     loaded_: Loaded
     support_: Support
     n_steps_: int
+    organ_model_: OrganModel
 
     def __init__(
         self,
@@ -77,7 +81,8 @@ class OneShotSegmenter:
             FedCoWProError: unreadable or altered files, or invalid settings.
         """
         segmenter = cls(model, **parameters)
-        segmenter._ready()
+        if segmenter._organ_model() is None:
+            segmenter._ready()
         return segmenter
 
     def fit(
@@ -120,6 +125,56 @@ class OneShotSegmenter:
                 examples = list(self.support_.examples)
         return self
 
+    def finetune(
+        self,
+        unlabelled: str | PathLike[str] | Sequence[Given] = (),
+        *,
+        minutes: float | None = 10.0,
+        steps: int | None = None,
+        seed: int = 0,
+        spacing: Sequence[float] | None = None,
+        progress: bool = True,
+    ) -> Self:
+        """Teach a network the organs of the annotated volumes, and let it learn from its own labels of others.
+
+        Afterwards `predict` uses that network, and `save` writes it. Ctrl-C ends after the step under way, and the
+        network is usable. A new annotated volume forgets it.
+
+        Args:
+            unlabelled: volumes without annotation, best those that will be asked about: a folder or pattern, or a list
+                of images.
+            minutes: time for everything.
+            steps: of training in all, instead of minutes: same volumes, steps, seed and threads, same network.
+            seed: of all random draws.
+            spacing: mm (depth, height, width) of the arrays among them.
+            progress: a bar on standard error.
+
+        Raises:
+            NotFittedError: no annotated volume is set.
+            FedCoWProError: volumes that cannot be used, or another encoder than lite0.
+        """
+        if not hasattr(self, "support_"):
+            raise NotFittedError("finetune before set_support", "an annotated volume", "call set_support(image, mask)")
+        given = listed(unlabelled) if isinstance(unlabelled, str | PathLike) or len(unlabelled) else []
+        others = [
+            as_volume(one, spacing if hasattr(one, "__array_interface__") else None, f"volume {number}")
+            for number, one in enumerate(given)
+        ]
+        with interrupt_sets() as stop, progress_bar(progress) as bar:
+            task = bar.add_task("fine-tuning", total=None)
+            self.organ_model_ = fine_tune(
+                self._ready(),
+                [(one.encoded.volume, one.annotation) for one in self.support_.examples],
+                others,
+                modality=self.modality,
+                minutes=None if steps else minutes,
+                steps=steps,
+                seed=seed,
+                on_step=lambda step: bar.update(task, completed=step.step, total=step.steps),
+                stop=stop.is_set,
+            )
+        return self
+
     def set_support(
         self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
     ) -> Self:
@@ -136,6 +191,7 @@ class OneShotSegmenter:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
         self.support_ = self._joined([], *self._annotated(image, mask, spacing, painted))
+        self.__dict__.pop("organ_model_", None)
         return self
 
     def add_support(
@@ -146,12 +202,15 @@ class OneShotSegmenter:
         before = self.support_.examples if hasattr(self, "support_") else ()
         others = [old for old in before if not _same(old.encoded.volume, volume)]
         self.support_ = self._joined(others, volume, annotation)
+        self.__dict__.pop("organ_model_", None)
         return self
 
     def predict(
         self, volume: Given, *, spacing: Sequence[float] | None = None, probabilities: bool = True
     ) -> Prediction:
         """Segment a volume. In one of the partly annotated volumes, the painted slices are what was painted.
+
+        After `finetune`, or where the model is a fine-tuned one, its network does it, without the example.
 
         Args:
             volume: the image.
@@ -162,6 +221,10 @@ class OneShotSegmenter:
             NotFittedError: no annotated volume is set.
             FedCoWProError: the volume cannot be read or used.
         """
+        if self._organ_model() is not None:
+            image = as_volume(volume, spacing)
+            fine = self.organ_model_.segment(image, self.modality, probabilities=probabilities)
+            return Prediction.of(fine, image)
         if not hasattr(self, "support_"):
             raise NotFittedError("predict before set_support", "an annotated volume", "call set_support(image, mask)")
         loaded, image = self._ready(), as_volume(volume, spacing)
@@ -182,6 +245,8 @@ class OneShotSegmenter:
         target = Path(path)
         if target.suffix != ".safetensors":
             raise FedCoWProError(f"model file {target}", "a name ending with .safetensors", "choose such a name")
+        if self._organ_model() is not None:
+            return self.organ_model_.save(target)
         loaded = self._ready()
         kept = {name: value for name, value in loaded.card.items() if name not in ("format", "versions")}
         adapted = [*kept.pop("adapted", []), *getattr(self, "_fits", [])]
@@ -213,7 +278,17 @@ class OneShotSegmenter:
         given = [f"{name}={value!r}" for name, value in self.get_params().items() if value != defaults[name].default]
         return f"{type(self).__name__}({', '.join(given)})"
 
+    def _organ_model(self) -> OrganModel | None:
+        if not hasattr(self, "organ_model_") and self.model is not None and is_organ_model(Path(self.model)):
+            self.organ_model_ = OrganModel.load(Path(self.model))
+        return getattr(self, "organ_model_", None)
+
     def _ready(self) -> Loaded:
+        if self.model is not None and is_organ_model(Path(self.model)):
+            raise FedCoWProError(
+                f"{self.model}, a network for its own organs", "a federated model, which takes examples",
+                "call predict at once, or start from another model",
+            )  # fmt: skip
         if not hasattr(self, "loaded_"):
             self.loaded_ = load_predictor(None if self.model is None else Path(self.model), self.inference)
         return self.loaded_

@@ -132,7 +132,7 @@ def adapt_to(
     Returns:
         Number of finished steps, fewer than `steps` after Ctrl-C.
     """
-    given = _listed(volumes)
+    given = listed(volumes)
     with tempfile.TemporaryDirectory(prefix="fedcowpro-") as folder:
         raw = Path(folder) / "raw"
         for number, one in enumerate(given):
@@ -141,9 +141,7 @@ def adapt_to(
         # One process: a script without a main guard could not start more.
         options = Options(images="*.nii.gz")
         site = prepare(raw, Path(folder) / "site", config, options=options, workers=1, progress=bars)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, *times, console=Console(stderr=True), disable=not bars) as bar:
+        with progress_bar(bars) as bar:
             task = bar.add_task("adapting", total=steps)
 
             def step(number: int, losses: dict[str, float]) -> None:
@@ -155,7 +153,16 @@ def adapt_to(
     return done
 
 
-def _listed(volumes: str | PathLike[str] | Sequence[Given]) -> list[Given]:
+def progress_bar(shown: bool) -> Progress:
+    """Steps, time so far and time left, on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not shown
+    )
+
+
+def listed(volumes: str | PathLike[str] | Sequence[Given]) -> list[Given]:
+    """Volumes of a folder or pattern, or the images of a list that is not empty."""
     if isinstance(volumes, str | PathLike):
         return list(find_volumes([Path(volumes)]))
     if hasattr(volumes, "__array_interface__") or not isinstance(volumes, Sequence) or len(volumes) == 0:

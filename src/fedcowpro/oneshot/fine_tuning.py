@@ -1,0 +1,208 @@
+"""From annotated volumes and unlabelled ones to an `OrganModel`: what the command, Python and the page call."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
+from fedcowpro.model.checkpoint import state_digest
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import PreparedVolume, prepare_volume
+from fedcowpro.oneshot.loading import Loaded
+from fedcowpro.oneshot.organ_model import OrganModel
+from fedcowpro.oneshot.postprocess import count_parts
+from fedcowpro.training.distortion import Distortion
+from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
+from fedcowpro.training.pool import Example, Unlabelled
+from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.volume import Volume
+
+_LIMIT = 5  # examples
+_EVERY = 50  # steps between two files to go on from
+_CROSS = 0.8  # chance of random convolutions where example and unlabelled volumes differ in modality
+
+
+def fine_tune(
+    loaded: Loaded,
+    examples: Sequence[tuple[Volume, Annotation]],
+    unlabelled: Sequence[Volume] = (),
+    *,
+    organs: Mapping[int, str] | None = None,
+    modality: Modality | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    resume: Path | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> OrganModel:
+    """Fine-tune a network on one to five annotated volumes, then train it on its own confident labels of others.
+
+    Slices that are not painted are unknown, and so is an organ in an example that does not show it, where another
+    example does. The schedule is fixed: there is nothing to validate on.
+
+    Args:
+        loaded: the federated model, whose encoder is the start.
+        examples: volumes and their annotations; values are organs, the same in all.
+        unlabelled: volumes without annotation, the queries themselves among them if wanted.
+        organs: label values to learn, with their names; None = all that the annotations show.
+        modality: of all volumes; None = told from the values of each.
+        minutes: time for everything; the result then depends on the machine's speed.
+        steps: of training in all, instead; None = the recipe's own number.
+        recipe: settings; None = those that were found best, with random convolutions where a volume is of another
+            modality than the examples.
+        seed: of all random draws: same volumes, steps, seed and threads, same model.
+        resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
+            steps and at the end of an interrupted one.
+        on_step: called after each step.
+        stop: asked after each step; True ends with the model as it is then.
+
+    Raises:
+        FedCoWProError: no example or more than five, an annotation without an organ, another encoder than lite0, or
+            volumes that cannot be used.
+    """
+    if not 1 <= len(examples) <= _LIMIT:
+        raise FedCoWProError(f"{len(examples)} annotated volumes", f"1 to {_LIMIT}", "choose the best ones")
+    encoder = _encoder(loaded)
+    kind = {id(one): modality or guess_modality(one) for one in [*(v for v, _ in examples), *unlabelled]}
+    values = _values(examples, organs)
+    prepared = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
+    others = [_slices(prepare_volume(volume, loaded.prepare[kind[id(volume)]])) for volume in unlabelled]
+    kinds = {kind[id(volume)] for volume, _ in examples}
+    if recipe is None:
+        crosses = any(kind[id(volume)] not in kinds for volume in unlabelled)
+        recipe = Recipe(distortion=Distortion(convolution=_CROSS if crosses else 0.0))
+    if steps is not None:
+        recipe = scaled(recipe, steps, len(others) > 0)
+    tuning = FineTuning(encoder, prepared, len(values), others, recipe, seed)
+    inputs = _digest(encoder, prepared, others, recipe, values, minutes, seed)
+    if resume is not None:
+        _go_on(tuning, resume, inputs)
+
+    def after(progress: Progress) -> None:
+        if resume is not None and progress.step % _EVERY == 0:
+            _keep(tuning, resume, inputs)
+        if on_step is not None:
+            on_step(progress)
+
+    net = tuning.run(minutes=minutes, on_step=after, stop=stop)
+    finished = tuning.round == len(tuning.steps)
+    if resume is not None:
+        if finished:
+            resume.unlink(missing_ok=True)
+        else:
+            _keep(tuning, resume, inputs)
+    parts = [
+        max(count_parts(one.labels == number) for one in prepared if (one.labels == number).any())
+        for number in range(1, len(values) + 1)
+    ]
+    names = organs or {}
+    card = {
+        "organs": {str(value): names.get(value, "") for value in values},
+        "parts": parts,
+        "network": {"widths": list(net.widths), "spacing": recipe.spacing},
+        "prepare": {name: config.model_dump(mode="json") for name, config in loaded.prepare.items()},
+        "examples": [
+            {
+                "modality": kind[id(volume)],
+                "slices": len(annotation.labels),
+                "painted": "all" if annotation.is_whole else int(annotation.painted.sum()),
+            }
+            for volume, annotation in examples
+        ],
+        "unlabelled": {name: sum(kind[id(volume)] == name for volume in unlabelled) for name in ("ct", "mr")},
+        "encoder_digest": state_digest(encoder),
+        "recipe": asdict(recipe),
+        "steps": {"done": sum(tuning.steps[: tuning.round]) + tuning.step, "of": list(tuning.steps)},
+        "minutes": minutes,
+        "seed": seed,
+        "use": "Research only; not a medical device.",
+    }
+    return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
+
+
+def _encoder(loaded: Loaded) -> dict[str, torch.Tensor]:
+    config = loaded.predictor.model.config
+    if config.encoder != "lite0":
+        raise FedCoWProError(
+            f"a model with the encoder '{config.encoder}'", "lite0, whose depths fine-tuning takes",
+            "give a model that was trained with 'encoder: lite0', or leave --model out",
+        )  # fmt: skip
+    return dict(loaded.predictor.model.encoder.state_dict())
+
+
+def _values(examples: Sequence[tuple[Volume, Annotation]], organs: Mapping[int, str] | None) -> tuple[int, ...]:
+    shown = sorted({int(value) for _, one in examples for value in np.unique(one.labels[one.painted]) if value})
+    values = tuple(value for value in shown if not organs or value in organs)
+    if not values:
+        raise FedCoWProError(
+            f"annotations with the labels {shown}",
+            f"an organ among {sorted(organs)}" if organs else "an organ on one slice at least",
+            "paint one, or correct --organs",
+        )
+    return values
+
+
+def _slices(prepared: PreparedVolume) -> Unlabelled:
+    return Unlabelled(prepared.slices, prepared.placement.pixel)
+
+
+def _example(
+    loaded: Loaded, volume: Volume, annotation: Annotation, kind: Modality, values: tuple[int, ...]
+) -> Example:
+    annotation.require_fits(volume)
+    prepared = prepare_volume(volume, loaded.prepare[kind])
+    labels = prepared.placement.to_prepared_labels(annotation.only(values).labels)
+    table = np.zeros(256, np.uint8)
+    table[list(values)] = np.arange(1, len(values) + 1)
+    numbered = table[labels]
+    shown = frozenset(int(number) for number in np.unique(numbered[annotation.painted]) if number)
+    return Example(prepared.slices, numbered, prepared.placement.pixel, shown, annotation.painted)
+
+
+def _digest(
+    encoder: Mapping[str, torch.Tensor],
+    examples: Sequence[Example],
+    others: Sequence[Unlabelled],
+    recipe: Recipe,
+    values: tuple[int, ...],
+    minutes: float | None,
+    seed: int,
+) -> str:
+    total = hashlib.sha256(state_digest(encoder).encode())
+    total.update(json.dumps([asdict(recipe), values, minutes, seed]).encode())
+    for one in examples:
+        for array in (one.slices, one.labels, one.painted):
+            total.update(np.ascontiguousarray(array).tobytes())
+    for other in others:
+        total.update(np.ascontiguousarray(other.slices).tobytes())
+    return total.hexdigest()[:16]
+
+
+def _keep(tuning: FineTuning, path: Path, inputs: str) -> None:
+    buffer = io.BytesIO()
+    torch.save({"inputs": inputs, "state": tuning.state_dict()}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _go_on(tuning: FineTuning, path: Path, inputs: str) -> None:
+    """Take up an interrupted fine-tuning, if the file is there, can be read and is of the same inputs."""
+    try:
+        kept: dict[str, Any] = torch.load(path, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        return
+    if kept.get("inputs") == inputs:
+        tuning.load_state_dict(kept["state"])

@@ -1,0 +1,143 @@
+"""A network for certain organs, fine-tuned on annotated examples: it segments volumes without any example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from scipy import ndimage
+
+from fedcowpro.config import Modality, PrepareConfig, parse
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
+from fedcowpro.model.unet import OrganUNet
+from fedcowpro.oneshot.encoded import prepare_volume
+from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
+from fedcowpro.oneshot.whole_volume import predict_probabilities
+from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.volume import Volume
+
+FORMAT = "fedcowpro-organs/1"
+
+
+@dataclass(frozen=True, eq=False)
+class OrganModel:
+    """A fine-tuned network with what it needs to segment a volume.
+
+    Attributes:
+        net: background and organs from three neighbouring slices.
+        organs: label values, in the order of the network's outputs after the background.
+        parts: of each organ, how many connected parts it may have.
+        spacing: mm per pixel at which the network sees a slice.
+        prepare: settings per modality.
+        card: what the model was made from, in counts and settings; no name of a case or file.
+    """
+
+    net: OrganUNet
+    organs: tuple[int, ...]
+    parts: tuple[int, ...]
+    spacing: float
+    prepare: Mapping[Modality, PrepareConfig]
+    card: Mapping[str, Any]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Organ names by label value, those that are known."""
+        return {int(value): name for value, name in self.card["organs"].items() if name}
+
+    def segment(self, volume: Volume, modality: Modality | None = None, *, probabilities: bool = False) -> Segmentation:
+        """Segment a volume on its own grid.
+
+        A voxel takes the likeliest of background and organs; of each organ the largest connected parts are kept.
+
+        Args:
+            modality: None = told from the values.
+            probabilities: give probabilities on the volume's own grid, too.
+
+        Raises:
+            FedCoWProError: no contrast is left after clipping.
+        """
+        prepared = prepare_volume(volume, self.prepare[modality or guess_modality(volume)])
+        placement = prepared.placement
+        soft = predict_probabilities(self.net, prepared.slices, placement.pixel, self.spacing)
+        ahead = (soft[1:] - soft[:1]).astype(np.float32)
+        labels = np.zeros(volume.voxels.shape, np.uint8)
+        write_likeliest(labels, ahead, self.organs, placement, 0.0)
+        for organ, parts in zip(self.organs, self.parts, strict=True):
+            _keep_largest(labels, organ, parts)
+        trust = _trust(soft[1:], placement.to_prepared_labels(labels), self.organs)
+        confidence = {
+            organ: float(np.nanmean(of)) if (labels == organ).any() and not np.isnan(of).all() else float("nan")
+            for organ, of in zip(self.organs, trust, strict=True)
+        }
+        scores = placement.to_native_scores(soft[1:].astype(np.float32)) if probabilities else None
+        return Segmentation(self.organs, labels, scores, confidence, trust)
+
+    def save(self, path: Path) -> Path:
+        """Write weights to `path` (.safetensors) and the card beside it.
+
+        Raises:
+            FedCoWProError: another file ending.
+        """
+        require_ending(path)
+        save_checkpoint(path, self.net.state_dict(), self.card, FORMAT)
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> OrganModel:
+        """Read what `save` wrote.
+
+        Raises:
+            FedCoWProError: unreadable, altered or other files.
+        """
+        state, card = load_checkpoint(path, FORMAT)
+        try:
+            organs = tuple(int(value) for value in card["organs"])
+            net = OrganUNet(len(organs), tuple(card["network"]["widths"]))
+            net.load_state_dict(state)
+            spacing, parts = float(card["network"]["spacing"]), tuple(int(n) for n in card["parts"])
+            stored = card["prepare"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise FedCoWProError(
+                f"{path}: {error}", "a model that 'fedcowpro finetune' wrote", "use the version that wrote it"
+            ) from error
+        prepare: dict[Modality, PrepareConfig] = {
+            kind: parse(PrepareConfig, stored[kind], f"card of {path}, 'prepare'") for kind in ("ct", "mr")
+        }
+        return cls(net.eval(), organs, parts, spacing, prepare, card)
+
+
+def is_organ_model(path: Path) -> bool:
+    """Whether a checkpoint is one of these, by its card."""
+    return (read_card(path) or {}).get("format") == FORMAT
+
+
+def require_ending(path: Path) -> None:
+    """Raises FedCoWProError for a model file of another ending than .safetensors."""
+    if path.suffix != ".safetensors":
+        raise FedCoWProError(f"model file {path}", "a name ending with .safetensors", "choose such a name")
+
+
+def _keep_largest(labels: UInt8[np.ndarray, "d h w"], organ: int, parts: int) -> None:
+    found, count = ndimage.label(labels == organ)
+    if count > parts:
+        sizes = np.bincount(found.ravel())[1:]
+        kept = 1 + np.argsort(sizes, kind="stable")[::-1][:parts]
+        labels[(found > 0) & ~np.isin(found, kept)] = 0
+
+
+def _trust(
+    soft: Float[np.ndarray, "k d s s"], labels: UInt8[np.ndarray, "d s s"], organs: tuple[int, ...]
+) -> Float[np.ndarray, "k d"]:
+    """Expected Dice of each slice if the probabilities are right: sum of them over the mask, twice, over both sizes."""
+    out = np.full(soft.shape[:2], np.nan, np.float32)
+    for row, maps, organ in zip(out, soft, organs, strict=True):
+        mask = labels == organ
+        for z in np.flatnonzero(mask.any(axis=(1, 2))):
+            inside = float(maps[z][mask[z]].sum(dtype=np.float64))
+            row[z] = 2 * inside / (float(maps[z].sum(dtype=np.float64)) + int(mask[z].sum()))
+    return out

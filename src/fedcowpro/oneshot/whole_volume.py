@@ -1,0 +1,49 @@
+"""Probabilities of a fine-tuned network on a whole prepared volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from fedcowpro.model.unet import MULTIPLE, OrganUNet
+from fedcowpro.training.frame import frame_of
+from fedcowpro.training.pool import neighbours
+
+_AT_ONCE = 4  # slices; more are not faster on a CPU
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    net: OrganUNet,
+    slices: Float[np.ndarray, "d s s"],
+    spacing: float,
+    target: float,
+    scales: Sequence[float] = (1.0, 0.875, 1.125),
+) -> Float[np.ndarray, "k d s s"]:
+    """Probabilities (half precision, sum 1) of background and organs, the mean over several scales.
+
+    Args:
+        net: fine-tuned network, in evaluation mode.
+        slices: prepared volume.
+        spacing: its in-plane spacing, mm per pixel.
+        target: the network's spacing (`Recipe.spacing`).
+        scales: of the slice when the network sees it.
+    """
+    frame = frame_of(slices, spacing, target)
+    images = frame.images(slices)
+    below, above = neighbours(len(images))
+    out = np.empty((net.organs + 1, *slices.shape), np.float16)
+    size = (frame.height, frame.width)
+    for part in torch.arange(len(images)).split(_AT_ONCE):
+        stack = torch.stack((images[below[part]], images[part], images[above[part]]), 1).float()
+        total = torch.zeros(len(part), net.organs + 1, *size)
+        for scale in scales:
+            seen = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in size]
+            view = stack if scale == 1 else F.interpolate(stack, size=seen, mode="bilinear", align_corners=False)
+            total += F.interpolate(net(view), size=size, mode="bilinear", align_corners=False).softmax(1)
+        out[:, part.numpy()] = frame.back(total / len(scales)).transpose(0, 1).numpy()
+    return out

@@ -1,0 +1,343 @@
+"""From one annotated volume to a network for its organs: fine-tuning, then self-training on unlabelled volumes.
+
+Fixed schedules: with one annotated volume there is nothing to validate on. Settings were chosen on real MR and CT
+volumes that are not those of the published figures.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from torch import Tensor, nn
+
+from fedcowpro.core.allocator import keep_large_blocks
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.model.unet import OrganUNet, build_unet
+from fedcowpro.training.distortion import Distortion, distort
+from fedcowpro.training.pool import Example, Pool, Unlabelled, frames_of, neighbours, pool_of, pool_of_examples
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of fine-tuning.
+
+    Attributes:
+        spacing: common in-plane spacing, mm per pixel.
+        window: height and width of what is learned from, pixels, multiples of 32.
+        widths: channels of the decoder (see `OrganUNet`).
+        batch: slices a step.
+        lr: highest rate of the decoder; `encoder_share` of it is the encoder's.
+        steps: of each round: the first on the examples, the others on examples and unlabelled volumes.
+        round_lr: share of `lr` with which a later round begins: it goes on with the weights of the one before.
+        labelled_share: of a batch of a later round.
+        average: decay of the moving average of weights, which is what a round gives.
+        sure: probabilities from the first (weight 0) to the second (weight 1) of these make a label's weight.
+        least: an organ that takes less than this share of its smallest volume in the examples is not found, and
+            unknown in that volume.
+        distortion: augmentation.
+    """
+
+    spacing: float = 2.0
+    window: tuple[int, int] = (160, 192)
+    widths: tuple[int, ...] = (96, 64, 40, 24)
+    batch: int = 8
+    lr: float = 1e-3
+    encoder_share: float = 0.3
+    weight_decay: float = 1e-2
+    steps: tuple[int, ...] = (400, 200, 200, 200)
+    round_lr: float = 0.6
+    labelled_share: float = 0.4
+    average: float = 0.98
+    sure: tuple[float, float] = (0.5, 0.9)
+    least: float = 0.2
+    distortion: Distortion = field(default_factory=Distortion)
+
+
+def scaled(recipe: Recipe, steps: int, unlabelled: bool) -> Recipe:
+    """A recipe with `steps` steps in all, shared out among its rounds; one round where nothing is unlabelled."""
+    rounds = recipe.steps if unlabelled else recipe.steps[:1]
+    return replace(recipe, steps=tuple(max(1, round(steps * of / sum(rounds))) for of in rounds))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step: steps done of all, the round from 0, its loss, seconds left at the present speed."""
+
+    step: int
+    steps: int
+    round: int
+    loss: float
+    seconds_left: float
+
+
+class FineTuning:
+    """A fine-tuning that can be stopped after any step and taken up again.
+
+    The same encoder, examples, volumes, recipe, seed, threads and versions give the same weights, interrupted or not.
+
+    Args:
+        encoder: state of a `Lite0Encoder`.
+        examples: one to five.
+        organs: number of organs k.
+        unlabelled: volumes for self-training; without them only the first round is done.
+        recipe: settings.
+        seed: of the decoder and of all draws.
+
+    Raises:
+        FedCoWProError: no example, or an organ that no example shows.
+    """
+
+    def __init__(
+        self,
+        encoder: Mapping[str, Tensor],
+        examples: Sequence[Example],
+        organs: int,
+        unlabelled: Sequence[Unlabelled] = (),
+        recipe: Recipe | None = None,
+        seed: int = 0,
+    ) -> None:
+        keep_large_blocks()
+        self.recipe = recipe or Recipe()
+        _require_organs(examples, organs)
+        settings = self.recipe
+        self._labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
+        self._frames = frames_of(unlabelled, settings.spacing, settings.window)
+        self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
+        self._unlabelled: Pool | None = None
+        self._net = build_unet(organs, encoder, seed, settings.widths).train()
+        self._mean = {name: tensor.clone() for name, tensor in self._net.state_dict().items()}
+        self._optimizer = _optimizer(self._net, settings)
+        self._generator = torch.Generator().manual_seed(seed)
+        self.steps = settings.steps if unlabelled else settings.steps[:1]
+        self.round, self.step = 0, 0  # the step within the round
+
+    def run(
+        self,
+        minutes: float | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> OrganUNet:
+        """Train to the end, or until `stop` says so after a step, and give the network as it is then.
+
+        Args:
+            minutes: time for all rounds; their steps are multiplied so that they fill it at the speed of the first
+                ten steps, so that the result depends on the machine. None = the recipe's steps.
+            on_step: called after each step.
+            stop: asked after each step.
+
+        Raises:
+            FedCoWProError: the loss became NaN or infinite.
+        """
+        speed: list[float] = []
+        started = time.perf_counter()
+        while self.round < len(self.steps):
+            if self.step == 0:
+                self._begin_round()
+            while self.step < self.steps[self.round]:
+                before = time.perf_counter()
+                loss = self._train_step()
+                self.step += 1
+                speed.append(time.perf_counter() - before)
+                if minutes is not None and len(speed) == 10 and self.round == 0 and self.step == 10:
+                    left = minutes * 60 - (time.perf_counter() - started)
+                    factor = left / (float(np.median(speed)) * sum(self.steps) * _LABELLING)
+                    self.steps = tuple(max(20, round(count * factor)) for count in self.steps)
+                if on_step is not None:
+                    done = sum(self.steps[: self.round]) + self.step
+                    seconds = float(np.median(speed[-50:])) * (sum(self.steps) - done)
+                    on_step(Progress(done, sum(self.steps), self.round, loss, seconds))
+                if stop():
+                    return self.network()
+            self.round, self.step = self.round + 1, 0
+        return self.network()
+
+    def network(self) -> OrganUNet:
+        """The averaged network of the present step, in evaluation mode."""
+        net = OrganUNet(self._net.organs, self._net.widths)
+        net.load_state_dict(self._mean)
+        return net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a later `load_state_dict` on the same examples and volumes needs to go on."""
+        labels = self._unlabelled
+        return {
+            "net": self._net.state_dict(),
+            "mean": self._mean,
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+            "steps": self.steps,
+            "round": self.round,
+            "step": self.step,
+            "labels": None if labels is None else (labels.labels, labels.weights, labels.known),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._net.load_state_dict(state["net"])
+        self._mean = {name: tensor.clone() for name, tensor in state["mean"].items()}
+        self.round, self.step, self.steps = state["round"], state["step"], tuple(state["steps"])
+        self._optimizer = _optimizer(self._net, self.recipe)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+        if state["labels"] is not None:
+            depths = [len(frame) for frame in self._frames]
+            self._unlabelled = pool_of(self._frames, *(part.split(depths) for part in state["labels"]))
+
+    def _begin_round(self) -> None:
+        if self.round == 0:
+            return
+        teacher = self.network()
+        found = [self_labels(teacher, frame, self._least, self.recipe.sure) for frame in self._frames]
+        self._unlabelled = pool_of(self._frames, *zip(*found, strict=True))
+        self._net.load_state_dict(self._mean)
+        self._optimizer = _optimizer(self._net, self.recipe)
+
+    def _train_step(self) -> float:
+        settings = self.recipe
+        rate = settings.lr * _rate(self.step, self.steps[self.round], 1.0 if self.round == 0 else settings.round_lr)
+        for group, share in zip(self._optimizer.param_groups, (settings.encoder_share, 1.0), strict=True):
+            group["lr"] = rate * share
+        count = settings.batch
+        own = count if self._unlabelled is None else max(1, round(count * settings.labelled_share))
+        drawn = [self._labelled.draw(own, self._generator)]
+        if self._unlabelled is not None and own < count:
+            drawn.append(self._unlabelled.draw(count - own, self._generator))
+        images, labels, weights, known = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        images, labels, weights = distort(images, labels, weights, settings.distortion, self._generator)
+        loss = organ_loss(self._net(images), labels.long(), weights, known)
+        if not math.isfinite(loss.item()):
+            raise FedCoWProError(
+                f"the loss became {loss.item()} at step {self.step} of round {self.round}",
+                "finite losses",
+                "check the volumes for NaN, or lower the learning rate",
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._net.parameters(), 5.0)
+        self._optimizer.step()
+        # A short memory at first, so that the average forgets the initial weights.
+        decay = min(settings.average, (1 + self.step) / (10 + self.step)) if self.round == 0 else settings.average
+        for name, tensor in self._net.state_dict().items():
+            if tensor.is_floating_point():
+                self._mean[name].lerp_(tensor, 1 - decay)
+        return loss.item()
+
+
+_LABELLING = 1.1  # time of all rounds over that of their steps: labelling volumes between the rounds
+
+
+def organ_loss(
+    logits: Float[Tensor, "b k h w"],
+    labels: Tensor,
+    weights: Float[Tensor, "b h w"],
+    known: Bool[Tensor, "b k"],
+) -> Float[Tensor, ""]:
+    """Weighted cross-entropy plus one minus the mean Dice of the organs over the batch (Milletari et al. 2016).
+
+    Where a sample's annotation does not know an organ, its background is "background or that organ", and the organ's
+    Dice leaves the sample out.
+
+    Args:
+        logits: of background and organs.
+        labels: (b, h, w), 0..k.
+        weights: of the voxels, 0..1.
+        known: per sample; the background always is.
+    """
+    logs = logits.log_softmax(1)
+    probabilities = logs.exp()
+    if not bool(known.all()):
+        merged = logs.masked_fill((known & (torch.arange(known.shape[1]) > 0))[..., None, None], -math.inf)
+        logs = torch.cat((merged.logsumexp(1, keepdim=True), logs[:, 1:]), 1)
+    entropy = -(logs.gather(1, labels[:, None])[:, 0] * weights).mean()
+    terms = []
+    for organ in range(1, logits.shape[1]):
+        rows = known[:, organ]
+        if not bool(rows.any()):
+            continue
+        truth, p, w = (labels[rows] == organ).float(), probabilities[rows, organ], weights[rows]
+        terms.append(1 - (2 * (p * truth * w).sum() + 1) / (((p + truth) * w).sum() + 1))
+    return entropy + torch.stack(terms).mean() if terms else entropy
+
+
+@torch.inference_mode()
+def self_labels(
+    net: OrganUNet, frame: Float[Tensor, "d h w"], least: Float[Tensor, " k"], sure: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A network's labels of a volume for training: labels, weights (0..255) and known organs of each slice.
+
+    Of each organ only the largest part is believed; what else was taken for it weighs nothing, and is background to
+    nobody. An organ smaller than `least` is unknown in the volume.
+
+    Args:
+        net: teacher.
+        frame: grey values.
+        least: voxels per slice distance (sum of the organ's area over the slices is not comparable between volumes
+            of other slice distances, the largest area of a slice is): least largest area of each organ in pixels.
+        sure: see `Recipe`.
+    """
+    below, above = neighbours(len(frame))
+    best, label = [], []
+    for part in torch.arange(len(frame)).split(4):
+        images = torch.stack((frame[below[part]], frame[part], frame[above[part]]), 1).float()
+        confidence, winner = net(images).softmax(1).max(1)
+        best.append(confidence)
+        label.append(winner.to(torch.uint8))
+    labels = torch.cat(label).numpy()
+    weights = ((torch.cat(best) - sure[0]) / (sure[1] - sure[0])).clamp_(0, 1).numpy()
+    known = [True]
+    for organ in range(1, net.organs + 1):
+        mask = labels == organ
+        parts, count = ndimage.label(mask)
+        if count > 1:
+            sizes = np.bincount(parts.ravel())
+            mask = parts == 1 + int(sizes[1:].argmax())
+            lost = (labels == organ) & ~mask
+            weights[lost], labels[lost] = 0, 0
+        known.append(bool(mask.sum((1, 2)).max() >= least[organ - 1]))
+        if not known[-1]:
+            weights[mask], labels[mask] = 0, 0
+    return (
+        torch.from_numpy(labels),
+        torch.from_numpy((weights * 255).round().astype(np.uint8)),
+        torch.tensor(known).expand(len(labels), -1),
+    )
+
+
+def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, " k"]:
+    """Largest area in a slice of each organ, mm2; the smallest of the examples that show it."""
+    found = []
+    for organ in range(1, organs + 1):
+        areas = [float((one.labels == organ).sum((1, 2)).max()) * one.spacing**2 for one in examples]
+        found.append(min(area for area in areas if area))
+    return torch.tensor(found)
+
+
+def _require_organs(examples: Sequence[Example], organs: int) -> None:
+    if not examples:
+        raise FedCoWProError("no annotated volume", "one to five", "give an example with its mask")
+    for organ in range(1, organs + 1):
+        if not any((one.labels == organ).any() for one in examples):
+            raise FedCoWProError(
+                f"no example shows organ {organ}", f"organs 1 to {organs}", "annotate it, or leave it out"
+            )
+
+
+def _optimizer(net: OrganUNet, recipe: Recipe) -> torch.optim.AdamW:
+    encoder = list(net.encoder.parameters())
+    inside = {id(parameter) for parameter in encoder}
+    rest = [parameter for parameter in net.parameters() if id(parameter) not in inside]
+    return torch.optim.AdamW([{"params": encoder}, {"params": rest}], lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+
+def _rate(step: int, steps: int, height: float) -> float:
+    """Linear rise over a twentieth, then a cosine to a fiftieth."""
+    rise = min(1.0, (step + 1) / max(1, steps // 20))
+    return height * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))

@@ -1,0 +1,146 @@
+"""From an annotated example to a network that needs none: same inputs, same network; nothing is lost on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import ORGANS
+from fedcowpro import OneShotSegmenter
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.phantom import write_site
+from fedcowpro.model.checkpoint import state_digest
+from fedcowpro.oneshot import fine_tuning
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.fine_tuning import fine_tune
+from fedcowpro.oneshot.loading import Loaded, load_predictor
+from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
+from fedcowpro.training.finetuning import Progress, Recipe
+from fedcowpro.volume.read import read_labels, read_volume
+from fedcowpro.volume.volume import Volume
+
+RECIPE = Recipe(window=(64, 64), widths=(16, 8, 8, 8), batch=2, steps=(8, 4), spacing=4.0)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scans")
+    write_site(root, "ct", (1, 2, 3), size=64, depth=8)
+    return root
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return load_predictor(None)
+
+
+def volume(scans: Path, case: int) -> Volume:
+    return read_volume(scans / f"image_{case}.nii.gz")
+
+
+def example(scans: Path, painted: tuple[int, ...] | None = None) -> tuple[Volume, Annotation]:
+    image = volume(scans, 1)
+    labels = read_labels(scans / "label_1.nii.gz", image).voxels
+    known = np.ones(len(labels), bool) if painted is None else np.isin(np.arange(len(labels)), painted)
+    return image, Annotation(labels, known)
+
+
+def digest(model: OrganModel) -> str:
+    return state_digest(model.net.state_dict())
+
+
+def test_an_interrupted_fine_tuning_goes_on_to_the_same_network(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
+    given = loaded, [example(scans)], [volume(scans, 2)]
+    whole = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3)
+    assert whole.organs == tuple(ORGANS)
+    assert whole.card["steps"] == {"done": 12, "of": [8, 4]}
+    assert digest(fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=4)) != digest(whole)
+    resume = tmp_path / "organs.resume"
+    seen: list[int] = []
+
+    def count(progress: Progress) -> None:
+        seen.append(progress.step)
+
+    for stop_at in (5, 10):
+        part = fine_tune(
+            *given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, on_step=count,
+            stop=lambda stop_at=stop_at: seen[-1] == stop_at,
+        )  # fmt: skip
+        assert part.card["steps"]["done"] == stop_at
+        assert resume.is_file()
+    last = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, on_step=count)
+    assert seen == list(range(1, 13))
+    assert digest(last) == digest(whole)
+    assert not resume.exists()
+
+
+def test_what_is_left_of_other_inputs_is_not_gone_on_with(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
+    resume = tmp_path / "organs.resume"
+    fine_tune(loaded, [example(scans)], recipe=RECIPE, seed=1, resume=resume, stop=lambda: True)
+    assert resume.is_file()
+    other = fine_tune(loaded, [example(scans)], recipe=RECIPE, seed=2, resume=resume)
+    assert digest(other) == digest(fine_tune(loaded, [example(scans)], recipe=RECIPE, seed=2))
+    resume.write_bytes(b"broken")
+    assert digest(fine_tune(loaded, [example(scans)], recipe=RECIPE, seed=2, resume=resume)) == digest(other)
+
+
+def test_masks_lie_on_the_volumes_own_grid(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
+    model = fine_tune(loaded, [example(scans)], recipe=RECIPE, organs={1: "liver", 4: "spleen"})
+    assert model.organs == (1, 4)
+    path = model.save(tmp_path / "organs.safetensors")
+    assert is_organ_model(path)
+    again = OrganModel.load(path)
+    assert again.names == {1: "liver", 4: "spleen"}
+    image = volume(scans, 3)
+    found, same = model.segment(image, probabilities=True), again.segment(image)
+    np.testing.assert_array_equal(found.labels, same.labels)
+    assert found.labels.shape == image.voxels.shape
+    assert set(np.unique(found.labels)) <= {0, 1, 4}
+    assert found.probability is not None
+    assert found.probability.shape == (2, *image.voxels.shape)
+    assert all(np.isnan(value) or 0 <= value <= 1 for value in found.confidence.values())
+    with pytest.raises(FedCoWProError, match="format"):
+        load_predictor(path)
+
+
+def test_a_trained_network_finds_the_organ_of_the_example(scans: Path, loaded: Loaded) -> None:
+    """It learns at all, and what stands in slices that are not painted does not matter."""
+    recipe = Recipe(window=(64, 64), widths=(16, 16, 16, 16), batch=4, steps=(60,), spacing=4.0)
+    image, annotation = example(scans)
+    truth = annotation.labels == 1
+    shown = [int(z) for z in np.flatnonzero(truth.any(axis=(1, 2)))]
+    wrong = annotation.labels.copy()
+    wrong[[z for z in range(len(wrong)) if z not in shown]] = 1
+    painted = Annotation(wrong, example(scans, tuple(shown))[1].painted)
+    found = fine_tune(loaded, [(image, painted)], recipe=recipe, organs={1: "liver"}).segment(image).labels == 1
+    dice = 2 * (found & truth)[shown].sum() / (found[shown].sum() + truth.sum())
+    assert dice > 0.6
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_one_to_five_examples(scans: Path, loaded: Loaded, count: int) -> None:
+    with pytest.raises(FedCoWProError, match="annotated volumes"):
+        fine_tune(loaded, [example(scans)] * count)
+
+
+def test_other_encoders_and_empty_annotations_are_refused(scans: Path, loaded: Loaded, tiny_checkpoint: Path) -> None:
+    with pytest.raises(FedCoWProError, match="tiny"):
+        fine_tune(load_predictor(tiny_checkpoint), [example(scans)])
+    with pytest.raises(FedCoWProError, match="labels"):
+        fine_tune(loaded, [example(scans)], organs={9: "nothing"})
+
+
+def test_the_class_goes_the_whole_way(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_tuning, "Recipe", lambda distortion: RECIPE)
+    segmenter = OneShotSegmenter(organs=[1]).set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
+    segmenter.finetune([scans / "image_2.nii.gz"], steps=6, progress=False)
+    found = segmenter.predict(scans / "image_3.nii.gz")
+    path = segmenter.save(tmp_path / "organs.safetensors")
+    fresh = OneShotSegmenter.load(path)
+    np.testing.assert_array_equal(fresh.predict(scans / "image_3.nii.gz").labels, found.labels)
+    with pytest.raises(FedCoWProError, match="its own organs"):
+        fresh.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
+    segmenter.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
+    assert not hasattr(segmenter, "organ_model_")
