@@ -62,17 +62,17 @@ def run_jobs(
                 running[process] = job
             if on_look is not None:
                 on_look([*running.values()])
-            wait([process.sentinel for process in running], _LOOK)
-            for process in [one for one in running if one.exitcode is not None]:
-                job = running.pop(process)
-                if process.exitcode:
-                    failures.append(Failure(job, _reason(process.exitcode, job.log)))
+            wait([one.sentinel for one in running], _LOOK)
+            for ended in [one for one in running if one.exitcode is not None]:
+                job = running.pop(ended)
+                if ended.exitcode:
+                    failures.append(Failure(job, _reason(ended.exitcode, job.log)))
     finally:
         # All that a job writes is whole or not there, so it may be ended at any moment.
-        for process in running:
-            process.kill()
-        for process in running:
-            process.join()
+        for one in running:
+            one.kill()
+        for one in running:
+            one.join()
     return failures
 
 
