@@ -115,12 +115,11 @@ class TensorBoard:
 
     def start(self, run: Path, settings: Mapping[str, Setting]) -> None:
         self._folder = run / "tensorboard"
+        self._folder.mkdir(exist_ok=True)
         self._hide_host()
-        found = (
-            self._reader(str(self._folder), size_guidance={"scalars": 1}).Reload() if self._folder.is_dir() else None
-        )
-        self._last = {name: found.Scalars(name)[-1].step for name in found.Tags()["scalars"]} if found else {}
-        if found is None:
+        found = self._reader(str(self._folder), size_guidance={"scalars": 1}).Reload()
+        self._last = {name: found.Scalars(name)[-1].step for name in found.Tags()["scalars"]}
+        if not found.Tags()["tensors"]:
             rows = [f"| {name} | {value} |" for name, value in settings.items()]
             self._open().add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
@@ -144,8 +143,9 @@ class TensorBoard:
 
     def _hide_host(self) -> None:
         """Take the host's name out of the files' names, where TensorBoard puts it."""
-        for file in self._folder.glob(f"*.tfevents.*.{socket.gethostname()}.*"):
-            file.rename(file.with_name(file.name.replace(f".{socket.gethostname()}.", ".fedcowpro.", 1)))
+        host = f".{socket.gethostname()}."
+        for file in self._folder.glob("*.tfevents.*"):
+            file.rename(file.with_name(file.name.replace(host, ".fedcowpro.", 1)))
 
 
 class MLflow:
