@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.evaluation.statistics.bootstrap import bca, crossed_means, draw, percentile
+from fedcowpro.evaluation.statistics.bootstrap import crossed_interval, draw
 from fedcowpro.evaluation.statistics.cells import Cells, Missing, collect
 from fedcowpro.evaluation.statistics.compare import Comparison, compare
 from fedcowpro.evaluation.statistics.hypotheses import (
@@ -121,20 +121,22 @@ def test_bootstrap_intervals_of_scipy(method: Method, name: str) -> None:
     assert (ours.low, ours.high) == pytest.approx((ends.low, ends.high), abs=0.02 * width)
 
 
+def crossed_means(values: Array, resamples: int) -> Array:
+    """Means of resamples in which each drawn seed meets each drawn case."""
+    seeds, cases = draw(rng(6), values.shape[0], resamples), draw(rng(5), values.shape[1], resamples)
+    return np.array([s @ values @ c / values.size for s, c in zip(seeds, cases, strict=True)])
+
+
 def test_crossed_resampling_by_a_plain_loop() -> None:
-    cases, seeds = draw(rng(5), 5, 39), draw(rng(6), 3, 39)
-    means = sorted(
-        np.repeat(np.repeat(CROSSED, s.astype(int), axis=0), c.astype(int), axis=1).mean()
-        for s, c in zip(seeds, cases, strict=True)
-    )
-    assert percentile([CROSSED], cases, [seeds], 0.95) == pytest.approx((means[0], means[-1]))
+    expected = np.quantile(crossed_means(CROSSED, 20_000), [0.025, 0.975])
+    found = crossed_interval([CROSSED], rng(7), 20_000, 0.95, "percentile")
+    assert found == pytest.approx(tuple(expected), abs=0.02 * np.ptp(expected))
 
 
 def test_bca_over_seeds_and_cases_by_a_plain_loop() -> None:
     """Bias: resamples below the mean and half of those on it. Acceleration: one seed or case left out at a time."""
-    cases, seeds = draw(rng(5), 5, 999), draw(rng(6), 3, 999)
     values, mean = CROSSED**3, (CROSSED**3).mean()
-    means = crossed_means([values], cases, [seeds])
+    means = crossed_means(values, 20_000)
     left_out = [
         (mean - np.delete(values, i, axis=axis).mean()) * (n - 1) / n for axis, n in ((0, 3), (1, 5)) for i in range(n)
     ]
@@ -144,9 +146,12 @@ def test_bca_over_seeds_and_cases_by_a_plain_loop() -> None:
     bias = stats.norm.ppf(low + same / 2)
     reach = bias + stats.norm.ppf([0.05, 0.95])
     expected = np.quantile(means, stats.norm.cdf(bias + reach / (1 - acceleration * reach)))
-    assert bca([values], cases, [seeds], 0.9) == pytest.approx(tuple(expected))
-    # Negated, the ends change places.
-    assert bca([-values], cases, [seeds], 0.9) == pytest.approx((-expected[1], -expected[0]), abs=1e-3)
+    near = 0.02 * np.ptp(expected)
+    assert crossed_interval([values], rng(7), 20_000, 0.9, "BCa") == pytest.approx(tuple(expected), abs=near)
+    # Negated, the ends change places; a block with one seed and other seeds of a second one fit as well.
+    assert crossed_interval([-values], rng(7), 20_000, 0.9, "BCa") == pytest.approx(tuple(-expected[::-1]), abs=near)
+    apart = crossed_interval([values, np.ones((1, 5)), np.zeros((2, 5))], rng(7), 20_000, 0.9, "BCa")
+    assert apart == pytest.approx(tuple(expected + 1), abs=near)
 
 
 def test_the_same_generator_gives_the_same_interval() -> None:
@@ -393,7 +398,7 @@ def test_equivalence_of_statsmodels() -> None:
 
 def test_omnibus_test_comes_first() -> None:
     cells = cells_of({"a": np.linspace(0.5, 0.8, 10)[None], "b": np.linspace(0.4, 0.7, 10)[None]})
-    draws = Draws(draw(rng(), 10, 99))
+    draws = Draws(draw(rng(), 10, 99), rng())
     doubtful = replace(friedman(rng().random((10, 3))), p=0.2)
     for omnibus, expected in ((None, True), (replace(doubtful, p=0.05), True), (doubtful, False)):
         (pair,) = compare_pairs(cells, [("a", "b")], draws, higher_is_better=True, alpha=0.05, omnibus=omnibus)
@@ -405,7 +410,9 @@ def test_p_is_the_larger_of_both() -> None:
     generator = rng(2)
     luck = np.array([[0.09], [0.0], [0.0]])
     cells = cells_of({"a": 0.7 + luck + generator.normal(0, 0.005, (3, 12)), "b": np.full((3, 12), 0.7)})
-    (pair,) = compare_pairs(cells, [("a", "b")], Draws(draw(generator, 12, 99)), higher_is_better=True, alpha=0.05)
+    (pair,) = compare_pairs(
+        cells, [("a", "b")], Draws(draw(generator, 12, 99), generator), higher_is_better=True, alpha=0.05
+    )
     assert pair.wins == 12
     assert pair.p_cases < 0.001
     assert pair.p == pair.p_seeds > 0.1

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from fedcowpro.config import ExperimentConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import load_episodes
@@ -26,8 +30,9 @@ from fedcowpro.evaluation.protocol import read_results
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.reports.show import show
+from fedcowpro.study.engine import run_jobs
 from fedcowpro.study.lock import locked
-from fedcowpro.study.plan import Plan
+from fedcowpro.study.plan import Job, Plan
 from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.run import run_study
 from fedcowpro.study.table import read_costs, read_table
@@ -206,7 +211,7 @@ def test_a_row_of_the_table_is_traced_to_its_training(done: Path) -> None:
 
 def test_a_second_call_trains_and_scores_nothing(done: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before, table = times(done), (done / "table.csv").read_text()
-    monkeypatch.setattr(subprocess, "Popen", None)  # no process could start
+    monkeypatch.setattr(BaseProcess, "start", None)  # no process could start
     assert run("undisturbed") == done
     assert times(done) == before
     assert (done / "table.csv").read_text() == table
@@ -298,7 +303,48 @@ def test_folders_of_something_else_are_refused(done: Path, run: Run) -> None:
         run("undisturbed", workers=0)
 
 
-def test_one_process_works_in_a_folder(done: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedcowpro.study.lock._PATIENCE", 0.0)
-    with locked(done / ".lock"), pytest.raises(FedCoWProError, match="another process works in"):
+def test_one_process_works_in_a_folder(done: Path, run: Run) -> None:
+    with locked(done), pytest.raises(FedCoWProError, match="another process works in"):
         run("undisturbed")
+
+
+def test_a_study_waits_for_the_one_that_works_in_their_store(
+    done: Path, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = "import sys; from pathlib import Path; from fedcowpro.study.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(done)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    said: list[str] = []
+    thread = threading.Thread(target=run, args=("waiting",), kwargs={"store": done, "name": "waiting"})
+    thread.start()
+    while not any("this one waits" in text for text in said):
+        said.append(capfd.readouterr().err)
+        time.sleep(0.01)
+    assert f"Another study works in {done}" in "".join(said)
+    assert not (done.parent / "waiting" / "table.csv").exists()
+    holder.stdin.close()
+    holder.wait()
+    thread.join()
+    assert len(read_table(done.parent / "waiting").groupby(["arm", "seed"])) == 6
+
+
+def test_a_job_that_is_killed_stops_no_other(tmp_path: Path) -> None:
+    """A process that the system ends, for want of memory for example."""
+    jobs = [
+        Job(key=key, config=ExperimentConfig(), sites={}, folder=tmp_path, log=tmp_path / f"{key}.log", scorings=())
+        for key in ("first", "second")
+    ]
+    killed: list[BaseProcess] = []
+
+    def kill(_: object) -> None:
+        if not killed:
+            killed.extend(multiprocessing.active_children())
+            killed[0].kill()
+
+    (failure,) = run_jobs(jobs, 1, tmp_path, on_look=kill)
+    assert failure.job == jobs[0]
+    assert "ended by signal 9" in failure.reason
+    assert jobs[1].log.is_file()

@@ -1,45 +1,38 @@
-"""A folder for one process at a time: a lock that ends with the processes that hold it."""
+"""A folder for one study at a time, by a lock that ends with the process that holds it."""
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from fedcowpro.core.errors import FedCoWProError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
-
-_PATIENCE = 30.0  # seconds; the workers of a killed study notice at once, or after the step that they are in
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[int | None]:
-    """Hold the lock of `file`; yields its descriptor, which child processes can inherit to hold it too.
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a folder, FOLDER/.lock, which stays there.
 
     Args:
-        file: made where it is missing; its folder exists.
+        wait: where another process holds it, say so on standard error and wait until that has ended.
 
     Raises:
-        FedCoWProError: another process holds it.
+        FedCoWProError: another process holds it, without `wait`.
     """
-    if fcntl is None:
-        yield None
-        return
-    with file.open("a") as stream:
-        started = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() - started > _PATIENCE:
-                    raise FedCoWProError(
-                        f"another process works in {file.parent}", "one at a time", "wait for it, or end it"
-                    ) from error
-            time.sleep(0.2)
-        yield stream.fileno()
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        if not wait:
+            raise FedCoWProError(
+                f"another process works in {folder}", "one at a time", "wait for it, or end it"
+            ) from error
+        print(f"Another study works in {folder}; this one waits until that has ended.", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -4,7 +4,7 @@ STORE/pools/                 prepared cases
 STORE/sites/<digest>/        training and evaluation sites, composed of links to them
 STORE/runs/<digest>/         trainings (layout: `fedcowpro.federated.server.run_folder`), with cost.json
 STORE/results/<digest>.csv   evaluations, each with its episodes (<digest>.episodes.json)
-STORE/logs/<digest>.log      what each worker process printed
+STORE/logs/<digest>.log      what each job's process printed
 STUDY/table.csv, costs.csv, study.json   (layout: `fedcowpro.study.table`)
 
 The store is the study's own folder, or one that several studies share.
@@ -49,8 +49,8 @@ def run_study(
         file: the study file.
         out: folder for everything, new, empty or of this study.
         workers: processes at a time, each with one thread; None = one per core.
-        store: folder of prepared volumes, trainings and evaluations that several studies share, one at a time; None =
-            `out`.
+        store: folder of prepared volumes, trainings and evaluations that several studies share, one at a time: while
+            another study works there, this one says so and waits; None = `out`.
         progress: bars on standard error.
 
     Returns:
@@ -73,11 +73,11 @@ def run_study(
         folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True, quiet=not progress, highlight=False, soft_wrap=True)
     try:
-        with locked(out / ".lock") as own, nullcontext(own) if store == out else locked(store / ".lock") as lock:
+        with locked(out), nullcontext() if store == out else locked(store, wait=True):
             sites = prepare_pools(study, store / "pools", workers, progress)
             required_organs(study, sites)
             plan = make_plan(study, variants, sites, store)
-            return _Running(study, plan, out, store, started, progress).run(_workers(workers), lock)
+            return _Running(study, plan, out, store, started, progress).run(_workers(workers))
     except KeyboardInterrupt:
         console.print(f"Interrupted. Finished rounds and evaluations are safe in {store}; the same command goes on.")
         raise
@@ -98,7 +98,7 @@ class _Running:
         }
         self.scored = -1
 
-    def run(self, workers: int, lock: int | None) -> Path:
+    def run(self, workers: int) -> Path:
         """Do what is not done yet."""
         waiting = [job for job in self.plan.jobs.values() if not _is_done(job)]
         (self.store / "results").mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ class _Running:
 
             look([])
             try:
-                failures = run_jobs(waiting, workers, self.store / "logs", inherit=lock, on_look=look)
+                failures = run_jobs(waiting, workers, self.store / "logs", on_look=look)
                 self.record["failed"] = [self._name(one.job) for one in failures]
             finally:
                 table = self._note(last=True)

@@ -1,26 +1,20 @@
-"""A worker process: `python -m fedcowpro.study.worker`. It reads a `Job` as a line of JSON, does it, writes a code.
-
-Libraries load once, in seconds; each job then has a process of its own, a fork that starts at once and whose memory
-is the job's alone. Workers end when the other end of their input closes, so that none outlives a study that was
-killed.
-"""
+"""What the process of a job does: it trains and scores, with what it prints in the job's log."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-import threading
 import time
-import traceback
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Any
 
-import torch
+from filelock import FileLock
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.processes import end_with_parent
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import Episodes, plan_episodes
 from fedcowpro.evaluation.protocol import Row, write_results
@@ -32,58 +26,31 @@ from fedcowpro.federated.site.local_training import reproducible
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
-from fedcowpro.study.engine import FORKS
 from fedcowpro.study.plan import COST, Job, Scoring
 
 
-def main() -> None:
-    """Do the jobs on standard input, one a line, until it ends."""
-    # torch loads half of its modules with the first optimiser: here once, not in every fork.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    answers = os.dup(1)
-    os.dup2(2, 1)  # whatever else is printed is no answer
-    for line in iter(sys.stdin.readline, ""):
-        job = Job.model_validate_json(line)
-        code = _in_child(job) if FORKS else attempt(job)
-        try:
-            os.write(answers, f"{code}\n".encode())
-        except BrokenPipeError:  # nobody waits for it any more
-            break
-        if not FORKS:
-            break
-
-
-def attempt(job: Job) -> int:
-    """Do a job, with what it prints in its log: 0 = done, 2 = a user's mistake, 1 = a fault of the program."""
-    with job.log.open("w", encoding="utf-8", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
-        try:
-            work(job)
-        except FedCoWProError as error:
-            print(f"error: {error}", file=log)
-            return 2
-        except Exception:
-            traceback.print_exc(file=log)
-            return 1
-    return 0
-
-
-def _in_child(job: Job) -> int:
-    """`attempt` in a process of its own; its exit code, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
-        os._exit(attempt(job))
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def work(job: Job) -> None:
-    """Train the model, unless it is finished, and write each table of scores that is missing."""
-    if job.trains:
-        train(job)
-    with reproducible(job.config.threads):
-        for scoring in job.scorings:
-            if not scoring.out.is_file():
-                write_results(scoring.out, score(job, scoring))
+    """Do a job: train the model, unless it is finished, and write each table of scores that is missing.
+
+    What it prints goes to the job's log. It ends with the study, and begins when no other process does the same job:
+    one whose study was killed takes a moment to notice.
+    """
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the study, which then ends this process
+    with job.log.open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr
+    try:
+        with FileLock(job.log.with_suffix(".lock")):
+            if job.trains:
+                train(job)
+            with reproducible(job.config.threads):
+                for scoring in job.scorings:
+                    if not scoring.out.is_file():
+                        write_results(scoring.out, score(job, scoring))
+    except FedCoWProError as error:
+        sys.exit(f"error: {error}")
 
 
 def train(job: Job) -> None:
@@ -150,13 +117,3 @@ def _peak_megabytes() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1)
-
-
-def _end_with_parent() -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -5,16 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.processes import end_with_parent, single_threaded
 from fedcowpro.data.preparation.case import Job, Outcome, attempt
 
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _EVERY = 0.2  # seconds between looks at how far the workers are
 _shares: MutableSequence[float] = []  # in a worker: of every case, how much of it is done
 
@@ -43,7 +41,7 @@ def outcomes(jobs: Sequence[Job], workers: int, tell: Callable[[float], None]) -
     # Spawned, because forking a process that runs threads (torch's, the progress bar's) can lock up.
     context = multiprocessing.get_context("spawn")
     shares = context.Array("d", len(jobs), lock=False)  # each entry has one writer
-    with _environment(_ONE_THREAD), ProcessPoolExecutor(workers, context, _begin, (shares,)) as pool:
+    with single_threaded(), ProcessPoolExecutor(workers, context, _begin, (shares,)) as pool:
         waiting: set[Future[Outcome]] = {pool.submit(_attempt, job, number) for number, job in enumerate(jobs)}
         try:
             while waiting:
@@ -67,15 +65,7 @@ def _begin(shares: MutableSequence[float]) -> None:
     global _shares
     _shares = shares
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # instead of a traceback per worker
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Without this, workers of a killed process wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()  # workers of a killed process would wait for work for ever
 
 
 def _attempt(job: Job, number: int) -> Outcome:
@@ -86,18 +76,3 @@ def _attempt(job: Job, number: int) -> Outcome:
     if not isinstance(result, tuple):
         tell(1.0)
     return result
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes started within."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

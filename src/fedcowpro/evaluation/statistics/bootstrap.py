@@ -1,4 +1,4 @@
-"""Resamples of seeds and cases, and the intervals that take their limits from them: percentile and BCa."""
+"""Resamples of cases, and SciPy's intervals from resamples of seeds and cases: percentile and BCa."""
 
 from __future__ import annotations
 
@@ -12,52 +12,39 @@ from fedcowpro.evaluation.statistics.standard_error import Array
 
 
 def draw(generator: np.random.Generator, n: int, resamples: int) -> Array:
-    """How often each of `n` things is in each resample, (resamples, n)."""
+    """How often each of `n` cases is in each resample, (resamples, n)."""
     return generator.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
 
 
-def crossed_means(blocks: Sequence[Array], weights: Array, seeds: Sequence[Array]) -> Array:
-    """Means of crossed resamples (Owen, "The pigeonhole bootstrap", 2007), (..., resamples).
+def crossed_interval(
+    blocks: Sequence[Array], generator: np.random.Generator, resamples: int, confidence: float, method: str
+) -> tuple[float, float]:
+    """Limits (low, high) of a bootstrap interval of SciPy for the sum of the blocks' means (see `estimate`).
+
+    Cases and each block's seeds are independent samples that are drawn with replacement; each drawn seed meets each
+    drawn case (Owen, "The pigeonhole bootstrap", 2007).
 
     Args:
-        blocks: see `estimate`.
-        weights: of cases, (resamples, cases).
-        seeds: weights of each block's seeds, (resamples, seeds).
-    """
-    means = sum(
-        ((of_seeds @ block) * weights).sum(axis=-1) / math.prod(block.shape[-2:])
-        for block, of_seeds in zip(blocks, seeds, strict=True)
-    )
-    return np.asarray(means)
-
-
-def percentile(
-    blocks: Sequence[Array], weights: Array, seeds: Sequence[Array], confidence: float
-) -> tuple[Array, Array]:
-    """Limits (low, high) of percentile intervals, each (...), from the arguments of `crossed_means`."""
-    return tails(crossed_means(blocks, weights, seeds), confidence)
-
-
-def bca(blocks: Sequence[Array], weights: Array, seeds: Sequence[Array], confidence: float) -> tuple[float, float]:
-    """Limits (low, high) of the bias-corrected and accelerated interval (Efron 1987) of a single estimate.
-
-    Cases and each block's seeds are independent samples, whose influences make up the acceleration together (Efron
-    1987, section 7). With one seed it is the textbook's interval for a mean over cases.
+        blocks: at least two cases each.
+        method: "percentile" or "BCa" (Efron 1987; section 7 for several samples).
     """
     cases = np.sum([block.mean(axis=-2) for block in blocks], axis=0)
-    parts = [cases, *(block.mean(axis=-1) for block in blocks)]
-    influence = np.concatenate([(part - part.mean()) / len(part) for part in parts])
-    mean = cases.mean()
-    if not influence.any():
-        return float(mean), float(mean)
-    means = crossed_means(blocks, weights, seeds) - mean
-    means[np.abs(means) <= 1e-12 * np.abs(influence).max()] = 0  # what rounding leaves of a resample like the sample
-    below = ((means < 0).mean() + (means <= 0).mean()) / 2
-    bias = stats.norm.ppf(np.clip(below, 1 / (len(means) + 1), 1 - 1 / (len(means) + 1)))
-    acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
-    reach = bias + stats.norm.ppf([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = mean + np.quantile(means, stats.norm.cdf(bias + reach / (1 - acceleration * reach)))
-    return float(low), float(high)
+    if max(map(np.ptp, [cases, *(block.mean(axis=-1) for block in blocks)])) < 1e-12:  # SciPy has no limits then
+        return float(cases.mean()), float(cases.mean())
+
+    def mean(of_cases: Array, *of_seeds: Array, axis: int = -1) -> Array:
+        several, columns = iter(of_seeds), of_cases.astype(int)[..., None, :]
+        rows = [next(several).astype(int)[..., None] if len(block) > 1 else 0 for block in blocks]
+        return np.sum(
+            [block[row, columns].mean(axis=(-2, -1)) for block, row in zip(blocks, rows, strict=True)], axis=0
+        )
+
+    samples = [np.arange(len(cases)), *(np.arange(len(block)) for block in blocks if len(block) > 1)]
+    found = stats.bootstrap(
+        samples, mean, method=method, n_resamples=resamples, confidence_level=confidence, vectorized=True,
+        batch=1000, random_state=generator,
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def tails(samples: Array, confidence: float) -> tuple[Array, Array]:

@@ -86,8 +86,8 @@ def compare(
     """Compare methods on the cases that all of them were scored on.
 
     The case is the unit: its organs are averaged first, then its seeds where a test is over cases. Seeds and cases are
-    crossed. Two methods with the same seeds are paired by seed as well; others' seeds vary independently. All intervals
-    and the ranking use the same resamples of cases, so that they fit each other.
+    crossed. Two methods with the same seeds are paired by seed as well; others' seeds vary independently. Studentised
+    intervals and the ranking use the same resamples of cases, so that they fit each other.
 
     Args:
         table: one row per score; columns method, seed, site, case, organ, protocol and `metric` (see `cells.collect`).
@@ -123,8 +123,7 @@ def compare(
     low, high = METRICS[metric].bounds if metric in METRICS else (-math.inf, math.inf)
     bounds = (0.0, math.inf) if better == "zero" else (low, high)
     weights = draw(generator, n, resamples)
-    seeds = {seeds: draw(generator, len(seeds), resamples) for seeds in dict.fromkeys(cells.seeds.values())}
-    draws = Draws(weights, seeds, interval)
+    draws = Draws(weights, generator, interval)
     scores = np.stack([cells.values[name].mean(axis=0) for name in names], axis=1)
     omnibus = friedman(scores) if len(names) > 2 and n > 1 else None
     wanted = [(reference, name) for name in names if name != reference] if reference else [*combinations(names, 2)]
@@ -146,7 +145,7 @@ def compare(
 
 def _method(name: str, cells: Cells, draws: Draws, alpha: float, bounds: tuple[float, float]) -> MethodResult:
     values = cells.values[name]
-    whole = draws.interval([values], [cells.seeds[name]], 1 - alpha)
+    whole = draws.interval([values], 1 - alpha)
     low, high = np.clip((whole.low, whole.high), *bounds)
     interval = Interval(float(low), float(high), whole.confidence, whole.method)
     return MethodResult(name, float(values.mean(axis=0).mean()), interval, values.shape[1], values.shape[0])

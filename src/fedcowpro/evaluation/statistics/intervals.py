@@ -11,8 +11,8 @@ report, resample seeds and cases alike: with few of either they hold the mean le
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.evaluation.statistics.bootstrap import bca, draw, percentile, tails
+from fedcowpro.evaluation.statistics.bootstrap import crossed_interval, draw, tails
 from fedcowpro.evaluation.statistics.standard_error import Array, Estimate, estimate
 
 Method = Literal["studentised", "t", "percentile", "bca"]
@@ -151,37 +151,31 @@ def student(found: Estimate, confidence: float) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Draws:
-    """The resamples that all intervals of a comparison share, so that they fit each other.
+    """The resamples that the intervals of a comparison share, so that they fit each other.
 
     Attributes:
         cases: weights of cases, (resamples, cases).
-        seeds: per set of seeds, their weights, (resamples, seeds); "studentised" and "t" need none.
+        generator: of the resamples that "percentile" and "bca" draw anew for each interval.
         method: of the intervals.
     """
 
     cases: Array
-    seeds: Mapping[tuple[int, ...], Array] = field(default_factory=dict)
+    generator: np.random.Generator
     method: Method = "studentised"
 
-    def interval(self, blocks: Sequence[Array], seeds: Sequence[tuple[int, ...]], confidence: float) -> Interval:
-        """An interval for the sum of the blocks' means (see `estimate`), whose seeds are named beside them."""
-        weights = [self.seeds[names] for names in seeds] if self.method in ("percentile", "bca") else []
-        return interval_of(blocks, self.cases, weights, confidence, self.method)
-
-
-def interval_of(
-    blocks: Sequence[Array], weights: Array, seeds: Sequence[Array], confidence: float, method: Method
-) -> Interval:
-    """An interval from given resamples; the arguments are those of `crossed_means`, `mean_interval` has the rest."""
-    found = estimate(blocks)
-    if len(found.cases) < 2:
-        return Interval(math.nan, math.nan, confidence, "t")
-    if method == "studentised":
-        return studentised_interval(found, weights, confidence)
-    if method == "bca":
-        return Interval(*bca(blocks, weights, seeds, confidence), confidence, method)
-    low, high = student(found, confidence) if method == "t" else percentile(blocks, weights, seeds, confidence)
-    return Interval(float(low), float(high), confidence, method)
+    def interval(self, blocks: Sequence[Array], confidence: float) -> Interval:
+        """An interval for the sum of the blocks' means (see `estimate`)."""
+        found = estimate(blocks)
+        if len(found.cases) < 2:
+            return Interval(math.nan, math.nan, confidence, "t")
+        if self.method == "studentised":
+            return studentised_interval(found, self.cases, confidence)
+        if self.method == "t":
+            low, high = student(found, confidence)
+            return Interval(float(low), float(high), confidence, "t")
+        name = "BCa" if self.method == "bca" else "percentile"
+        limits = crossed_interval(blocks, self.generator, len(self.cases), confidence, name)
+        return Interval(*limits, confidence, self.method)
 
 
 def _interval(
@@ -189,10 +183,7 @@ def _interval(
 ) -> Interval:
     estimate(blocks)  # refuses what has no mean, before anything is drawn
     check(confidence, resamples, method)
-    weights = draw(generator, blocks[0].shape[-1], resamples)
-    several = method in ("percentile", "bca")
-    seeds = [draw(generator, block.shape[-2], resamples) for block in blocks] if several else []
-    return interval_of(blocks, weights, seeds, confidence, method)
+    return Draws(draw(generator, blocks[0].shape[-1], resamples), generator, method).interval(blocks, confidence)
 
 
 def check(confidence: float, resamples: int, method: Method = "studentised") -> None:

@@ -77,7 +77,6 @@ class _Test:
 
     found: Estimate
     blocks: list[Array]
-    seeds: list[tuple[int, ...]]
     by_case: Array
     over_cases: PairTest
     p_seeds: float
@@ -117,7 +116,7 @@ def compare_pairs(
                 first=first,
                 second=second,
                 difference=float(test.found.mean),
-                interval=draws.interval(test.blocks, test.seeds, 1 - alpha),
+                interval=draws.interval(test.blocks, 1 - alpha),
                 test=test.over_cases.name,
                 p_cases=test.over_cases.p,
                 p_seeds=test.p_seeds,
@@ -137,13 +136,12 @@ def compare_pairs(
 
 def _test(cells: Cells, first: str, second: str) -> _Test:
     one, other = cells.values[first], cells.values[second]
-    seeds = list(dict.fromkeys((cells.seeds[first], cells.seeds[second])))
-    blocks = paired(one, other, len(seeds) == 1)
+    blocks = paired(one, other, cells.seeds[first] == cells.seeds[second])
     found, by_case = estimate(blocks), differences(one.mean(axis=0), other.mean(axis=0))
     several = max(len(one), len(other)) > 1
-    return _Test(found, blocks, seeds, by_case, wilcoxon(by_case), float(p_value(found)) if several else math.nan)
+    return _Test(found, blocks, by_case, wilcoxon(by_case), float(p_value(found)) if several else math.nan)
 
 
 def _equivalence(test: _Test, draws: Draws, margin: float, alpha: float) -> Equivalence:
-    interval = draws.interval(test.blocks, test.seeds, 1 - 2 * alpha)
+    interval = draws.interval(test.blocks, 1 - 2 * alpha)
     return Equivalence(margin, interval, -margin < interval.low and interval.high < margin)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,55 +106,46 @@ def tracking(
 
 
 class TensorBoard:
-    """One event per round in RUN/tensorboard, as scalars; view with `tensorboard --logdir RUN/tensorboard`."""
+    """Scalars of each round in RUN/tensorboard; view with `tensorboard --logdir RUN/tensorboard`."""
 
     def __init__(self) -> None:
-        self._event = _library("tensorboard.compat.proto.event_pb2").Event
-        self._summary = _library("tensorboard.compat.proto.summary_pb2")
-        self._record_writer = _library("tensorboard.summary.writer.record_writer").RecordWriter
-        self._loader = _library("tensorboard.backend.event_processing.event_file_loader").EventFileLoader
+        self._reader = _library("tensorboard.backend.event_processing.event_accumulator").EventAccumulator
+        self._make_writer = _library("torch.utils.tensorboard").SummaryWriter
         self._writer: Any = None
 
     def start(self, run: Path, settings: Mapping[str, Setting]) -> None:
         self._folder = run / "tensorboard"
-        files = sorted(self._folder.glob("*tfevents*"))
-        steps = [event.step for file in files for event in self._loader(str(file)).Load()]
-        self._last, self._files = max(steps, default=0), len(files)
-        if not files:
-            self._write(0, [self._text("settings", settings)])
+        self._folder.mkdir(exist_ok=True)
+        self._hide_host()
+        found = self._reader(str(self._folder), size_guidance={"scalars": 1}).Reload()
+        self._last = {name: found.Scalars(name)[-1].step for name in found.Tags()["scalars"]}
+        if not found.Tags()["tensors"]:
+            rows = [f"| {name} | {value} |" for name, value in settings.items()]
+            self._open().add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]))
 
     def round(self, record: RoundRecord) -> None:
-        if record.round > self._last:
-            value = self._summary.Summary.Value
-            self._write(record.round, [value(tag=name, simple_value=one) for name, one in numbers(record).items()])
-            self._last = record.round
+        fresh = {name: value for name, value in numbers(record).items() if record.round > self._last.get(name, 0)}
+        for name, value in fresh.items():
+            self._open().add_scalar(name, value, record.round)
+        self._last |= dict.fromkeys(fresh, record.round)
+        if fresh:
+            self._writer.flush()
 
     def close(self, ok: bool) -> None:
         if self._writer is not None:
             self._writer.close()
+            self._hide_host()
 
-    def _write(self, step: int, values: Sequence[Any]) -> None:
-        now = time.time()
-        if self._writer is None:
-            # TensorBoard's own writer would put the host's name into the file's. A new file after an interruption:
-            # the end of the one before may be torn.
-            self._folder.mkdir(exist_ok=True)
-            file = self._folder / f"events.out.tfevents.{int(now):010d}.{self._files:03d}.fedcowpro"
-            self._writer = self._record_writer(file.open("wb"))
-            self._writer.write(self._event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        event = self._event(wall_time=now, step=step, summary=self._summary.Summary(value=values))
-        self._writer.write(event.SerializeToString())
-        self._writer.flush()
+    def _open(self) -> Any:
+        # A new file after an interruption: the end of the one before may be torn.
+        self._writer = self._writer or self._make_writer(str(self._folder))
+        return self._writer
 
-    def _text(self, name: str, settings: Mapping[str, Setting]) -> Any:
-        lines = ["| setting | value |", "|---|---|", *(f"| {key} | {value} |" for key, value in settings.items())]
-        tensor = {
-            "dtype": "DT_STRING",
-            "string_val": ["\n".join(lines).encode()],
-            "tensor_shape": {"dim": [{"size": 1}]},
-        }
-        metadata = {"plugin_data": {"plugin_name": "text"}}
-        return self._summary.Summary.Value(tag=f"{name}/text_summary", metadata=metadata, tensor=tensor)
+    def _hide_host(self) -> None:
+        """Take the host's name out of the files' names, where TensorBoard puts it."""
+        host = f".{socket.gethostname()}."
+        for file in self._folder.glob("*.tfevents.*"):
+            file.rename(file.with_name(file.name.replace(host, ".fedcowpro.", 1)))
 
 
 class MLflow:
