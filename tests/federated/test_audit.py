@@ -132,7 +132,7 @@ def test_a_line_that_was_written_before_the_crash_counts(tmp_path: Path) -> None
 
 def test_two_processes_write_one_log(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from fedcowpro.audit import AuditLog, Event\n"
+        "import sys; from pathlib import Path; from fedcowpro.federated.governance.audit_log import AuditLog, Event\n"
         "log = AuditLog(Path(sys.argv[1]))\n"
         "for number in range(25): log.append(Event('site', sys.argv[2], 'in', 'train', 'allowed', round=number))\n"
     )

@@ -216,7 +216,7 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
     with pytest.raises(SystemExit):
         main([*words, "--policy", str(policy), "--audit-log", str(tmp_path / "own.jsonl")])
     said = capsys.readouterr().out
-    assert f"-m fedcowpro.federated.supernode --policy {policy} --superlink" in said
+    assert f"-m fedcowpro.federated.deployment.supernode --policy {policy} --superlink" in said
     assert f'audit-log="{tmp_path / "own.jsonl"}" site-policy="{policy}"' in said
     for wrong in ("threads", "site-name=south"):
         with pytest.raises(SystemExit) as ended:

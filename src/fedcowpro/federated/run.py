@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +33,8 @@ Engine = Literal["process", "ray"]
 
 def federate(
     config: ExperimentConfig,
-    sites: Mapping[str, Path],
-    out: Path,
+    sites: Mapping[str, str | PathLike[str]],
+    out: str | PathLike[str],
     *,
     resume: bool = True,
     progress: bool = True,
@@ -72,19 +73,20 @@ def federate(
             in a round.
         KeyboardInterrupt: passed on after a word on how to resume.
     """
+    folders, out = {name: Path(path) for name, path in sorted(sites.items())}, Path(out)
     sinks = open_sinks(track)
     if engine == "ray":
         require_ray()
     policies = {site.name: site.policy for site in config.sites if site.policy is not None and site.name in sites}
     for policy in policies.values():
         load(SitePolicy, policy)
-    entries = [{"name": name, "path": str(sites[name]), "policy": policies.get(name)} for name in sorted(sites)]
+    entries = [{"name": name, "path": str(path), "policy": policies.get(name)} for name, path in folders.items()]
     config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
-    facts = [describe_site(name, path) for name, path in sorted(sites.items())]
+    facts = [describe_site(name, path) for name, path in folders.items()]
     check_sites(facts)
     check_federation(config.federation, len(facts))
     folder, console = RunFolder(out), Console(stderr=True)
-    folder.start(config, facts, resume, command or _as_call(folder, sites))
+    folder.start(config, facts, resume, command or _as_call(folder, folders))
     rounds = config.federation.rounds
     scored = any(found.round == rounds for found in read_scores(out))
     if folder.is_finished(rounds) and (scored or not evaluate):
@@ -103,7 +105,7 @@ def federate(
             AUDIT: str(folder.path.absolute() / "audit" / f"{name}.jsonl"),
             **threads,
         }
-        for name, path in sorted(sites.items())
+        for name, path in folders.items()
     }
     if engine == "ray":
         with live_table(console, out, visible=watch and progress):
@@ -128,6 +130,6 @@ def federate(
 
 
 def _as_call(folder: RunFolder, sites: Mapping[str, Path]) -> str:
-    paths = ", ".join(f"{name!r}: Path({str(path)!r})" for name, path in sorted(sites.items()))
+    paths = ", ".join(f"{name!r}: Path({str(path)!r})" for name, path in sites.items())
     config = f"load(ExperimentConfig, Path({str(folder.config_file)!r}))"
     return f"federate({config}, {{{paths}}}, Path({str(folder.path)!r}))"

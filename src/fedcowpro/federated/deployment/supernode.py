@@ -1,6 +1,6 @@
 """Flower's SuperNode that installs apps only which the site's policy names.
 
-    python -m fedcowpro.federated.supernode --policy site-policy.yaml [options of flower-supernode]
+    python -m fedcowpro.federated.deployment.supernode --policy site-policy.yaml [options of flower-supernode]
 
 A SuperNode installs whatever app the server hands it, and the app is code. The policy inside fedcowpro's own app cannot
 stand before another one, so this stands before the installation: an app whose digest is not among the policy's `apps`
