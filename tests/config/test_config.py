@@ -32,7 +32,7 @@ from fedcowpro.config import (
 from fedcowpro.core.errors import FedCoWProError
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/configs/**/*.yaml")])
+SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/demo/*.yaml")])
 PARTS: tuple[type[Config], ...] = (
     AugmentConfig, EpisodeConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
     PrepareConfig, PrivacyConfig, SiteConfig, SuperpixelConfig, TrainConfig,
