@@ -204,7 +204,7 @@ def test_mlflow_reports_nothing(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "def refuse(*args, **kwargs): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from fedcowpro.federated.tracking import open_sinks\n"
+        "from fedcowpro.federated.server.tracking import open_sinks\n"
         "(sink,) = open_sinks(['mlflow'])\n"
         "sink.start(Path(sys.argv[1]), {'seed': 0})\n"
         "sink.close(True)\n"

@@ -244,7 +244,7 @@ def _privacy(card: Mapping[str, Any]) -> str:
 def _loading(name: str) -> str:
     return (
         f"Keep `{name}` and `{Path(name).with_suffix('.json')}` in one folder; neither can run code when read.\n\n"
-        "```python\nfrom pathlib import Path\n\nfrom fedcowpro.load import load_predictor\n\n"
+        "```python\nfrom pathlib import Path\n\nfrom fedcowpro.oneshot.loading import load_predictor\n\n"
         f'predictor = load_predictor(Path("{name}")).predictor\n```\n\n'
         f"```bash\nfedcowpro segment --model {name} --support EXAMPLE.nii.gz --support-mask MASK.nii.gz \\\n"
         "    --query IMAGE.nii.gz --out masks\n```\n"

@@ -8,21 +8,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from flwr.app import Context, RecordDict, UserConfig
+from flwr.app import UserConfig
 from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig, load, parse
 from fedcowpro.config.policy import SitePolicy
 from fedcowpro.evaluation.model_card import write_model_card
-from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
-from fedcowpro.federated.monitoring.progress import Screen, live_table
+from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.monitoring.progress import ProgressDisplay, live_table
 from fedcowpro.federated.monitoring.scores import read_scores
 from fedcowpro.federated.privacy.accountant import privacy_lines
-from fedcowpro.federated.server import server_app
 from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.client_registry import check_sites
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.roster import check_sites
 from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.site import client_app
@@ -109,17 +109,13 @@ def federate(
     }
     if engine == "ray":
         with live_table(console, out, visible=watch and progress):
-            run_on_ray(
-                config, folder, list(nodes.values()), resume=resume, command=command, track=track, evaluate=evaluate
-            )
+            run_on_ray(config, folder, list(nodes.values()), track=track, evaluate=evaluate)
         return folder.model_file
-    run: UserConfig = {"experiment": str(folder.config_file), "out": str(out), "track": ",".join(track)}
-    run["evaluate"] = evaluate
-    screen = Screen(console, out, folder.completed(), rounds, len(sites), visible=progress, table=watch)
-    with reproducible(config.threads), screen:
-        grid = InProcessGrid(client_app.app, nodes, screen.count)
+    display = ProgressDisplay(console, out, folder.completed(), rounds, len(sites), visible=progress, table=watch)
+    with reproducible(config.threads), display:
+        grid = InProcessGrid(client_app.app, nodes, display.count)
         try:
-            server_app.app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), run))
+            serve(grid, config, folder, track=track, evaluate=evaluate)
         except KeyboardInterrupt:
             done = folder.completed()
             console.print(f"Interrupted: {done} of {rounds} rounds are safe in {out}; the same command goes on.")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
 
 import numpy as np
 from flwr.app import Message, MetricRecord
@@ -15,6 +17,8 @@ from safetensors.numpy import save_file
 from fedcowpro.federated.monitoring.rounds import Arrays
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import decode
+
+ROOM = 256 * 2**20  # bytes of a round's replies that stay in memory
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,13 @@ class BadReply(Exception):
     """Why a reply is not used."""
 
 
-def check_reply(message: Message, before: Arrays, expected: frozenset[str], file: Path) -> Reply:
+def check_reply(message: Message, before: Arrays, expected: frozenset[str], store: ReplyStore) -> Reply:
     """A reply to a training message.
 
     Args:
         before: the model as the site got it.
         expected: names of the tensors asked for.
-        file: where its tensors are kept.
+        store: keeps its tensors.
 
     Raises:
         BadReply: anything is not as it should be.
@@ -63,7 +67,43 @@ def check_reply(message: Message, before: Arrays, expected: frozenset[str], file
     slices = metrics.get(records.WEIGHT)
     if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
         raise BadReply(f"its weight '{records.WEIGHT}' is {slices}, expected a positive number")
-    return Reply(StoredArrays(file, arrays), float(slices), metrics, records.payload_bytes(message.content))
+    return Reply(store.keep(arrays), float(slices), metrics, records.payload_bytes(message.content))
+
+
+class ReplyStore:
+    """Tensors of a round's replies: in memory while there is room, those beyond it in files until the round ends.
+
+    Args:
+        folder: for the files; None = the system's for temporary files.
+        room: bytes of tensors that stay in memory.
+    """
+
+    def __init__(self, folder: Path | None = None, room: int | None = None) -> None:
+        self._folder, self._room = folder, ROOM if room is None else room
+        self._files: TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def __enter__(self) -> ReplyStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._files is not None:
+            self._files.cleanup()
+
+    def keep(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The same arrays, to be read until the store is closed; OSError where the disk is full."""
+        size = sum(array.nbytes for array in arrays.values())
+        if size <= self._room:
+            self._room -= size
+            return arrays
+        if self._files is None:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._files = TemporaryDirectory(prefix="replies-", dir=self._folder)
+        self._count += 1
+        return StoredArrays(Path(self._files.name) / f"{self._count}.safetensors", arrays)
 
 
 class StoredArrays(Mapping[str, np.ndarray]):

@@ -27,7 +27,7 @@ _MORE = 15.0  # so many more for each
 log = logging.getLogger(__name__)
 
 
-class Roster:
+class ClientRegistry:
     """The sites of a run, as they come and go.
 
     A node is asked who it is when it appears, and again when it has been away. It takes part if its name is expected
