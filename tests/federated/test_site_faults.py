@@ -150,9 +150,19 @@ def of_facts(change: Callable[[RecordDict], None]) -> Callable[[str, Message], M
 UNFIT = {
     "version": (lambda c: c["versions"].update({"fedcowpro": "0.0.9"}), "another version: fedcowpro 0.0.9, here"),
     "no version": (lambda c: c.pop("versions"), "another version: fedcowpro None"),
-    "facts": (lambda c: c["facts"].update({"more": 1}), "not a site of this program"),
+    "facts": (lambda c: c["facts"].update({"more": 1}), "not one of this program: .more. is 1"),
     "name": (lambda c: c["facts"].update({"name": "alpha"}), "site 'alpha': another node has this name"),
     "stranger": (lambda c: c["facts"].update({"name": "delta"}), "site 'delta': not one of the expected sites"),
+    "slices": (lambda c: c["facts"].update({"train_slices": -5}), "'train_slices' is -5"),
+    "type": (lambda c: c["facts"].update({"train_slices": "many"}), "'train_slices' is 'many'"),
+    "list": (lambda c: c["facts"].update({"cases": [1, 2]}), r"'cases' is \[1, 2\]"),
+    "text": (lambda c: c["facts"].update({"size": "64"}), "'size' is '64'"),
+    "no JSON": (lambda c: c["facts"].update({"settings": "{not json"}), "'settings' is '{not json'"),
+    "modality": (lambda c: c["facts"].update({"modality": "<b>x\x1b[2J</b>"}), r"'modality' is"),
+    "number": (lambda c: c["facts"].update({"name": 7}), "'name' is 7"),
+    "dots": (lambda c: c["facts"].update({"name": ".."}), r"'name' is '\.\.'"),
+    "long": (lambda c: c["facts"].update({"digest": "a" * 10**6}), r"'digest' is 'a+\.\.\."),
+    "lists of versions": (lambda c: c["versions"].update({"fedcowpro": [1, 2]}), "another version"),
     "size": (lambda c: c["facts"].update({"size": 96}), "slices differ in size"),
 }
 
@@ -188,7 +198,7 @@ def test_a_site_that_comes_back_is_asked_again(sites: Sites) -> None:
     registry.update(grid)  # type: ignore[arg-type]
     assert grid.asked[3:] == ["query beta"]
     grid.activated["beta"] = "still later"
-    grid.spoil = of_facts(lambda content: content["facts"].update({"digest": "of other data"}))
+    grid.spoil = of_facts(lambda content: content["facts"].update({"digest": "0" * 32}))
     registry.update(grid)  # type: ignore[arg-type]
     assert registry.absent() == {"beta": "its data are not as they were when the run started"}
 

@@ -90,6 +90,21 @@ def set_weight(value: float) -> Spoil:
     return spoil
 
 
+def set_metric(name: str, value: float | list[float]) -> Spoil:
+    def spoil(content: RecordDict) -> None:
+        content["metrics"][name] = value
+
+    return spoil
+
+
+def many_losses(content: RecordDict) -> None:
+    content["metrics"].update({f"loss-k{number}": 1.0 for number in range(10_000)})
+
+
+def add_junk(content: RecordDict) -> None:
+    content["junk"] = ArrayRecord({"j": Array(np.zeros(1000, np.uint8))})
+
+
 def remove_array(content: RecordDict) -> None:
     del content["arrays"]["bias"]
 
@@ -118,10 +133,24 @@ BAD = {
     "missing": (remove_array, "1 arrays are missing, 'bias'"),
     "damaged": (damage_array, "'bias' cannot be read"),
     "no metrics": (remove_metrics, "instead of arrays and metrics"),
-    "zero weight": (set_weight(0), "weight 'num-examples' is 0"),
-    "negative weight": (set_weight(-1.0), "weight 'num-examples' is -1.0"),
-    "nan weight": (set_weight(math.nan), "weight 'num-examples' is nan"),
+    "zero weight": (set_weight(0), "metric 'weight' is 0"),
+    "negative weight": (set_weight(-1.0), "metric 'weight' is -1.0"),
+    "nan weight": (set_weight(math.nan), "metric 'weight' is nan"),
     "exception": (fail, "disk is full"),
+    "weight of a giant": (set_weight(1e9), "'weight' is 1000000000.0"),
+    "whole number beyond floats": (set_weight(10**400), "'weight' is 1000"),
+    "infinite steps": (set_metric("steps", math.inf), "metric 'steps' is inf"),
+    "no steps": (set_metric("steps", math.nan), "metric 'steps' is nan"),
+    "fractional steps": (set_metric("steps", 1.5), "metric 'steps' is 1.5"),
+    "infinite time": (set_metric("seconds", math.inf), "metric 'seconds' is inf"),
+    "list of losses": (set_metric("loss-total", [1.0, 2.0]), r"metric 'losses.total' is \[1.0, 2.0\]"),
+    "infinite loss": (set_metric("loss-total", -math.inf), "metric 'losses.total' is -inf"),
+    "markup": (set_metric("loss-<img src=x>", 1.0), "metric 'losses.<img src=x>"),
+    "escape code": (set_metric("loss-\x1b[2J", 1.0), r"metric 'losses.\?\[2J"),
+    "too many losses": (many_losses, "metric 'losses' is"),
+    "unknown number": (set_metric("other", 1.0), "metric 'other' is 1.0"),
+    "Dice beyond 1": (set_metric("pseudo-dice", 1.5), "metric 'pseudo_dice' is 1.5"),
+    "more records": (add_junk, r"the reply has \['arrays', 'junk', 'metrics'\]"),
 }
 
 
@@ -139,6 +168,24 @@ def test_bad_reply_is_left_out_where_fewer_sites_suffice(kind: str) -> None:
     np.testing.assert_allclose(averaged["bias"], (10 * 1 + 70 * 4) / 80, rtol=1e-6)
     assert list(record.left_out) == ["b"]
     assert [site.site for site in record.sites] == ["a", "c"]
+
+
+def test_a_site_counts_for_what_it_declared_and_for_no_more_than_ten_times_the_median() -> None:
+    names = {2: "a", 3: "b", 4: "c"}
+    grid = InProcessGrid(client("b", set_weight(9_999_999)), {site: {"site-name": site} for site in "abc"})
+    declared = {site: slices for site, (_, slices) in VALUES.items()}
+
+    def play(declared: dict[str, int]) -> RoundRecord:
+        aggregator = Aggregator(names, BEFORE, FederationConfig(min_sites=2))
+        aggregator.take_part(names, {}, declared)
+        return aggregator.aggregate(1, grid.send_and_receive(aggregator.messages(1, BEFORE, ConfigRecord(), grid)))[1]
+
+    record = play(declared)
+    assert record.left_out == {"b": "it claims 1e+07 slices, but declared 20 at first"}
+    assert {site.site: site.weight for site in record.sites} == {"a": 10 / 80, "c": 70 / 80}
+    lied_from_the_start = play({**declared, "b": 9_999_999})
+    weights = {site.site: site.weight for site in lied_from_the_start.sites}
+    assert weights == pytest.approx({"a": 10 / 780, "b": 700 / 780, "c": 70 / 780})
 
 
 def test_silent_site_is_named() -> None:

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
-from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation
+from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
 from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, check_reply
 from fedcowpro.federated.server.update_limits import limit_updates
 from fedcowpro.federated.transport import messages as records
@@ -62,15 +62,24 @@ class Aggregator:
         self.moments: Arrays = moments or {}
         self._scratch = scratch
         self._absent: dict[str, str] = {}
+        self._declared: dict[str, int] = {}
         self._downlink = downlink or Downlink(config)
         self._global: Arrays = {}
         self._sent: Arrays = {}  # the global model as sites have it
         self._bytes_down: dict[str, int] = {}
 
-    def take_part(self, sites: Mapping[int, str], absent: Mapping[str, str]) -> None:
-        """Who takes part from here on: name of each node; and why each other site does not."""
+    def take_part(
+        self, sites: Mapping[int, str], absent: Mapping[str, str], declared: Mapping[str, int] | None = None
+    ) -> None:
+        """Who takes part from here on.
+
+        Args:
+            sites: name of each node.
+            absent: why each other site does not.
+            declared: slices of each site, as it described itself; a reply that claims others is refused.
+        """
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
-        self._absent = dict(absent)
+        self._absent, self._declared = dict(absent), dict(declared or {})
 
     def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         """What goes to the sites in a round: the same weights and settings to each.
@@ -125,7 +134,8 @@ class Aggregator:
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
             )
-        raw = {site: reply.slices if self._config.weighting == "slices" else 1.0 for site, reply in good.items()}
+        slices = {site: self._declared.get(site, reply.metrics.weight) for site, reply in good.items()}
+        raw = weights_of(slices) if self._config.weighting == "slices" else dict.fromkeys(slices, 1.0)
         total = math.fsum(raw.values())
         weights = {site: value / total for site, value in raw.items()}
         common = self._combine(number, good, list(weights.values()), before)
@@ -157,7 +167,11 @@ class Aggregator:
             site = self._sites.get(message.metadata.src_node_id)
             try:
                 if site is not None:
-                    good[site] = self._check(message, before, store)
+                    reply = self._check(message, before, store)
+                    slices = self._declared.get(site, reply.metrics.weight)
+                    if reply.metrics.weight != slices:
+                        raise BadReply(f"it claims {reply.metrics.weight:g} slices, but declared {slices:g} at first")
+                    good[site] = reply
                 elif message.has_error():
                     # A node that died is answered for by the server itself, under the server's own number.
                     unknown.append(records.failure(message))
@@ -186,19 +200,18 @@ class Aggregator:
         sites = []
         for site, reply in good.items():
             norm, cosine = update_geometry(before, reply.arrays, common)
-            numbers = {key: float(value) for key, value in reply.metrics.items() if isinstance(value, int | float)}
-            prefix = records.LOSS_PREFIX
+            told = reply.metrics
             sites.append(
                 SiteRecord(
                     site=site,
                     weight=weights[site],
-                    train_slices=int(reply.slices),
-                    steps=int(numbers.get("steps", 0)),
-                    losses={key.removeprefix(prefix): v for key, v in numbers.items() if key.startswith(prefix)},
-                    pseudo_dice=numbers.get("pseudo-dice", math.nan),
+                    train_slices=int(told.weight),
+                    steps=told.steps,
+                    losses=dict(told.losses),
+                    pseudo_dice=told.pseudo_dice,
                     update_norm=norm,
                     update_cosine=cosine,
-                    seconds=numbers.get("seconds", math.nan),
+                    seconds=told.seconds,
                     bytes_down=self._bytes_down.get(site, 0),
                     bytes_up=reply.size,
                     bytes_model=sum(array.nbytes for array in before.values()),

@@ -91,7 +91,7 @@ class PrivateAggregator(Aggregator):
     def _combine_noised(
         self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
-        bits = [float(str(reply.metrics.get(records.BELOW, 0.0))) for reply in good.values()]
+        bits = [reply.metrics.below_clip for reply in good.values()]
         self._conclude(number, bits, len(good))
         return super()._combine(number, good, weights, before)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
-from flwr.app import Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedcowpro.federated.monitoring.rounds import Arrays
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.answers import BadAnswer, Metrics, printable, read_metrics
 from fedcowpro.federated.transport.encoding import decode
 
 ROOM = 256 * 2**20  # bytes of a round's replies that stay in memory
@@ -26,8 +26,7 @@ class Reply:
     """A reply that passed all checks."""
 
     arrays: Arrays
-    slices: float
-    metrics: MetricRecord
+    metrics: Metrics
     size: int
 
 
@@ -46,16 +45,11 @@ def check_reply(message: Message, before: Arrays, expected: frozenset[str], stor
     Raises:
         BadReply: anything is not as it should be.
     """
-    if message.has_error():
-        raise BadReply(records.failure(message))
-    record = records.array_record(message.content, records.ARRAYS)
-    metrics = message.content.get(records.METRICS)
-    if record is None or not isinstance(metrics, MetricRecord):
-        raise BadReply(f"the reply has {sorted(message.content)} instead of arrays and metrics")
+    record, metrics = contents_of(message)
     if missing := sorted(expected - set(record)):
         raise BadReply(f"{len(missing)} arrays are missing, '{missing[0]}' among them")
     if extra := sorted(set(record) - expected):
-        raise BadReply(f"{len(extra)} arrays are not asked for, '{extra[0]}' among them")
+        raise BadReply(f"{len(extra)} arrays are not asked for, '{printable(extra[0])}' among them")
     arrays = {}
     for name in sorted(record):
         try:
@@ -64,10 +58,27 @@ def check_reply(message: Message, before: Arrays, expected: frozenset[str], stor
             raise BadReply(f"array '{name}' {error}") from error
         if not np.isfinite(arrays[name]).all():
             raise BadReply(f"array '{name}' has NaN or infinite values")
-    slices = metrics.get(records.WEIGHT)
-    if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
-        raise BadReply(f"its weight '{records.WEIGHT}' is {slices}, expected a positive number")
-    return Reply(store.keep(arrays), float(slices), metrics, records.payload_bytes(message.content))
+        if name.endswith("running_var") and (arrays[name] < 0).any():
+            raise BadReply(f"array '{name}' has negative variances")
+    return Reply(store.keep(arrays), metrics, records.payload_bytes(message.content))
+
+
+def contents_of(message: Message) -> tuple[ArrayRecord, Metrics]:
+    """The two records of a reply that brings tensors.
+
+    Raises:
+        BadReply: an error, other records, or numbers that are not of their type or within their bounds.
+    """
+    if message.has_error():
+        raise BadReply(records.failure(message))
+    arrays, metrics = message.content.get(records.ARRAYS), message.content.get(records.METRICS)
+    found = set(message.content) == {records.ARRAYS, records.METRICS}
+    if not found or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):
+        raise BadReply(f"the reply has {printable(sorted(message.content))} instead of arrays and metrics")
+    try:
+        return arrays, read_metrics(metrics)
+    except BadAnswer as error:
+        raise BadReply(f"metric {error}") from error
 
 
 class ReplyStore:

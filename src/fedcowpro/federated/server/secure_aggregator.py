@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedcowpro.config import ExperimentConfig
@@ -24,8 +24,9 @@ from fedcowpro.federated.privacy.payload import count_words, from_words, ring_of
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.private_aggregator import PrivateAggregator
-from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore
+from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, contents_of
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import decode
 
 _SLACK = 1.001  # of the clip, for arithmetic
 Answers = dict[str, ConfigRecord]
@@ -79,18 +80,15 @@ class SecureAggregator(PrivateAggregator):
 
     def _check(self, message: Message, before: Arrays, store: ReplyStore) -> Reply:
         """The masked words are of the right number; more cannot be seen."""
-        if message.has_error():
-            raise BadReply(records.failure(message))
-        record = records.array_record(message.content, records.ARRAYS)
-        metrics = message.content.get(records.METRICS)
-        if record is None or set(record) != {records.MASKED} or not isinstance(metrics, MetricRecord):
+        record, metrics = contents_of(message)
+        if set(record) != {records.MASKED}:
             raise BadReply("the reply has no masked update")
-        words = record[records.MASKED].numpy()
         count = count_words(self._privacy, self._shapes(before))
-        if words.shape != (count,) or words.dtype != np.uint32:
-            raise BadReply(f"the masked update is {words.dtype} {words.shape}, expected uint32 ({count},)")
-        slices = float(str(metrics.get(records.WEIGHT, 0)))
-        return Reply(store.keep({records.MASKED: words}), slices, metrics, records.payload_bytes(message.content))
+        try:
+            words = decode(record[records.MASKED], np.empty(count, np.uint32))
+        except ValueError as error:
+            raise BadReply(f"the masked update {error}") from error
+        return Reply(store.keep({records.MASKED: words}), metrics, records.payload_bytes(message.content))
 
     def _combine(
         self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays

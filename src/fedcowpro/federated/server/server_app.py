@@ -122,7 +122,7 @@ def serve(
         for number in range(last.number + 1, config.federation.rounds + 1):
             registry.update(audited)
             audited.names = registry.nodes()
-            aggregator.take_part(registry.nodes(), registry.absent())
+            aggregator.take_part(registry.nodes(), registry.absent(), _slices(registry.facts()))
             settings[records.PARTICIPANTS] = len(registry.nodes())
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
             messages = aggregator.messages(number, shared, settings, audited)
@@ -145,10 +145,16 @@ def serve(
             tell(record)
         local = kept & exchanged if config.federation.unseen == "average" else set()
         like = {name: last.state[name] for name in local}
-        unseen = common_layers(audited, registry.nodes(), config, like, last.number, settings)
+        unseen = common_layers(
+            audited, registry.nodes(), config, like, last.number, settings, _slices(registry.facts())
+        )
         if evaluate:
             evaluation.run(models_of(last, unseen, bool(kept)), last.number)
         folder.finish(last, model_card(config, registry.facts(), last.number), unseen)
+
+
+def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
+    return {site.name: site.train_slices for site in facts}
 
 
 def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
@@ -163,6 +169,7 @@ def common_layers(
     like: Mapping[str, Tensor],
     number: int,
     settings: ConfigRecord | None = None,
+    declared: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Layers for a site that was not in training: the sites' own, aggregated as all other tensors are.
 
@@ -171,6 +178,7 @@ def common_layers(
         like: tensors of the names, shapes and types asked for; without any nothing is asked.
         number: the last round.
         settings: the record that goes with every message of the run.
+        declared: slices of each site, as it described itself.
 
     Raises:
         FedCoWProError: too few good replies.
@@ -178,6 +186,7 @@ def common_layers(
     if not like:
         return {}
     aggregator = Aggregator(sites, like, config.federation)
+    aggregator.take_part(sites, {}, declared)
     messages = aggregator.messages_for_layers(records.to_numpy(like), settings)
     replies = exchange(grid, messages, config.federation.round_timeout)
     found, _ = aggregator.aggregate(number, replies)
