@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message
 from scipy.stats import mannwhitneyu
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
@@ -34,9 +34,9 @@ from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.phantom import write_site
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.data.preparation.site import Site
-from fedcowpro.federated.server import server_app
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.site import client_app
 from fedcowpro.federated.site.local_training import describe_site, reproducible, site_generator
 from fedcowpro.federated.transport import encoding as traffic
@@ -99,9 +99,8 @@ def seen(config: ExperimentConfig, sites: Mapping[str, Path]) -> dict[str, Array
     with tempfile.TemporaryDirectory(prefix="attacks-") as name, reproducible(1):
         folder = RunFolder(Path(name) / "run")
         folder.start(config, [describe_site(site, path) for site, path in sorted(sites.items())], True, "attacks")
-        run = {"experiment": str(folder.config_file), "out": str(folder.path)}
         grid = InProcessGrid(client_app.app, nodes, keep)
-        server_app.app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), run))
+        serve(grid, config, folder)
         state = records.to_numpy(load_checkpoint(folder.model_file)[0])
     if config.federation.privacy.secure_aggregation:
         learnt = dict(initial(config).named_parameters())

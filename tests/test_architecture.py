@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1] / "src" / "fedcowpro"
 # The rooms from the ground up, and which others each may import (docs/architecture.md).
 # "" is the package's own face, which hands out names of several rooms on request.
 ALLOWED = {
-    "": "oneshot",
+    "": "core data oneshot evaluation federated",
     "core": "",
     "config": "core",
     "volume": "core config",
@@ -130,6 +130,21 @@ def test_importing_a_module_does_not_load_what_it_does_not_need() -> None:
         code += f"print('{module}', [name for name in {unwanted!r} if name in sys.modules])\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{module} []" for module, _ in steps]
+
+
+def test_the_package_and_its_segmenter_are_light() -> None:
+    code = """
+import sys
+import fedcowpro
+heavy = ("torch", "numpy", "pydantic", "scipy", "pandas", "skimage", "matplotlib", "flwr", "rich", "typer")
+print([name for name in heavy if name in sys.modules])
+from fedcowpro import FedCoWProError
+print([name for name in heavy if name in sys.modules])
+from fedcowpro import OneShotSegmenter
+print([name for name in ("pandas", "skimage", "matplotlib", "flwr", "typer") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]"] * 3
 
 
 @pytest.mark.parametrize("module", modules())

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["OneShotSegmenter"]
+__all__ = ["FedCoWProError", "OneShotSegmenter", "evaluate", "federate", "prepare"]
 
 if TYPE_CHECKING:
+    from fedcowpro.core.errors import FedCoWProError
+    from fedcowpro.data.preparation.prepare import prepare
+    from fedcowpro.evaluation.evaluate import evaluate
+    from fedcowpro.federated.run import federate
     from fedcowpro.oneshot.segmenter import OneShotSegmenter
+
+_PLACES = {
+    "FedCoWProError": "fedcowpro.core.errors",
+    "OneShotSegmenter": "fedcowpro.oneshot.segmenter",
+    "evaluate": "fedcowpro.evaluation.evaluate",
+    "federate": "fedcowpro.federated.run",
+    "prepare": "fedcowpro.data.preparation.prepare",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Loads the network's libraries only where they are asked for: `--help` stays quick."""
-    if name == "OneShotSegmenter":
-        from fedcowpro.oneshot.segmenter import OneShotSegmenter
+    """Loads libraries only where they are asked for: `import fedcowpro` stays quick.
 
-        return OneShotSegmenter
-    raise AttributeError(f"module 'fedcowpro' has no attribute '{name}'")
+    Raises:
+        FedCoWProError: `federate` without the extra `federated`.
+    """
+    if name not in _PLACES:
+        raise AttributeError(f"module 'fedcowpro' has no attribute '{name}'")
+    from fedcowpro.core.extras import explained
+
+    with explained():
+        return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ import pytest
 
 FAULTS = """
 import resource, sys
-from fedcowpro.allocator import keep_large_blocks
+from fedcowpro.core.allocator import keep_large_blocks
 if sys.argv[1] == "keep":
     assert keep_large_blocks()
 

@@ -16,7 +16,7 @@ from flwr.app import Array, Context, Message
 from flwr.clientapp import ClientApp
 
 from fedcowpro.federated.site.client_app import app as honest
-from fedcowpro.federated.transport.site_errors import shielded
+from fedcowpro.federated.transport.site_errors import sanitised
 
 FOLDER = "FEDCOWPRO_TEST_FAULTS"
 PATIENCE = 600  # seconds
@@ -29,7 +29,7 @@ def describe(message: Message, context: Context) -> Message:
 
 
 @app.train()
-@shielded
+@sanitised
 def train(message: Message, context: Context) -> Message:
     folder = Path(os.environ[FOLDER])
     site, number = context.node_config["site-name"], str(message.content["config"]["server-round"])

@@ -17,8 +17,8 @@ from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import RoundRecord
 from fedcowpro.federated.server.aggregate import adam_step, check_federation, median, trimmed_mean, weighted_mean
+from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.strategy import CheckedFedAvg
 
 SHAPES = {"bias": (3,), "mean": (3,), "scale": (), "weight": (3, 2, 3, 3)}
 BUFFERS = {"mean"}
@@ -49,10 +49,30 @@ def client() -> ClientApp:
     return app
 
 
-def play(make: Callable[[dict[int, str]], Strategy], sites: str, rounds: int) -> list[Arrays]:
+def ours(
+    config: FederationConfig,
+    sites: str,
+    rounds: int,
+    observe: Callable[[RoundRecord], None] = lambda record: None,
+    learnt: set[str] | None = None,
+) -> list[Arrays]:
     """The global arrays after each round."""
+    names = set(SHAPES) - BUFFERS if learnt is None else learnt
     grid = InProcessGrid(client(), {site: {"site-name": site} for site in sites})
-    strategy = make(dict(zip(grid.get_node_ids(), sorted(sites), strict=True)))
+    nodes = dict(zip(grid.get_node_ids(), sorted(sites), strict=True))
+    aggregator = Aggregator(nodes, SHAPES, config, learnt=names)
+    seen = [start()]
+    for number in range(1, rounds + 1):
+        messages = aggregator.messages(number, seen[-1], ConfigRecord(), grid)
+        averaged, record = aggregator.aggregate(number, list(grid.send_and_receive(messages)))
+        observe(record)
+        seen.append(averaged)
+    return seen[1:]
+
+
+def flowers(strategy: Strategy, sites: str, rounds: int) -> list[Arrays]:
+    """The same of a strategy of Flower's."""
+    grid = InProcessGrid(client(), {site: {"site-name": site} for site in sites})
     arrays, seen = ArrayRecord({name: Array(value) for name, value in start().items()}), []
     for number in range(1, rounds + 1):
         replies = grid.send_and_receive(strategy.configure_train(number, arrays, ConfigRecord(), grid))
@@ -62,13 +82,6 @@ def play(make: Callable[[dict[int, str]], Strategy], sites: str, rounds: int) ->
         seen.append({name: array.numpy().astype(np.float32) for name, array in averaged.items()})
         arrays = ArrayRecord({name: Array(value) for name, value in seen[-1].items()})
     return seen
-
-
-def ours(
-    config: FederationConfig, observe: Callable[[RoundRecord], None] | None = None, learnt: set[str] | None = None
-) -> Callable[[dict[int, str]], Strategy]:
-    names = set(SHAPES) - BUFFERS if learnt is None else learnt
-    return lambda sites: CheckedFedAvg(sites, SHAPES, config, observe, learnt=names)
 
 
 def close(own: list[Arrays], other: list[Arrays], rtol: float = 2e-6) -> None:
@@ -123,28 +136,27 @@ def test_two_adam_steps_by_hand() -> None:
 def test_median_is_flowers() -> None:
     for sites in ("abcde", "abde"):
         config = FederationConfig(aggregate="median", weighting="uniform")
-        close(play(ours(config), sites, 2), play(lambda _: FedMedian(), sites, 2))
+        close(ours(config, sites, 2), flowers(FedMedian(), sites, 2))
 
 
 @pytest.mark.parametrize(("sites", "trim"), [("abcde", 0.2), ("abce", 0.25), ("abcde", 0.45)])
 def test_trimmed_mean_is_flowers(sites: str, trim: float) -> None:
     config = FederationConfig(aggregate="trimmed-mean", trim=trim, weighting="uniform")
-    close(play(ours(config), sites, 2), play(lambda _: FedTrimmedAvg(beta=trim), sites, 2))
+    close(ours(config, sites, 2), flowers(FedTrimmedAvg(beta=trim), sites, 2))
 
 
 def test_adam_is_flowers_over_three_rounds() -> None:
     config = FederationConfig(
         server_optimizer="adam", server_lr=0.02, server_beta1=0.8, server_beta2=0.95, server_tau=0.003
     )
-    flowers = FedAdam(eta=0.02, beta_1=0.8, beta_2=0.95, tau=0.003)
-    other = play(lambda _: flowers, "abcd", 3)
+    other = flowers(FedAdam(eta=0.02, beta_1=0.8, beta_2=0.95, tau=0.003), "abcd", 3)
     # Flower steps all arrays alike; ours, told that all are learnt, must as well. Flower computes in single precision.
-    close(play(ours(config, learnt=set(SHAPES)), "abcd", 3), other, rtol=1e-4)
+    close(ours(config, "abcd", 3, learnt=set(SHAPES)), other, rtol=1e-4)
 
 
 def test_buffers_are_averaged_while_adam_moves_the_parameters() -> None:
-    adam = play(ours(FederationConfig(server_optimizer="adam")), "abc", 1)[0]
-    plain = play(ours(FederationConfig()), "abc", 1)[0]
+    adam = ours(FederationConfig(server_optimizer="adam"), "abc", 1)[0]
+    plain = ours(FederationConfig(), "abc", 1)[0]
     assert all(np.array_equal(adam[name], plain[name]) == (name in BUFFERS) for name in SHAPES)
 
 
@@ -152,7 +164,7 @@ def test_a_faulty_site_moves_the_mean_and_hardly_the_robust_ones() -> None:
     seen: list[RoundRecord] = []
     for aggregate in ("mean", "trimmed-mean", "median"):
         config = FederationConfig(aggregate=aggregate, weighting="uniform")
-        moved = play(ours(config, seen.append), "abce", 1)[0]
+        moved = ours(config, "abce", 1, seen.append)[0]
         assert (max(float(np.abs(moved[name] - value).max()) for name, value in start().items()) > 1) == (
             aggregate == "mean"
         )
@@ -163,7 +175,7 @@ def test_a_faulty_site_moves_the_mean_and_hardly_the_robust_ones() -> None:
 
 def test_replies_in_another_order_give_the_same_bits() -> None:
     config = FederationConfig(aggregate="trimmed-mean", weighting="uniform", server_optimizer="adam")
-    first, second = (play(ours(config), sites, 2) for sites in ("abcd", "dcba"))
+    first, second = (ours(config, sites, 2) for sites in ("abcd", "dcba"))
     for one, other in zip(first, second, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in SHAPES)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +130,74 @@ def test_a_line_that_was_written_before_the_crash_counts(tmp_path: Path) -> None
     assert problems(path) == []
     filled(path, 1)
     assert [entry.number for entry in read_audit(path)[0]] == [1, 2, 3, 4]
+
+
+def taken(path: Path) -> int:
+    """How many lines a site reads, which refuses a broken log, before it adds one."""
+    with AuditLog(path).session() as session:
+        lines = len(session.entries())
+        session.append(Event("site", "north", "in", "train", "allowed"))
+    return lines
+
+
+def test_a_log_is_verified_once_and_then_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, digests = filled(tmp_path / "log.jsonl", 20), []
+    real = audit_module._digest
+    monkeypatch.setattr(audit_module, "_digest", lambda content: digests.append(1) or real(content))
+    assert [taken(path) for _ in range(10)] == list(range(20, 30))
+    assert len(digests) == 20 + 10, "each old line once, each new line once"
+    entries, wrong, _ = read_audit(path)
+    with AuditLog(path).session() as session:
+        assert list(session.entries()) == entries
+    assert wrong == []
+
+
+@pytest.mark.parametrize("change", [replaced(1, "allowed", "refused"), replaced(6, "allowed", "refused")])
+@pytest.mark.parametrize("way", ["in place", "renamed", "time set back"])
+def test_a_change_shows_to_a_process_that_knows_the_log(tmp_path: Path, change: Change, way: str) -> None:
+    path = filled(tmp_path / "log.jsonl", 5)
+    assert [taken(path), taken(path)] == [5, 6]
+    time.sleep(0.02)  # the file system's clock
+    before = path.stat()
+    changed = "".join(line + "\n" for line in change(path.read_text().splitlines()))
+    target = tmp_path / "other" if way == "renamed" else path
+    target.write_text(changed)
+    target.replace(path)
+    if way == "time set back":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    for _ in range(2):
+        with pytest.raises(FedCoWProError, match="damaged"):
+            taken(path)
+
+
+def test_a_cut_shows_to_a_process_that_knows_the_log(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 5)
+    taken(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(FedCoWProError, match="damaged"):
+        taken(path)
+
+
+def test_a_forged_head_shows_to_a_process_that_knows_the_log(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 5)
+    taken(path)
+    head = tmp_path / "log.jsonl.head"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "digest": "0" * 64}))
+    with pytest.raises(FedCoWProError, match="damaged"):
+        taken(path)
+
+
+def test_lines_of_another_process_are_read_and_verified(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 5)
+    assert taken(path) == 5
+    code = (
+        "import sys; from pathlib import Path; from fedcowpro.federated.governance.audit_log import AuditLog, Event\n"
+        "AuditLog(Path(sys.argv[1])).append(Event('site', 'other', 'in', 'train', 'allowed'))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    assert [taken(path), taken(path)] == [7, 8]
+    assert problems(path) == []
 
 
 def test_two_processes_write_one_log(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.check import check_site
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
-from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import make_authority, make_site_key
 from fedcowpro.federated.deployment.layout import Bundle, Coordinator
 from fedcowpro.federated.deployment.programs import flwr
+from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.audit_log import read_audit
 from fedcowpro.federated.monitoring.scores import read_scores
 from fedcowpro.federated.run import federate
@@ -147,10 +147,10 @@ def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: py
         def intercept(self, context: Any, call_next: Any) -> Any:
             return self._real.intercept(context, call_next)
 
-    from fedcowpro.federated.deployment import fleet
+    from fedcowpro.federated.deployment import supernode_client
 
-    real = fleet.NodeAuthHttpInterceptor
-    monkeypatch.setattr(fleet, "NodeAuthHttpInterceptor", Impostor)
+    real = supernode_client.NodeAuthHttpInterceptor
+    monkeypatch.setattr(supernode_client, "NodeAuthHttpInterceptor", Impostor)
     with pytest.raises(FedCoWProError, match="401"):
         sign_in(address, ca, delta)
 

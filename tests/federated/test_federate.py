@@ -20,8 +20,8 @@ from fedcowpro.config import ExperimentConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server import server_app
+from fedcowpro.federated.server.client_registry import ClientRegistry
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.roster import Roster
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.site import client_app
 from fedcowpro.federated.site import local_training as task
@@ -245,7 +245,7 @@ def test_apps_ask_for_what_they_lack(sites: Sites, experiment: Experiment, tmp_p
     with pytest.raises(FedCoWProError, match="'experiment' and 'out'"):
         server_app.app(grid, context)
     with pytest.raises(FedCoWProError, match="'site-name' and 'site-path'"):
-        Roster([]).gather(grid, experiment().federation)
+        ClientRegistry([]).gather(grid, experiment().federation)
     node: UserConfig = {"site-name": "alpha", "site-path": str(sites["alpha"])}
     grid = InProcessGrid(client_app.app, {"alpha": node})
     replies = list(grid.send_and_receive([Message(RecordDict(), 2, "train")]))

@@ -21,7 +21,7 @@ from fedcowpro.config.policy import OPEN, PACKAGE, PrivacyPolicy, SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.package import package_digest, sources_digest
 from fedcowpro.federated.governance.audit_log import AuditLog, Entry, Event, read_audit
-from fedcowpro.federated.governance.gate import AUDIT, POLICY
+from fedcowpro.federated.governance.enforcement import AUDIT, POLICY
 from fedcowpro.federated.governance.policy import (
     Announcement,
     RefusedError,

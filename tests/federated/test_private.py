@@ -16,7 +16,7 @@ from fedcowpro.config import ExperimentConfig, FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.server.secure_strategy import SecureFedAvg
+from fedcowpro.federated.server.secure_aggregator import SecureAggregator
 from fedcowpro.federated.site import local_training as task
 from fedcowpro.model.checkpoint import load_tensors
 
@@ -95,14 +95,14 @@ def test_the_server_sees_words_that_are_no_update(
 ) -> None:
     """The masked words of a site are uniform over 32 bits, whatever its update; a site sends no loss either."""
     seen: dict[str, np.ndarray] = {}
-    real = SecureFedAvg._combine
+    real = SecureAggregator._combine
 
-    def spy(self: SecureFedAvg, number: int, good: Any, *rest: Any) -> Any:
+    def spy(self: SecureAggregator, number: int, good: Any, *rest: Any) -> Any:
         seen.update({site: np.asarray(reply.arrays["masked"]) for site, reply in good.items()})
         assert all(not any(key.startswith("loss") for key in reply.metrics) for reply in good.values())
         return real(self, number, good, *rest)
 
-    monkeypatch.setattr(SecureFedAvg, "_combine", spy)
+    monkeypatch.setattr(SecureAggregator, "_combine", spy)
     federate(private({"secure_aggregation": True}, rounds=1), sites, tmp_path / "run", progress=False)
     assert set(seen) == set(sites)
     for words in seen.values():

@@ -23,12 +23,12 @@ from fedcowpro.federated.deployment import check as checks
 from fedcowpro.federated.deployment import site as sites_process
 from fedcowpro.federated.deployment import submit
 from fedcowpro.federated.deployment.check import check_site
-from fedcowpro.federated.deployment.control import RunState
 from fedcowpro.federated.deployment.coordinator import serve_federation
 from fedcowpro.federated.deployment.keys import certificate_hosts, fingerprint, make_site_key, public_of
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import until_stopped
 from fedcowpro.federated.deployment.provision import init_federation
+from fedcowpro.federated.deployment.superlink_client import RunState
 from fedcowpro.federated.simulate import require_ray
 
 HOSTS = ("fl.example.org", "10.0.0.5")

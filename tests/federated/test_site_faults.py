@@ -21,17 +21,17 @@ from fedcowpro.config import ExperimentConfig, FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import RoundRecord, append_round, read_rounds
 from fedcowpro.federated.run import federate
-from fedcowpro.federated.server import exchange as delivery
+from fedcowpro.federated.server import exchange as exchange_module
+from fedcowpro.federated.server.client_registry import ClientRegistry
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.roster import Roster
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.server.update_limits import limit_updates
 from fedcowpro.federated.site import client_app
 from fedcowpro.federated.site import local_training as task
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.site_errors import SiteError, shielded, without_paths
+from fedcowpro.federated.transport.site_errors import SiteError, sanitised, without_paths
 from fedcowpro.model.checkpoint import load_checkpoint
 
 Experiment = Callable[..., ExperimentConfig]
@@ -150,9 +150,19 @@ def of_facts(change: Callable[[RecordDict], None]) -> Callable[[str, Message], M
 UNFIT = {
     "version": (lambda c: c["versions"].update({"fedcowpro": "0.0.9"}), "another version: fedcowpro 0.0.9, here"),
     "no version": (lambda c: c.pop("versions"), "another version: fedcowpro None"),
-    "facts": (lambda c: c["facts"].update({"more": 1}), "not a site of this program"),
+    "facts": (lambda c: c["facts"].update({"more": 1}), "not one of this program: .more. is 1"),
     "name": (lambda c: c["facts"].update({"name": "alpha"}), "site 'alpha': another node has this name"),
     "stranger": (lambda c: c["facts"].update({"name": "delta"}), "site 'delta': not one of the expected sites"),
+    "slices": (lambda c: c["facts"].update({"train_slices": -5}), "'train_slices' is -5"),
+    "type": (lambda c: c["facts"].update({"train_slices": "many"}), "'train_slices' is 'many'"),
+    "list": (lambda c: c["facts"].update({"cases": [1, 2]}), r"'cases' is \[1, 2\]"),
+    "text": (lambda c: c["facts"].update({"size": "64"}), "'size' is '64'"),
+    "no JSON": (lambda c: c["facts"].update({"settings": "{not json"}), "'settings' is '{not json'"),
+    "modality": (lambda c: c["facts"].update({"modality": "<b>x\x1b[2J</b>"}), r"'modality' is"),
+    "number": (lambda c: c["facts"].update({"name": 7}), "'name' is 7"),
+    "dots": (lambda c: c["facts"].update({"name": ".."}), r"'name' is '\.\.'"),
+    "long": (lambda c: c["facts"].update({"digest": "a" * 10**6}), r"'digest' is 'a+\.\.\."),
+    "lists of versions": (lambda c: c["versions"].update({"fedcowpro": [1, 2]}), "another version"),
     "size": (lambda c: c["facts"].update({"size": 96}), "slices differ in size"),
 }
 
@@ -179,22 +189,22 @@ def test_a_site_is_who_its_key_says(sites: Sites, experiment: Experiment, tmp_pa
 
 
 def test_a_site_that_comes_back_is_asked_again(sites: Sites) -> None:
-    grid, roster = FarGrid(sites), Roster(sorted(sites))
+    grid, registry = FarGrid(sites), ClientRegistry(sorted(sites))
     config = FederationConfig()
-    roster.gather(grid, config)  # type: ignore[arg-type]
-    roster.update(grid)  # type: ignore[arg-type]
+    registry.gather(grid, config)  # type: ignore[arg-type]
+    registry.update(grid)  # type: ignore[arg-type]
     assert len(grid.asked) == 3
     grid.activated["beta"] = "later"
-    roster.update(grid)  # type: ignore[arg-type]
+    registry.update(grid)  # type: ignore[arg-type]
     assert grid.asked[3:] == ["query beta"]
     grid.activated["beta"] = "still later"
-    grid.spoil = of_facts(lambda content: content["facts"].update({"digest": "of other data"}))
-    roster.update(grid)  # type: ignore[arg-type]
-    assert roster.absent() == {"beta": "its data are not as they were when the run started"}
+    grid.spoil = of_facts(lambda content: content["facts"].update({"digest": "0" * 32}))
+    registry.update(grid)  # type: ignore[arg-type]
+    assert registry.absent() == {"beta": "its data are not as they were when the run started"}
 
 
 def test_late_and_dead_nodes_are_named(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "_QUICK", 0.01)
+    monkeypatch.setattr(exchange_module, "_QUICK", 0.01)
     grid = FarGrid(sites)
 
     def spoil(site: str, reply: Message) -> Message | None:
@@ -322,7 +332,7 @@ def test_no_error_of_a_site_names_a_path(sites: Sites, experiment: Experiment, t
     app = ClientApp()
 
     @app.query()
-    @shielded
+    @sanitised
     def broken(message: Message, context: Context) -> Message:
         raise PermissionError(13, "Permission denied", "/root/secret")
 

@@ -19,9 +19,9 @@ from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
-from fedcowpro.federated.server.strategy import CheckedFedAvg
 from fedcowpro.federated.site import local_training as task
 from fedcowpro.federated.transport import encoding as traffic
 from fedcowpro.federated.transport import messages as records
@@ -278,13 +278,14 @@ def serve(
     names = dict(zip(grid.get_node_ids(), "abc", strict=True))
     seen: list[RoundRecord] = []
     config = FederationConfig(**federation)
-    strategy = CheckedFedAvg(names, BEFORE, config, seen.append, downlink=Downlink(config, BEFORE))
-    arrays, states = ArrayRecord({name: Array(value) for name, value in BEFORE.items()}), []
+    aggregator = Aggregator(names, BEFORE, config, downlink=Downlink(config, BEFORE))
+    states = [BEFORE]
     for index in range(1, number + 1):
-        replies = grid.send_and_receive(strategy.configure_train(index, arrays, ConfigRecord(), grid))
-        arrays, _ = strategy.aggregate_train(index, replies)
-        states.append({name: array.numpy() for name, array in arrays.items()})
-    return states, seen, grid
+        replies = grid.send_and_receive(aggregator.messages(index, states[-1], ConfigRecord(), grid))
+        state, record = aggregator.aggregate(index, replies)
+        states.append(state)
+        seen.append(record)
+    return states[1:], seen, grid
 
 
 @pytest.mark.parametrize("kind", ["none", "fp16", "int8", "topk"])

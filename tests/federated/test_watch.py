@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.federated.monitoring.watch import board, follow, fresh_lines, read_run, spark
+from fedcowpro.federated.monitoring.watch import dashboard, follow, fresh_lines, read_run, spark
 from fedcowpro.federated.run import federate
 
 Experiment = Callable[..., ExperimentConfig]
@@ -23,7 +23,7 @@ Experiment = Callable[..., ExperimentConfig]
 
 def drawn(run: Path) -> str:
     console = Console(file=io.StringIO(), width=160)
-    console.print(board(read_run(run)))
+    console.print(dashboard(read_run(run)))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.extras import explained
 
 app = typer.Typer(
     add_completion=False,
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with a message on standard error and exit code 2."""
     warnings.showwarning = lambda message, *_: err.print(f"note: {message}")
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with explained():
+            app(args=list(arguments) if arguments is not None else None)
     except FedCoWProError as error:
         fail(error)
     except OSError as error:

@@ -46,7 +46,7 @@ def federate(
     ] = False,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE of what a site lets happen (fedcowpro policy); repeat. With deploy, sites do so."),
+        typer.Option(help="NAME=FILE of what a site permits (fedcowpro policy); repeat. With deploy, sites do so."),
     ] = None,
     watch: Annotated[bool | None, typer.Option(help="Show a table of the sites; default on a terminal.")] = None,
 ) -> None:

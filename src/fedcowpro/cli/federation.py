@@ -76,14 +76,14 @@ def join(
         list[str] | None, typer.Option(help="KEY=VALUE of the node's configuration, say threads=4; repeat.")
     ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="What this site lets happen; default site-policy.yaml in the bundle.")
+        Path | None, typer.Option(help="What this site permits; default site-policy.yaml in the bundle.")
     ] = None,
     audit_log: Annotated[Path | None, typer.Option(help="This site's log; default audit.jsonl in the bundle.")] = None,
 ) -> None:
     """What a site runs to take part; with --run, run it and keep it running."""
     from fedcowpro.federated.deployment.layout import Bundle
     from fedcowpro.federated.deployment.site import check_site_folder, node_command, run_site, with_node_settings
-    from fedcowpro.federated.governance.gate import AUDIT, POLICY
+    from fedcowpro.federated.governance.enforcement import AUDIT, POLICY
 
     check_site_folder(site_folder)
     files = Bundle(bundle)

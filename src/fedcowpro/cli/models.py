@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -13,11 +11,9 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import inference_overrides, site_folders, split_list
-from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
-    from fedcowpro.evaluation.protocol import Row
-    from fedcowpro.evaluation.run import Grid
+    import pandas as pd
 
 
 @app.command()
@@ -67,55 +63,32 @@ def evaluate(
 
     The episodes (supports, slices, queries) are written beside the table, for other models to be scored alike.
     """
-    from fedcowpro.data.preparation.site import Site
-    from fedcowpro.evaluation.episodes import load_episodes, plan_episodes
-    from fedcowpro.evaluation.protocol import PROTOCOLS, write_results
-    from fedcowpro.evaluation.run import evaluate_episode
-    from fedcowpro.oneshot.loading import load_predictor
+    from fedcowpro.evaluation.evaluate import evaluate as run
+    from fedcowpro.evaluation.protocol import PROTOCOLS
 
-    wanted = tuple(protocol or PROTOCOLS)
-    if unknown := set(wanted) - set(PROTOCOLS):
-        raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
-    opened = {name: Site.open(path) for name, path in site_folders([*site, *(more or [])], {}).items()}
-    overrides = inference_overrides(support_slices, pairing, keep_components, refine, threshold, scales, settings or ())
-    if grid not in ("native", "prepared"):
-        raise FedCoWProError(f"--grid {grid}", "native or prepared", "correct --grid")
-    loaded = load_predictor(model, overrides, head, evaluation=True)
-    chosen = {"supports": split_list(support), "queries": split_list(queries), "organs": split_list(organs)}
-    given = {name: value for name, value in chosen.items() if value}
-    if episodes is None:
-        plan = plan_episodes(
-            opened, **given, slices=loaded.predictor.config.support_slices, every_support=every_support, cross=cross
-        )
-    elif given or every_support or cross or support_slices is not None:
-        raise FedCoWProError(
-            f"--episodes {episodes} beside options that choose episodes",
-            "one of the two",
-            "leave out --support, --queries, --organs, --support-slices, --every-support and --cross",
-        )
-    else:
-        plan = load_episodes(episodes)
-        plan.require_sites(opened)
-    methods = {"untrained": loaded.untrained()} if untrained else {}
-    methods[method] = loaded
-    rows = []
-    for label, candidate in methods.items():
-        for episode in plan.episodes:
-            rows += evaluate_episode(
-                candidate.predictor,
-                opened,
-                episode,
-                method=label,
-                seed=candidate.seed,
-                protocols=wanted,
-                grid=cast("Grid", grid),
-                tolerance=tolerance,
-                on_case=partial(_tell, f"{label}, {episode.site}"),
-            )
-    plan.save(out.with_suffix(".episodes.json"))
-    write_results(out, rows)
-    echo.print(_summary(rows))
-    echo.print(f"{out}: {len(rows)} rows")
+    table = run(
+        model,
+        site_folders([*site, *(more or [])], {}),
+        out=out,
+        episodes=episodes,
+        support=split_list(support) or (),
+        every_support=every_support,
+        cross=cross,
+        queries=split_list(queries) or (),
+        organs=split_list(organs) or (),
+        protocols=tuple(protocol or PROTOCOLS),
+        settings=inference_overrides(
+            support_slices, pairing, keep_components, refine, threshold, scales, settings or ()
+        ),
+        head=head,
+        grid=grid,
+        tolerance=tolerance,
+        method=method,
+        untrained=untrained,
+        on_case=lambda method, site, case: err.print(f"{method}, {site}: case {case}"),
+    )
+    echo.print(_summary(table))
+    echo.print(f"{out}: {len(table)} rows")
 
 
 @app.command()
@@ -130,19 +103,10 @@ def demo(
     echo.print(f"report: {report}")
 
 
-def _tell(where: str, case: str) -> None:
-    err.print(f"{where}: case {case}")
-
-
-def _summary(rows: Sequence[Row]) -> Table:
-    """Mean Dice per method, site and protocol."""
-    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        if row.dice == row.dice:
-            scores.setdefault((row.method, row.site), {}).setdefault(row.protocol, []).append(row.dice)
-    protocols = list(dict.fromkeys(row.protocol for row in rows))
-    table = Table("method", "site", *(f"{protocol} Dice" for protocol in protocols))
-    for (method, site), by_protocol in scores.items():
-        means = (by_protocol.get(protocol, []) for protocol in protocols)
-        table.add_row(method, site, *(f"{sum(d) / len(d):.3f}" if d else "-" for d in means))
+def _summary(results: pd.DataFrame) -> Table:
+    """Mean Dice per method, site and protocol, in the order of the rows; '-' where none is defined."""
+    means = results.groupby(["method", "site", "protocol"], sort=False)["dice"].mean().unstack("protocol", sort=False)
+    table = Table("method", "site", *(f"{protocol} Dice" for protocol in means))
+    for (method, site), values in means.iterrows():
+        table.add_row(method, site, *("-" if value != value else f"{value:.3f}" for value in values))
     return table

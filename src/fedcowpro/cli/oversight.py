@@ -96,7 +96,7 @@ def policy(
         bool, typer.Option("--new", help="Write the file: it allows this experiment, and no more than it needs.")
     ] = False,
 ) -> None:
-    """Write or read what a site lets happen; with an experiment, say whether it would (exit code 1 if not)."""
+    """Write or read what a site permits; with an experiment, say whether it would (exit code 1 if not)."""
     from fedcowpro.config import ExperimentConfig, load
     from fedcowpro.config.policy import SitePolicy
 
@@ -136,7 +136,7 @@ def watch(
     """Follow a run until it is finished: sites, rounds, losses, traffic, alarms. Ends with Ctrl-C; the run does not."""
     from rich.live import Live
 
-    from fedcowpro.federated.monitoring.watch import board, follow, fresh_lines
+    from fedcowpro.federated.monitoring.watch import dashboard, follow, fresh_lines
 
     if as_json:
         told: list[str] = []
@@ -146,7 +146,7 @@ def watch(
         return
     with Live(console=echo, auto_refresh=False) as live:
         for seen in follow(run, pause, once):
-            live.update(board(seen), refresh=True)
+            live.update(dashboard(seen), refresh=True)
 
 
 def scores_table(run: Path) -> Table:

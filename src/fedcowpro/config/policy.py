@@ -1,4 +1,4 @@
-"""What a site lets happen with its data: a file of its own, which no server can change."""
+"""What a site permits to be done with its data: a file of its own, which no server can change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PrivacyPolicy(Config):
 
 
 class SitePolicy(Config):
-    """What a site lets happen. The defaults hold where a deployed site has no file."""
+    """What a site permits. The defaults hold where a deployed site has no file."""
 
     apps: tuple[str, ...] = Field(
         (),

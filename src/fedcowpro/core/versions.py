@@ -9,6 +9,11 @@ from fedcowpro import __version__
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: fedcowpro, python, torch, numpy, flwr."""
-    libraries = {name: metadata.version(name) for name in ("torch", "numpy", "flwr")}
-    return {"fedcowpro": __version__, "python": platform.python_version(), **libraries}
+    """Versions of what computes: fedcowpro, python, torch, numpy, and flwr where it is installed."""
+    found = {"fedcowpro": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "flwr"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -114,6 +114,17 @@ def write_results(path: Path, rows: Sequence[Row]) -> None:
     Raises:
         FedCoWProError: a row that `read_results` would refuse, or an option named like a fixed column.
     """
+    text = _as_csv(rows)
+    _parse(text, f"results for {path}")
+    write_atomic(path, text)
+
+
+def table_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """The table that `read_results` makes of the file that `write_results` writes."""
+    return _parse(_as_csv(rows), "results")
+
+
+def _as_csv(rows: Sequence[Row]) -> str:
     options = list(dict.fromkeys(key for row in rows for key in row.options))
     if taken := sorted(set(options) & set(COLUMNS)):
         raise FedCoWProError(f"prediction option '{taken[0]}'", "a name that no column has", "rename the option")
@@ -122,8 +133,7 @@ def write_results(path: Path, rows: Sequence[Row]) -> None:
     writer.writerow([*COLUMNS, *options])
     for row in rows:
         writer.writerow([*(getattr(row, column) for column in COLUMNS), *(row.options.get(key, "") for key in options)])
-    _parse(buffer.getvalue(), f"results for {path}")
-    write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_results(path: Path) -> pd.DataFrame:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
-from flwr.app import Context, RecordDict, UserConfig
+from flwr.app import UserConfig
 from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig, load, parse
 from fedcowpro.config.policy import SitePolicy
 from fedcowpro.evaluation.model_card import write_model_card
-from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
-from fedcowpro.federated.monitoring.progress import Screen, live_table
+from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.monitoring.progress import ProgressDisplay, live_table
 from fedcowpro.federated.monitoring.scores import read_scores
 from fedcowpro.federated.privacy.accountant import privacy_lines
-from fedcowpro.federated.server import server_app
 from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.client_registry import check_sites
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.roster import check_sites
 from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.site import client_app
@@ -32,8 +33,8 @@ Engine = Literal["process", "ray"]
 
 def federate(
     config: ExperimentConfig,
-    sites: Mapping[str, Path],
-    out: Path,
+    sites: Mapping[str, str | PathLike[str]],
+    out: str | PathLike[str],
     *,
     resume: bool = True,
     progress: bool = True,
@@ -72,19 +73,20 @@ def federate(
             in a round.
         KeyboardInterrupt: passed on after a word on how to resume.
     """
+    folders, out = {name: Path(path) for name, path in sorted(sites.items())}, Path(out)
     sinks = open_sinks(track)
     if engine == "ray":
         require_ray()
     policies = {site.name: site.policy for site in config.sites if site.policy is not None and site.name in sites}
     for policy in policies.values():
         load(SitePolicy, policy)
-    entries = [{"name": name, "path": str(sites[name]), "policy": policies.get(name)} for name in sorted(sites)]
+    entries = [{"name": name, "path": str(path), "policy": policies.get(name)} for name, path in folders.items()]
     config = parse(ExperimentConfig, {**config.model_dump(), "sites": entries}, "the experiment")
-    facts = [describe_site(name, path) for name, path in sorted(sites.items())]
+    facts = [describe_site(name, path) for name, path in folders.items()]
     check_sites(facts)
     check_federation(config.federation, len(facts))
     folder, console = RunFolder(out), Console(stderr=True)
-    folder.start(config, facts, resume, command or _as_call(folder, sites))
+    folder.start(config, facts, resume, command or _as_call(folder, folders))
     rounds = config.federation.rounds
     scored = any(found.round == rounds for found in read_scores(out))
     if folder.is_finished(rounds) and (scored or not evaluate):
@@ -103,21 +105,17 @@ def federate(
             AUDIT: str(folder.path.absolute() / "audit" / f"{name}.jsonl"),
             **threads,
         }
-        for name, path in sorted(sites.items())
+        for name, path in folders.items()
     }
     if engine == "ray":
         with live_table(console, out, visible=watch and progress):
-            run_on_ray(
-                config, folder, list(nodes.values()), resume=resume, command=command, track=track, evaluate=evaluate
-            )
+            run_on_ray(config, folder, list(nodes.values()), track=track, evaluate=evaluate)
         return folder.model_file
-    run: UserConfig = {"experiment": str(folder.config_file), "out": str(out), "track": ",".join(track)}
-    run["evaluate"] = evaluate
-    screen = Screen(console, out, folder.completed(), rounds, len(sites), visible=progress, table=watch)
-    with reproducible(config.threads), screen:
-        grid = InProcessGrid(client_app.app, nodes, screen.count)
+    display = ProgressDisplay(console, out, folder.completed(), rounds, len(sites), visible=progress, table=watch)
+    with reproducible(config.threads), display:
+        grid = InProcessGrid(client_app.app, nodes, display.count)
         try:
-            server_app.app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), run))
+            serve(grid, config, folder, track=track, evaluate=evaluate)
         except KeyboardInterrupt:
             done = folder.completed()
             console.print(f"Interrupted: {done} of {rounds} rounds are safe in {out}; the same command goes on.")
@@ -128,6 +126,6 @@ def federate(
 
 
 def _as_call(folder: RunFolder, sites: Mapping[str, Path]) -> str:
-    paths = ", ".join(f"{name!r}: Path({str(path)!r})" for name, path in sorted(sites.items()))
+    paths = ", ".join(f"{name!r}: Path({str(path)!r})" for name, path in sites.items())
     config = f"load(ExperimentConfig, Path({str(folder.config_file)!r}))"
     return f"federate({config}, {{{paths}}}, Path({str(folder.path)!r}))"

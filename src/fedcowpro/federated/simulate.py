@@ -34,8 +34,6 @@ def run_on_ray(
     nodes: Sequence[UserConfig],
     *,
     cpus: float = 1,
-    resume: bool = True,
-    command: str | None = None,
     track: Sequence[Track] = (),
     evaluate: bool = False,
 ) -> None:
@@ -58,7 +56,7 @@ def run_on_ray(
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(grid, config, folder, resume, command, track, evaluate)
+        serve(grid, config, folder, track=track, evaluate=evaluate)
 
     init = {"num_cpus": max(os.cpu_count() or 1, 1), "include_dashboard": False, "logging_level": logging.ERROR}
     backend = {"init_args": init, "client_resources": {"num_cpus": cpus, "num_gpus": 0.0}}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 from rich.console import Console
@@ -31,8 +32,8 @@ _RECORDED = {"id", "modality", "guessed", "depth", "spacing", "source", "areas"}
 
 
 def prepare(
-    source: Path,
-    out: Path,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
     config: PrepareConfig | None = None,
     *,
     dataset: str | None = None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import felzenszwalb
 
 from fedcowpro.config import Modality, SuperpixelConfig
 from fedcowpro.data.superpixels.region_merging import merged_regions
@@ -52,6 +51,8 @@ def superpixels(grey: np.ndarray, config: SuperpixelConfig, modality: Modality) 
         return found.astype(np.uint16)
     out = np.zeros(grey.shape, np.uint16)
     if body.any():
+        from skimage.segmentation import felzenszwalb  # slow to import, and not needed by who segments
+
         raw = felzenszwalb(grey, scale=config.scale, sigma=config.sigma, min_size=config.min_size)
         _, ids = np.unique(raw[body], return_inverse=True)
         out[body] = ids + 1

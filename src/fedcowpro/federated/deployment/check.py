@@ -18,11 +18,11 @@ from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
-from fedcowpro.federated.deployment.fleet import sign_in
 from fedcowpro.federated.deployment.keys import days_left, fingerprint, public_of
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
+from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.audit_log import read_audit
-from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
 from fedcowpro.federated.governance.policy_file import objections
 from fedcowpro.federated.site.local_training import describe_site, exchanged_names, local_update, reproducible
 from fedcowpro.model.segmenter import build_model

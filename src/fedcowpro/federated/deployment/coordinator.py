@@ -12,10 +12,10 @@ from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
-from fedcowpro.federated.deployment.control import register_key
 from fedcowpro.federated.deployment.keys import days_left
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import end, require_free, start, until_stopped
+from fedcowpro.federated.deployment.superlink_client import register_key
 
 CONNECTION = "fedcowpro"  # name of the SuperLink in Flower's own configuration
 _START = 90.0  # seconds that a SuperLink has to answer

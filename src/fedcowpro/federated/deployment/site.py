@@ -15,7 +15,7 @@ from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
 from fedcowpro.federated.deployment.programs import end, start, until_stopped
-from fedcowpro.federated.governance.gate import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
 
 SUPERNODE = "fedcowpro.federated.deployment.supernode"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a restart: at first, and after many

@@ -16,10 +16,10 @@ import yaml
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
-from fedcowpro.federated.deployment.control import list_runs, stop_run
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import flwr
+from fedcowpro.federated.deployment.superlink_client import list_runs, stop_run
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds, round_totals
 from fedcowpro.federated.server.aggregate import check_federation
 from fedcowpro.federated.server.run_folder import RunFolder

@@ -4,6 +4,9 @@ Each line is JSON with the digest of the line before it and its own. `LOG.head` 
 the last digest: without it, a log that was cut off at its end would look whole. Who can write both files can forge
 both; `fedcowpro audit` prints the head, to be noted down elsewhere and asked for later (`--head`). A line holds no
 path, no name of a case and no content of a message but its digest.
+
+A process that reads a log verifies all of it once. From then on its own lines are added to what it knows, and the file
+is verified again only where its size, its number or its time of change say that somebody else wrote to it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -80,20 +83,34 @@ class Head:
     digest: str = _START
 
 
+@dataclass
+class _Verified:
+    """Lines of a log as this process verified and continued them, and what the file was then."""
+
+    state: tuple[int, ...]
+    entries: list[Entry]
+
+
+_verified: dict[Path, _Verified] = {}  # of this process, by the log's path
+
+
 class Session:
     """A log that this process alone may write to, until the session ends."""
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
-        self._stream, self._path = stream, path
+        self._stream, self._path = stream, path.absolute()
         self._head = self._mend()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> Sequence[Entry]:
         """All lines; FedCoWProError where the chain is broken."""
-        self._stream.seek(0)
-        entries, problems = _check(self._stream.read(), self._head)
-        if problems:
-            raise _damaged(self._path, problems[0])
-        return entries
+        known = self._known()
+        if known is None:
+            self._stream.seek(0)
+            entries, problems = _check(self._stream.read(), self._head)
+            if problems:
+                raise _damaged(self._path, problems[0])
+            known = _verified[self._path] = _Verified(self._state(), entries)
+        return tuple(known.entries)
 
     def append(self, event: Event) -> Entry:
         """One more line, on the disk when this returns."""
@@ -101,13 +118,34 @@ class Session:
         content = {"number": self._head.lines + 1, "time": time, **asdict(event), "previous": self._head.digest}
         digest = _digest(content)
         line = json.dumps({**content, "digest": digest}, ensure_ascii=False).encode() + b"\n"
+        known = self._known()
         self._stream.seek(0, os.SEEK_END)
         self._stream.write(line)
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._head = Head(self._head.lines + 1, self._head.size + len(line), digest)
         _write_head(self._path, self._head)
-        return Entry(self._head.lines, time, event, content["previous"], digest)
+        entry = Entry(self._head.lines, time, event, content["previous"], digest)
+        if known is not None:
+            known.entries.append(entry)
+            known.state = self._state()
+        return entry
+
+    def _known(self) -> _Verified | None:
+        """What this process knows of the log; None where the file or its head are not as this process left them."""
+        known = _verified.get(self._path)
+        if known is None:
+            return None
+        last = known.entries[-1].digest if known.entries else _START
+        if (known.state, len(known.entries), last) != (self._state(), self._head.lines, self._head.digest):
+            del _verified[self._path]
+            return None
+        return known
+
+    def _state(self) -> tuple[int, ...]:
+        """Which file it is, its size, and when it was changed last, which nobody can set back."""
+        found = os.fstat(self._stream.fileno())
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _mend(self) -> Head:
         """The head; lines that were written before a crash are taken over, half a line is cut off and noted.

@@ -1,4 +1,4 @@
-"""Whether a site's policy lets a message happen: plain functions that say why not."""
+"""Whether a site's policy permits a message: plain functions that say why not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECURE = (records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK)
 
 
 class RefusedError(SiteError):
-    """A site's policy does not let a message happen; the text is fit to be sent back."""
+    """A site's policy does not permit a message; the text is fit to be sent back."""
 
 
 def refusal_behind(error: BaseException | None) -> RefusedError | None:
@@ -81,7 +81,7 @@ def announcement(message: Message) -> Announcement:
 
 
 def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
-    """Whether the policy lets a message happen, by what it announces and what was done before.
+    """Whether the policy permits a message, by what it announces and what was done before.
 
     Questions that read nothing but counts (kind 'query') always pass. Of the messages of secure aggregation the first
     one of a round has to pass what a training has to, so that a site which refuses is not missed later.

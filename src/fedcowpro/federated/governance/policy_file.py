@@ -15,7 +15,7 @@ from fedcowpro.federated.governance.policy import Announcement, RefusedError, ch
 _PARTICIPANTS = 3  # fewest in an average, where there are as many
 _SPARE = 2  # a run that is interrupted repeats rounds
 _TEXT = """\
-# What this site lets happen with its data. Whatever is asked beyond it is refused, and the server is told why.
+# What this site permits to be done with its data. Whatever is asked beyond it is refused, and the server is told why.
 # Keep the file where only the site can write. docs/federation-safety.md explains each field.
 
 # fedcowpro at the server: the digest that `fedcowpro digest` prints there.

@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.federated.monitoring.watch import METRICS, board, read_run
+from fedcowpro.federated.monitoring.watch import METRICS, dashboard, read_run
 from fedcowpro.federated.transport import messages as records
 
 
@@ -28,14 +28,14 @@ def live_table(console: Console, run: Path, visible: bool) -> AbstractContextMan
 
     def draw() -> RenderableType:
         try:
-            return board(read_run(run))
+            return dashboard(read_run(run))
         except FedCoWProError:
             return ""
 
     return Live(console=console, get_renderable=draw, refresh_per_second=1) if visible else nullcontext()
 
 
-class Screen:
+class ProgressDisplay:
     """A bar over rounds and sites with the loss of the site that answered last; above it the table, if wanted.
 
     Args:
@@ -60,7 +60,7 @@ class Screen:
         self._seen: tuple[float, RenderableType] | None = None
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4) if visible else None
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> ProgressDisplay:
         if self._live is not None:
             self._live.start()
         return self
@@ -91,5 +91,5 @@ class Screen:
         file = self._run / METRICS
         changed = file.stat().st_mtime if file.exists() else 0.0
         if self._seen is None or self._seen[0] != changed:
-            self._seen = (changed, board(read_run(self._run)))
+            self._seen = (changed, dashboard(read_run(self._run)))
         return Group(self._seen[1], self._progress)

@@ -115,7 +115,7 @@ def fresh_lines(run: Path, told: list[str]) -> list[str]:
     return lines[start:]
 
 
-def board(run: Watched) -> RenderableType:
+def dashboard(run: Watched) -> RenderableType:
     """A table of the sites, with the round, the loss so far, and the alarms."""
     head = Text.assemble((run.name, "bold"), f"  round {run.records[-1].round if run.records else 0}/{run.rounds}")
     losses = [round_totals(record)["loss"] for record in run.records]

@@ -8,7 +8,8 @@ Here the arithmetic is double precision, and neither who answers first nor an in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from fedcowpro.federated.privacy.accountant import spent
 from fedcowpro.federated.privacy.masking import FEWEST
 
 Aggregate = Callable[[Iterable[np.ndarray], Sequence[float]], np.ndarray]
+WEIGHT_CAP = 10.0  # so that no site can count for all by what it says of itself
+_FEWEST = 3  # sites for a median that one of them does not decide
 _FIRST, _SECOND = "first_moment/", "second_moment/"
 
 
@@ -37,6 +40,12 @@ def weighted_mean(arrays: Iterable[np.ndarray], weights: Sequence[float]) -> np.
     for array, weight in zip(arrays, weights, strict=True):
         total = total + weight * array.astype(np.float64)
     return np.asarray(total)
+
+
+def weights_of(slices: Mapping[str, float]) -> dict[str, float]:
+    """What each site counts for: its slices, from three sites on at most `WEIGHT_CAP` times the median of all."""
+    cap = WEIGHT_CAP * statistics.median(slices.values()) if len(slices) >= _FEWEST else math.inf
+    return {site: min(float(count), cap) for site, count in slices.items()}
 
 
 def median(arrays: Iterable[np.ndarray]) -> np.ndarray:

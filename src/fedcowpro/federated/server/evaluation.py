@@ -1,4 +1,4 @@
-"""What the server does beside the rounds: it watches for alarms and asks for scores, and writes both down."""
+"""Cross-site evaluation: each site scores a model on its own cases; and what the server notes of a round."""
 
 from __future__ import annotations
 
@@ -48,7 +48,19 @@ def models_of(last: CompleteRound, unseen: Mapping[str, Tensor], local: bool) ->
     return models
 
 
-class Overseer:
+def note_round(grid: AuditedGrid, folder: RunFolder, record: RoundRecord) -> None:
+    """Note in the audit log whom a round averaged, and raise the alarms that it gives; its lines are written."""
+    # Names only: a site's words on its failure may have what no log should keep.
+    averaged = ", ".join(site.site for site in record.sites)
+    without = f"; without {', '.join(record.left_out)}" if record.left_out else ""
+    grid.note("", "average", "averaged", record.round, f"{averaged}{without}")
+    found = new_alarms(read_rounds(folder.metrics_file))
+    append_lines(folder.metrics_file, [alarm.line() for alarm in found])
+    for alarm in found:
+        _log.warning("alarm in round %d: site '%s': %s", alarm.round, alarm.site, alarm.text)
+
+
+class CrossSiteEvaluation:
     """Of one run.
 
     Args:
@@ -70,18 +82,7 @@ class Overseer:
         self._grid, self._folder, self._settings = grid, folder, settings
         self._exchanged, self._timeout = sorted(exchanged), timeout
 
-    def look_at(self, record: RoundRecord) -> None:
-        """Note in the audit log whom a round averaged, and raise the alarms that it gives; its lines are written."""
-        # Names only: a site's words on its failure may have what no log should keep.
-        averaged = ", ".join(site.site for site in record.sites)
-        without = f"; without {', '.join(record.left_out)}" if record.left_out else ""
-        self._grid.note("", "average", "averaged", record.round, f"{averaged}{without}")
-        found = new_alarms(read_rounds(self._folder.metrics_file))
-        append_lines(self._folder.metrics_file, [alarm.line() for alarm in found])
-        for alarm in found:
-            _log.warning("alarm in round %d: site '%s': %s", alarm.round, alarm.site, alarm.text)
-
-    def evaluate(self, models: Mapping[str, Mapping[str, Tensor]], number: int) -> None:
+    def run(self, models: Mapping[str, Mapping[str, Tensor]], number: int) -> None:
         """Ask all sites for scores of each model and keep them; a site that refuses is named with its reason.
 
         Args:

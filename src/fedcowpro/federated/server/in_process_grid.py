@@ -1,7 +1,7 @@
 """All sites in one process: a Flower grid without Ray, daemon or network.
 
 Touches Flower's internals: `TaskIdentity` (every new `Message` reads it) and `Run` (in the signature of `Grid`). So do
-`deployment.fleet` and `deployment.control`, and no other module.
+`deployment.supernode_client` and `deployment.superlink_client`, and no other module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.federated.governance.gate import NO_POLICY, POLICY
+from fedcowpro.federated.governance.enforcement import NO_POLICY, POLICY
 from fedcowpro.federated.transport.site_errors import SiteError
 
 _RUN_ID = 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
 
 import numpy as np
-from flwr.app import Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedcowpro.federated.monitoring.rounds import Arrays
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.answers import BadAnswer, Metrics, printable, read_metrics
 from fedcowpro.federated.transport.encoding import decode
+
+ROOM = 256 * 2**20  # bytes of a round's replies that stay in memory
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,7 @@ class Reply:
     """A reply that passed all checks."""
 
     arrays: Arrays
-    slices: float
-    metrics: MetricRecord
+    metrics: Metrics
     size: int
 
 
@@ -31,27 +34,22 @@ class BadReply(Exception):
     """Why a reply is not used."""
 
 
-def check_reply(message: Message, before: Arrays, expected: frozenset[str], file: Path) -> Reply:
+def check_reply(message: Message, before: Arrays, expected: frozenset[str], store: ReplyStore) -> Reply:
     """A reply to a training message.
 
     Args:
         before: the model as the site got it.
         expected: names of the tensors asked for.
-        file: where its tensors are kept.
+        store: keeps its tensors.
 
     Raises:
         BadReply: anything is not as it should be.
     """
-    if message.has_error():
-        raise BadReply(records.failure(message))
-    record = records.array_record(message.content, records.ARRAYS)
-    metrics = message.content.get(records.METRICS)
-    if record is None or not isinstance(metrics, MetricRecord):
-        raise BadReply(f"the reply has {sorted(message.content)} instead of arrays and metrics")
+    record, metrics = contents_of(message)
     if missing := sorted(expected - set(record)):
         raise BadReply(f"{len(missing)} arrays are missing, '{missing[0]}' among them")
     if extra := sorted(set(record) - expected):
-        raise BadReply(f"{len(extra)} arrays are not asked for, '{extra[0]}' among them")
+        raise BadReply(f"{len(extra)} arrays are not asked for, '{printable(extra[0])}' among them")
     arrays = {}
     for name in sorted(record):
         try:
@@ -60,10 +58,63 @@ def check_reply(message: Message, before: Arrays, expected: frozenset[str], file
             raise BadReply(f"array '{name}' {error}") from error
         if not np.isfinite(arrays[name]).all():
             raise BadReply(f"array '{name}' has NaN or infinite values")
-    slices = metrics.get(records.WEIGHT)
-    if not isinstance(slices, int | float) or not math.isfinite(slices) or slices <= 0:
-        raise BadReply(f"its weight '{records.WEIGHT}' is {slices}, expected a positive number")
-    return Reply(StoredArrays(file, arrays), float(slices), metrics, records.payload_bytes(message.content))
+        if name.endswith("running_var") and (arrays[name] < 0).any():
+            raise BadReply(f"array '{name}' has negative variances")
+    return Reply(store.keep(arrays), metrics, records.payload_bytes(message.content))
+
+
+def contents_of(message: Message) -> tuple[ArrayRecord, Metrics]:
+    """The two records of a reply that brings tensors.
+
+    Raises:
+        BadReply: an error, other records, or numbers that are not of their type or within their bounds.
+    """
+    if message.has_error():
+        raise BadReply(records.failure(message))
+    arrays, metrics = message.content.get(records.ARRAYS), message.content.get(records.METRICS)
+    found = set(message.content) == {records.ARRAYS, records.METRICS}
+    if not found or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):
+        raise BadReply(f"the reply has {printable(sorted(message.content))} instead of arrays and metrics")
+    try:
+        return arrays, read_metrics(metrics)
+    except BadAnswer as error:
+        raise BadReply(f"metric {error}") from error
+
+
+class ReplyStore:
+    """Tensors of a round's replies: in memory while there is room, those beyond it in files until the round ends.
+
+    Args:
+        folder: for the files; None = the system's for temporary files.
+        room: bytes of tensors that stay in memory.
+    """
+
+    def __init__(self, folder: Path | None = None, room: int | None = None) -> None:
+        self._folder, self._room = folder, ROOM if room is None else room
+        self._files: TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def __enter__(self) -> ReplyStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._files is not None:
+            self._files.cleanup()
+
+    def keep(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The same arrays, to be read until the store is closed; OSError where the disk is full."""
+        size = sum(array.nbytes for array in arrays.values())
+        if size <= self._room:
+            self._room -= size
+            return arrays
+        if self._files is None:
+            if self._folder is not None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._files = TemporaryDirectory(prefix="replies-", dir=self._folder)
+        self._count += 1
+        return StoredArrays(Path(self._files.name) / f"{self._count}.safetensors", arrays)
 
 
 class StoredArrays(Mapping[str, np.ndarray]):

@@ -21,18 +21,18 @@ from torch import Tensor
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.governance.audit_log import AuditLog
-from fedcowpro.federated.monitoring.rounds import RoundRecord, append_round
+from fedcowpro.federated.monitoring.rounds import append_round
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
 from fedcowpro.federated.privacy.accountant import privacy_facts
 from fedcowpro.federated.server.aggregate import check_federation
+from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.audit_grid import AuditedGrid
-from fedcowpro.federated.server.evaluation import Overseer, announced, models_of
+from fedcowpro.federated.server.client_registry import ClientRegistry
+from fedcowpro.federated.server.evaluation import CrossSiteEvaluation, announced, models_of, note_round
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
-from fedcowpro.federated.server.roster import Roster
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
-from fedcowpro.federated.server.secure_strategy import strategy_for
-from fedcowpro.federated.server.strategy import CheckedFedAvg
+from fedcowpro.federated.server.secure_aggregator import aggregator_for
 from fedcowpro.federated.server.tracking import open_sinks, tracking
 from fedcowpro.federated.site.local_training import (
     SiteFacts,
@@ -50,7 +50,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Entry point of every engine."""
+    """Entry point where Flower starts the server: the settings come as a file."""
     run = context.run_config
     if "experiment" not in run or "out" not in run:
         raise FedCoWProError(
@@ -69,7 +69,7 @@ def serve(
     grid: Grid,
     config: ExperimentConfig,
     folder: RunFolder,
-    resume: bool,
+    resume: bool = True,
     command: str | None = None,
     track: Sequence[str] = (),
     evaluate: bool = False,
@@ -82,11 +82,11 @@ def serve(
     """
     sinks = open_sinks(track)
     audited = AuditedGrid(grid, AuditLog(folder.audit_file))
-    roster = Roster([site.name for site in config.sites], folder.digests())
-    roster.gather(audited, config.federation)
-    check_federation(config.federation, len(config.sites) or len(roster.nodes()))
-    folder.start(config, roster.facts(), resume, command, roster.absent())
-    audited.names = roster.nodes()
+    registry = ClientRegistry([site.name for site in config.sites], folder.digests())
+    registry.gather(audited, config.federation)
+    check_federation(config.federation, len(config.sites) or len(registry.nodes()))
+    folder.start(config, registry.facts(), resume, command, registry.absent())
+    audited.names = registry.nodes()
     audited.name_run(folder.key())
     model = build_model(config.model, config.seed)
     exchanged = exchanged_names(model)
@@ -100,57 +100,61 @@ def serve(
             "an engine in one process, or averaged normalisation",
             "start a new run: the sites' own layers are lost with the nodes' state",
         )
-    for record, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
+    for kind, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
         for site, own in tensors.items() if states else ():
-            states[site][record] = records.to_record(own)
-    observed: list[RoundRecord] = []
+            states[site][kind] = records.to_record(own)
     initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged})
     send = config.federation.initial == "send" or config.model.weights is not None
-    strategy = strategy_for(
+    aggregator = aggregator_for(
         config,
-        roster.nodes(),
+        registry.nodes(),
         (learnt_names(model) if config.federation.privacy.active else trained_names(model)) - kept,
         config.federation,
-        observed.append,
         learnt=learnt_names(model) - kept,
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
         downlink=Downlink(config.federation, initial, send),
         scratch=folder.replies,
     )
-    settings = announced(_settings_for_sites(config), folder.key(), len(roster.nodes()))
-    overseer = Overseer(audited, folder, settings, exchanged, config.federation.round_timeout)
+    settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
+    evaluation = CrossSiteEvaluation(audited, folder, settings, exchanged, config.federation.round_timeout)
     every = config.federation.evaluate_every
     with tracking(sinks, folder, config) as tell:
         for number in range(last.number + 1, config.federation.rounds + 1):
-            arrays = records.to_record({name: last.state[name] for name in exchanged})
-            roster.update(audited)
-            audited.names = roster.nodes()
-            strategy.seat(roster.nodes(), roster.absent())
-            settings[records.PARTICIPANTS] = len(roster.nodes())
-            messages = strategy.configure_train(number, arrays, settings, audited)
+            registry.update(audited)
+            audited.names = registry.nodes()
+            aggregator.take_part(registry.nodes(), registry.absent(), _slices(registry.facts()))
+            settings[records.PARTICIPANTS] = len(registry.nodes())
+            shared = records.to_numpy({name: last.state[name] for name in exchanged})
+            messages = aggregator.messages(number, shared, settings, audited)
             replies = exchange(audited, messages, config.federation.round_timeout)
-            averaged, _ = strategy.aggregate_train(number, replies)
-            append_round(folder.metrics_file, observed[-1])
-            overseer.look_at(observed[-1])
+            averaged, record = aggregator.aggregate(number, replies)
+            append_round(folder.metrics_file, record)
+            note_round(audited, folder, record)
             last = CompleteRound(
                 number,
-                {**last.state, **records.to_tensors(averaged)},
+                {**last.state, **records.from_numpy(averaged)},
                 _kept_at_sites(states, records.LOCAL),
-                {name: torch.from_numpy(array) for name, array in strategy.moments.items()},
+                {name: torch.from_numpy(array) for name, array in aggregator.moments.items()},
                 _kept_at_sites(states, records.RESIDUAL),
             )
             if every is not None and number % every == 0:
-                overseer.evaluate({OWN if kept else GLOBAL: last.state}, number)
-            folder.joined(roster.facts())
-            card = model_card(config, roster.facts(), number)
+                evaluation.run({OWN if kept else GLOBAL: last.state}, number)
+            folder.joined(registry.facts())
+            card = model_card(config, registry.facts(), number)
             folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
-            tell(observed[-1])
-        shared = kept & exchanged if config.federation.unseen == "average" else set()
-        like = {name: last.state[name] for name in shared}
-        unseen = common_layers(audited, roster.nodes(), config, like, last.number, settings)
+            tell(record)
+        local = kept & exchanged if config.federation.unseen == "average" else set()
+        like = {name: last.state[name] for name in local}
+        unseen = common_layers(
+            audited, registry.nodes(), config, like, last.number, settings, _slices(registry.facts())
+        )
         if evaluate:
-            overseer.evaluate(models_of(last, unseen, bool(kept)), last.number)
-        folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
+            evaluation.run(models_of(last, unseen, bool(kept)), last.number)
+        folder.finish(last, model_card(config, registry.facts(), last.number), unseen)
+
+
+def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
+    return {site.name: site.train_slices for site in facts}
 
 
 def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
@@ -165,6 +169,7 @@ def common_layers(
     like: Mapping[str, Tensor],
     number: int,
     settings: ConfigRecord | None = None,
+    declared: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """Layers for a site that was not in training: the sites' own, aggregated as all other tensors are.
 
@@ -173,17 +178,19 @@ def common_layers(
         like: tensors of the names, shapes and types asked for; without any nothing is asked.
         number: the last round.
         settings: the record that goes with every message of the run.
+        declared: slices of each site, as it described itself.
 
     Raises:
         FedCoWProError: too few good replies.
     """
     if not like:
         return {}
-    strategy = CheckedFedAvg(sites, like, config.federation)
-    messages = strategy.ask_for_layers(records.to_record(like), settings)
+    aggregator = Aggregator(sites, like, config.federation)
+    aggregator.take_part(sites, {}, declared)
+    messages = aggregator.messages_for_layers(records.to_numpy(like), settings)
     replies = exchange(grid, messages, config.federation.round_timeout)
-    found, _ = strategy.aggregate_train(number, replies)
-    return records.to_tensors(found)
+    found, _ = aggregator.aggregate(number, replies)
+    return records.from_numpy(found)
 
 
 def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
 with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local,
 and what the encoding of its replies has lost so far.
-`guard` stands before all of it: it needs `site-policy` and `audit-log`, both with a default.
+`enforce_policy` stands before all of it: it needs `site-policy` and `audit-log`, both with a default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
-from fedcowpro.federated.governance.gate import approve_weights, guard
+from fedcowpro.federated.governance.enforcement import approve_weights, enforce_policy
 from fedcowpro.federated.site.local_training import LocalUpdate, describe_site, local_update
 from fedcowpro.federated.site.node import site_of, working
 from fedcowpro.federated.site.private_update import private_content
@@ -26,15 +26,15 @@ from fedcowpro.federated.site.scoring import score
 from fedcowpro.federated.site.secure_aggregation import add_queries
 from fedcowpro.federated.transport import encoding as traffic
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.site_errors import shielded
+from fedcowpro.federated.transport.site_errors import sanitised
 
-app = ClientApp(mods=[guard])
-app.evaluate()(shielded(score))
+app = ClientApp(mods=[enforce_policy])
+app.evaluate()(sanitised(score))
 add_queries(app)
 
 
 @app.query()
-@shielded
+@sanitised
 def describe(message: Message, context: Context) -> Message:
     """Reply with the site's facts (name, modality, counts, slice size, digest) and the versions that compute there."""
     name, path = site_of(context)
@@ -44,7 +44,7 @@ def describe(message: Message, context: Context) -> Message:
 
 
 @app.train()
-@shielded
+@sanitised
 def train(message: Message, context: Context) -> Message:
     """One round: weights and settings in, weights and metrics out."""
     name, path = site_of(context)
@@ -80,7 +80,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 @app.query(records.LAYERS)
-@shielded
+@sanitised
 def layers(message: Message, context: Context) -> Message:
     """Reply with the site's own normalisation layers; asked once, after the last round, where the settings say so."""
     name, path = site_of(context)

@@ -14,7 +14,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import plan_episodes
 from fedcowpro.evaluation.run import evaluate_episode
-from fedcowpro.federated.governance.gate import approve_weights, policy_of
+from fedcowpro.federated.governance.enforcement import approve_weights, policy_of
 from fedcowpro.federated.governance.policy import RefusedError
 from fedcowpro.federated.monitoring.scores import FEWEST, OrganScore, to_text
 from fedcowpro.federated.site.local_training import received_model

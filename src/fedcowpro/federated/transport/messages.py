@@ -96,6 +96,7 @@ def failure(message: Message) -> str:
     text = " ".join((message.error.reason or "no reason given").split())
     carried = _CARRIED.fullmatch(text)
     words = f"{carried[1]}: {carried[2]}" if carried else text
+    words = "".join(letter if letter.isprintable() else "?" for letter in words)
     return words.removeprefix("SiteError: ")[:_REASON_LENGTH]
 
 

@@ -39,11 +39,11 @@ def without_paths(text: str, private: tuple[str, ...] = ()) -> str:
     return _BARE.sub(HIDDEN, _QUOTED.sub(HIDDEN, text))
 
 
-def shielded(handler: Handler) -> Handler:
+def sanitised(handler: Handler) -> Handler:
     """A handler of a ClientApp whose errors name no path; a user's mistake stays one."""
 
     @functools.wraps(handler)
-    def guarded(message: Message, context: Context) -> Message:
+    def answer(message: Message, context: Context) -> Message:
         try:
             return handler(message, context)
         except SiteError:
@@ -56,4 +56,4 @@ def shielded(handler: Handler) -> Handler:
             logging.getLogger(__name__).error("a message of the server failed here", exc_info=True)
             raise SiteError(f"{type(error).__name__}: {without_paths(str(error), private)}") from error
 
-    return guarded
+    return answer

@@ -1,7 +1,7 @@
-"""What stands between a message and the site's app: the policy is asked, and all that goes in and out is noted.
+"""Policy enforcement: what stands between a message and the site's app. All that goes in and out is noted.
 
 The node's configuration may have `site-policy`, the path of a `SitePolicy` as YAML ('none': everything but odd weights
-is let happen; default: the policy's defaults), and `audit-log`, the path of the site's log (default: beside the site
+is permitted; default: the policy's defaults), and `audit-log`, the path of the site's log (default: beside the site
 folder, SITE.audit.jsonl).
 """
 
@@ -31,7 +31,7 @@ from fedcowpro.federated.governance.policy import (
 from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.messages import REFUSED, content_digest
-from fedcowpro.federated.transport.site_errors import shielded
+from fedcowpro.federated.transport.site_errors import sanitised
 
 POLICY, AUDIT, NO_POLICY = "site-policy", "audit-log", "none"
 _UNUSABLE = "the site's policy or audit log cannot be used; the site's own output says why"
@@ -49,12 +49,12 @@ def policy_of(context: Context) -> SitePolicy:
     return OPEN if given == NO_POLICY else load(SitePolicy, Path(str(given)))
 
 
-def guard(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Pass a message on to the app if the site's policy lets it happen, else answer with the reason; note both."""
-    return shielded(partial(_guarded, call_next=call_next))(message, context)
+def enforce_policy(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Pass a message on to the app if the site's policy permits it, else answer with the reason; note both."""
+    return sanitised(partial(_enforced, call_next=call_next))(message, context)
 
 
-def _guarded(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def _enforced(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     node = context.node_config
     if "site-name" not in node or "site-path" not in node:
         return call_next(message, context)  # which says what is missing
@@ -101,7 +101,7 @@ def approve_weights(
         weights: all floating-point tensors, decoded.
 
     Raises:
-        RefusedError: see `check_weights`; `guard` answers with it.
+        RefusedError: see `check_weights`; `enforce_policy` answers with it.
     """
     said = announcement(message)
     with _log_of(context).session() as session:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
-from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation
-from fedcowpro.federated.server.replies import BadReply, Reply, check_reply
+from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
+from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, check_reply
 from fedcowpro.federated.server.update_limits import limit_updates
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
 
 
-class CheckedFedAvg(Strategy):
-    """Aggregates the sites' tensors after checking names, shapes, types, finiteness and weight of each.
+class Aggregator:
+    """Asks sites for a round and aggregates their tensors after checking names, shapes, types, finiteness and weight.
 
     Sums run in float64 in the order of the sites' names, so the result does not depend on who answers first.
 
@@ -33,16 +31,14 @@ class CheckedFedAvg(Strategy):
         expected: names of the tensors that a site sends back; the global model's others stay as they are.
         config: aggregate, weights, the server's optimiser, and the fewest good replies in a round; with all sites
             (the usual case) any failure stops the run.
-        observe: told the record of each round.
         learnt: names of those `expected` that are parameters. The server's optimiser moves them; all others (running
             statistics) become what the aggregate says.
         moments: of the server's optimiser after the rounds before, to go on with a run.
         downlink: how the model goes to the sites; default as it is, all of it.
-        scratch: folder for the replies of a round, which are on disk until it ends; None = the system's.
+        scratch: folder for those replies of a round that memory has no room for; None = the system's.
 
     Raises:
-        FedCoWProError: too few sites for the settings; in `aggregate_train`, naming site and reason, too few good
-            replies.
+        FedCoWProError: too few sites for the settings.
     """
 
     def __init__(
@@ -50,7 +46,6 @@ class CheckedFedAvg(Strategy):
         sites: Mapping[int, str],
         expected: Iterable[str],
         config: FederationConfig,
-        observe: Callable[[RoundRecord], None] | None = None,
         *,
         learnt: Iterable[str] = (),
         moments: Arrays | None = None,
@@ -60,59 +55,71 @@ class CheckedFedAvg(Strategy):
         check_federation(config, len(sites))
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
         self._expected = frozenset(expected)
-        self._config, self._observe = config, observe
+        self._config = config
         self._min_sites = len(self._sites) if config.min_sites is None else config.min_sites
         self._aggregate = aggregate_of(config)
         self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
         self.moments: Arrays = moments or {}
         self._scratch = scratch
         self._absent: dict[str, str] = {}
+        self._declared: dict[str, int] = {}
         self._downlink = downlink or Downlink(config)
-        self._global = ArrayRecord()
+        self._global: Arrays = {}
         self._sent: Arrays = {}  # the global model as sites have it
         self._bytes_down: dict[str, int] = {}
 
-    def seat(self, sites: Mapping[int, str], absent: Mapping[str, str]) -> None:
-        """Who takes part from here on: name of each node; and why each other site does not."""
-        self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
-        self._absent = dict(absent)
+    def take_part(
+        self, sites: Mapping[int, str], absent: Mapping[str, str], declared: Mapping[str, int] | None = None
+    ) -> None:
+        """Who takes part from here on.
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """The same weights and settings for every site."""
-        config[records.ROUND] = server_round
-        self._global = arrays
-        common, self._sent = self._downlink.encode(_values(arrays), config)
+        Args:
+            sites: name of each node.
+            absent: why each other site does not.
+            declared: slices of each site, as it described itself; a reply that claims others is refused.
+        """
+        self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
+        self._absent, self._declared = dict(absent), dict(declared or {})
+
+    def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
+        """What goes to the sites in a round: the same weights and settings to each.
+
+        Args:
+            number: of the round, from 1.
+            model: the floating-point tensors of the global model; not changed.
+            settings: the record that goes with every message of the run; the round's number is put in.
+            grid: for kinds of aggregation that ask sites beforehand.
+        """
+        settings[records.ROUND] = number
+        self._global = model
+        common, self._sent = self._downlink.encode(dict(model), settings)
         contents = {node: self._downlink.content(common, site) for node, site in self._sites.items()}
         self._bytes_down = {site: records.payload_bytes(contents[node]) for node, site in self._sites.items()}
         return [Message(content, node, MessageType.TRAIN) for node, content in contents.items()]
 
-    def ask_for_layers(self, like: ArrayRecord, config: ConfigRecord | None = None) -> Iterable[Message]:
+    def messages_for_layers(self, like: Arrays, config: ConfigRecord | None = None) -> list[Message]:
         """Messages that ask for what sites keep to themselves, without a training; `like` has its shapes and types.
 
-        The replies go to `aggregate_train`.
+        The replies go to `aggregate`.
         """
-        self._global, self._sent, self._bytes_down = like, _values(like), {}
+        self._global, self._sent, self._bytes_down = like, like, {}
         content = RecordDict({records.CONFIG: config if config is not None else ConfigRecord()})
         return [Message(content, node, records.ASK_FOR_LAYERS) for node in self._sites]
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
-        """The new global arrays and the weighted means of the sites' losses.
+    def aggregate(self, number: int, replies: Iterable[Message]) -> tuple[dict[str, np.ndarray], RoundRecord]:
+        """The tensors of the new global model, and the record of the round.
 
         Raises:
             FedCoWProError: too few good replies; each other site is named with the reason.
         """
-        if self._scratch is not None:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="replies-", dir=self._scratch) as shelf:
-            return self._aggregate_stored(server_round, replies, Path(shelf))
+        with ReplyStore(self._scratch) as store:
+            return self._aggregate_stored(number, replies, store)
 
     def _aggregate_stored(
-        self, server_round: int, replies: Iterable[Message], shelf: Path
-    ) -> tuple[ArrayRecord, MetricRecord]:
+        self, number: int, replies: Iterable[Message], store: ReplyStore
+    ) -> tuple[dict[str, np.ndarray], RoundRecord]:
         before = self._sent
-        good, left_out = self._sort_out(replies, before, shelf)
+        good, left_out = self._sort_out(replies, before, store)
         self._downlink.answered(good)
         used, outlying = limit_updates(before, {site: reply.arrays for site, reply in good.items()}, self._config)
         good = {site: replace(good[site], arrays=arrays) for site, arrays in used.items()}
@@ -122,30 +129,26 @@ class CheckedFedAvg(Strategy):
         if len(good) < self._min_sites:
             reasons = "; ".join(f"site '{site}': {reason}" for site, reason in left_out.items())
             raise FedCoWProError(
-                f"round {server_round}: usable replies of {len(good)} of {len(good) + len(left_out)} sites; {reasons}",
+                f"round {number}: usable replies of {len(good)} of {len(good) + len(left_out)} sites; {reasons}",
                 f"{self._min_sites} or more",
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
             )
-        raw = {site: reply.slices if self._config.weighting == "slices" else 1.0 for site, reply in good.items()}
+        slices = {site: self._declared.get(site, reply.metrics.weight) for site, reply in good.items()}
+        raw = weights_of(slices) if self._config.weighting == "slices" else dict.fromkeys(slices, 1.0)
         total = math.fsum(raw.values())
         weights = {site: value / total for site, value in raw.items()}
-        common = self._combine(server_round, good, list(weights.values()), before)
+        common = self._combine(number, good, list(weights.values()), before)
         target = {name: value for name, value in common.items() if name in self._learnt}
-        stepped, self.moments = adam_step(server_round, before, target, self.moments, self._config)
+        stepped, self.moments = adam_step(number, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
-        record = replace(self._record(server_round, good, left_out, weights, before, common, after), clipped=clipped)
-        if self._observe is not None:
-            self._observe(record)
+        record = replace(self._record(number, good, left_out, weights, before, common, after), clipped=clipped)
         # What the way down lost comes back into the model here, and so into what is sent next.
-        arrays = {
-            name: Array(np.asarray(value + (self._global[name].numpy() - before[name])))
-            for name, value in after.items()
-        }
-        return ArrayRecord({**dict(self._global), **arrays}), _mean_losses(record)
+        arrays = {name: np.asarray(value + (self._global[name] - before[name])) for name, value in after.items()}
+        return {**self._global, **arrays}, record
 
     def _combine(
-        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
+        self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         """What the sites' tensors become, before the server's optimiser; float64."""
         return {
@@ -153,20 +156,8 @@ class CheckedFedAvg(Strategy):
             for name in sorted(self._expected)
         }
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Nothing: `crosssite` asks for scores, which are no single number to be averaged."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return None
-
-    def summary(self) -> None:
-        """Nothing to log: the run folder has the settings."""
-
     def _sort_out(
-        self, replies: Iterable[Message], before: Arrays, shelf: Path
+        self, replies: Iterable[Message], before: Arrays, store: ReplyStore
     ) -> tuple[dict[str, Reply], dict[str, str]]:
         """Good replies and reasons against the others, both in the order of the sites' names."""
         good: dict[str, Reply] = {}
@@ -176,7 +167,11 @@ class CheckedFedAvg(Strategy):
             site = self._sites.get(message.metadata.src_node_id)
             try:
                 if site is not None:
-                    good[site] = self._check(message, before, shelf / f"{len(good)}.safetensors")
+                    reply = self._check(message, before, store)
+                    slices = self._declared.get(site, reply.metrics.weight)
+                    if reply.metrics.weight != slices:
+                        raise BadReply(f"it claims {reply.metrics.weight:g} slices, but declared {slices:g} at first")
+                    good[site] = reply
                 elif message.has_error():
                     # A node that died is answered for by the server itself, under the server's own number.
                     unknown.append(records.failure(message))
@@ -188,13 +183,13 @@ class CheckedFedAvg(Strategy):
         missing = {site: bad.get(site, silent) for site in names if site not in good}
         return ordered, {**self._absent, **missing}
 
-    def _check(self, message: Message, before: Arrays, file: Path) -> Reply:
+    def _check(self, message: Message, before: Arrays, store: ReplyStore) -> Reply:
         """See `check_reply`; some kinds of averaging check otherwise."""
-        return check_reply(message, before, self._expected, file)
+        return check_reply(message, before, self._expected, store)
 
     def _record(
         self,
-        server_round: int,
+        number: int,
         good: Mapping[str, Reply],
         left_out: dict[str, str],
         weights: Mapping[str, float],
@@ -205,32 +200,22 @@ class CheckedFedAvg(Strategy):
         sites = []
         for site, reply in good.items():
             norm, cosine = update_geometry(before, reply.arrays, common)
-            numbers = {key: float(value) for key, value in reply.metrics.items() if isinstance(value, int | float)}
-            prefix = records.LOSS_PREFIX
+            told = reply.metrics
             sites.append(
                 SiteRecord(
                     site=site,
                     weight=weights[site],
-                    train_slices=int(reply.slices),
-                    steps=int(numbers.get("steps", 0)),
-                    losses={key.removeprefix(prefix): v for key, v in numbers.items() if key.startswith(prefix)},
-                    pseudo_dice=numbers.get("pseudo-dice", math.nan),
+                    train_slices=int(told.weight),
+                    steps=told.steps,
+                    losses=dict(told.losses),
+                    pseudo_dice=told.pseudo_dice,
                     update_norm=norm,
                     update_cosine=cosine,
-                    seconds=numbers.get("seconds", math.nan),
+                    seconds=told.seconds,
                     bytes_down=self._bytes_down.get(site, 0),
                     bytes_up=reply.size,
                     bytes_model=sum(array.nbytes for array in before.values()),
                 )
             )
         step_norm, _ = update_geometry(before, after, common)
-        return RoundRecord(server_round, tuple(sites), left_out, step_norm)
-
-
-def _values(arrays: ArrayRecord) -> dict[str, np.ndarray]:
-    return {name: array.numpy() for name, array in arrays.items()}
-
-
-def _mean_losses(record: RoundRecord) -> MetricRecord:
-    common = set.intersection(*(set(site.losses) for site in record.sites))
-    return MetricRecord({name: sum(s.weight * s.losses[name] for s in record.sites) for name in sorted(common)})
+        return RoundRecord(number, tuple(sites), left_out, step_norm)

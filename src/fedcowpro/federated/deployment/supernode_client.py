@@ -1,4 +1,4 @@
-"""A call to the coordinator with a site's key, as its SuperNode makes it. Touches internals of Flower, like `grid`."""
+"""A call to the coordinator with a site's key, as its SuperNode makes it. Touches internals of Flower."""
 
 from __future__ import annotations
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedcowpro.config import ExperimentConfig
@@ -22,18 +21,19 @@ from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord
 from fedcowpro.federated.privacy.clip import update_norm
 from fedcowpro.federated.privacy.masking import join, sum_unmasked
 from fedcowpro.federated.privacy.payload import count_words, from_words, ring_of
+from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.exchange import exchange
-from fedcowpro.federated.server.private_strategy import PrivateFedAvg
-from fedcowpro.federated.server.replies import BadReply, Reply, StoredArrays
-from fedcowpro.federated.server.strategy import CheckedFedAvg
+from fedcowpro.federated.server.private_aggregator import PrivateAggregator
+from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, contents_of
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import decode
 
 _SLACK = 1.001  # of the clip, for arithmetic
 Answers = dict[str, ConfigRecord]
 
 
-class SecureFedAvg(PrivateFedAvg):
-    """`PrivateFedAvg` that sees the sum of the sites' updates only; a sum is of `min_sites` sites at least.
+class SecureAggregator(PrivateAggregator):
+    """`PrivateAggregator` that sees the sum of the sites' updates only; a sum is of `min_sites` sites at least.
 
     Raises:
         FedCoWProError: in a round too few sites at any step, or a sum longer than clipped updates can have.
@@ -46,13 +46,11 @@ class SecureFedAvg(PrivateFedAvg):
         self._shared: list[str] = []
         self._fallen: dict[str, str] = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         """Exchange keys and shares, then the weights to each site that took part, with the others' sealed shares."""
         self._grid, self._fallen = grid, {}
-        number = {records.ROUND: server_round}
-        told = {**config, **number}  # a site whose policy refuses says so before others count on it
+        this_round = {records.ROUND: number}
+        told = {**settings, **this_round}  # a site whose policy refuses says so before others count on it
         self._keys = self._ask(records.SECURE_KEYS, {site: ConfigRecord(dict(told)) for site in self._sites.values()})
         names = list(self._keys)
         offer = {
@@ -61,45 +59,41 @@ class SecureFedAvg(PrivateFedAvg):
             "channels": [self._keys[name]["public-channel"] for name in names],
             "threshold": self._min_sites,
         }
-        shares = self._ask(records.SECURE_SHARES, {name: ConfigRecord({**number, **offer}) for name in names})  # type: ignore[dict-item]
+        shares = self._ask(records.SECURE_SHARES, {name: ConfigRecord({**this_round, **offer}) for name in names})  # type: ignore[dict-item]
         self._shared = list(shares)
         nodes = {site: node for node, site in self._sites.items()}
         messages = []
-        for message in super().configure_train(server_round, arrays, config, grid):
+        for message in super().messages(number, model, settings, grid):
             site = self._sites[message.metadata.dst_node_id]
             if site in shares:
                 sealed = [shares[sender]["sealed"][names.index(site)] for sender in self._shared]  # type: ignore[index]
-                own = ConfigRecord({**config, "names": self._shared, "sealed": sealed})  # type: ignore[dict-item]
+                own = ConfigRecord({**settings, "names": self._shared, "sealed": sealed})  # type: ignore[dict-item]
                 content = RecordDict({**message.content, records.CONFIG: own})
                 messages.append(Message(content, nodes[site], MessageType.TRAIN))
         return messages
 
     def _sort_out(
-        self, replies: Iterable[Message], before: Arrays, shelf: Path
+        self, replies: Iterable[Message], before: Arrays, store: ReplyStore
     ) -> tuple[dict[str, Reply], dict[str, str]]:
-        good, bad = super()._sort_out(replies, before, shelf)
+        good, bad = super()._sort_out(replies, before, store)
         return good, {site: self._fallen.get(site, reason) for site, reason in bad.items()}
 
-    def _check(self, message: Message, before: Arrays, file: Path) -> Reply:
+    def _check(self, message: Message, before: Arrays, store: ReplyStore) -> Reply:
         """The masked words are of the right number; more cannot be seen."""
-        if message.has_error():
-            raise BadReply(records.failure(message))
-        record = records.array_record(message.content, records.ARRAYS)
-        metrics = message.content.get(records.METRICS)
-        if record is None or set(record) != {records.MASKED} or not isinstance(metrics, MetricRecord):
+        record, metrics = contents_of(message)
+        if set(record) != {records.MASKED}:
             raise BadReply("the reply has no masked update")
-        words = record[records.MASKED].numpy()
         count = count_words(self._privacy, self._shapes(before))
-        if words.shape != (count,) or words.dtype != np.uint32:
-            raise BadReply(f"the masked update is {words.dtype} {words.shape}, expected uint32 ({count},)")
-        slices = float(str(metrics.get(records.WEIGHT, 0)))
-        stored = StoredArrays(file, {records.MASKED: words})
-        return Reply(stored, slices, metrics, records.payload_bytes(message.content))
+        try:
+            words = decode(record[records.MASKED], np.empty(count, np.uint32))
+        except ValueError as error:
+            raise BadReply(f"the masked update {error}") from error
+        return Reply(store.keep({records.MASKED: words}), metrics, records.payload_bytes(message.content))
 
     def _combine(
-        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
+        self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
-        seeds_of_masks, seeds_of_keys = self._secrets(server_round, list(good))
+        seeds_of_masks, seeds_of_keys = self._secrets(number, list(good))
         publics = {name: bytes(self._keys[name]["public-key"]) for name in self._shared}  # type: ignore[arg-type]
         masked = {site: reply.arrays[records.MASKED] for site, reply in good.items()}
         total = sum_unmasked(masked, seeds_of_masks, seeds_of_keys, publics)
@@ -109,17 +103,17 @@ class SecureFedAvg(PrivateFedAvg):
         length = update_norm(before, common)
         if self._privacy.mechanism != "local" and length > _SLACK * self._clip:
             raise FedCoWProError(
-                f"round {server_round}: the mean of the masked updates has the norm {length:.3g}",
+                f"round {number}: the mean of the masked updates has the norm {length:.3g}",
                 f"at most the clip, {self._clip:g}, as each site clips its own",
                 "a site runs another program or is at fault; secure aggregation cannot say which: ask the sites",
             )
-        self._noise_and_note(server_round, common, [bit / len(good)] * len(good))
+        self._noise_and_note(number, common, [bit / len(good)] * len(good))
         self._note["summed"] = len(good)
         return common
 
-    def _secrets(self, server_round: int, answered: list[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    def _secrets(self, number: int, answered: list[str]) -> tuple[dict[str, bytes], dict[str, bytes]]:
         """Seeds of the masks of sites that answered, and of the keys of those that shared and then did not."""
-        question = ConfigRecord({records.ROUND: server_round, "names": answered})
+        question = ConfigRecord({records.ROUND: number, "names": answered})
         told = self._ask(records.SECURE_UNMASK, dict.fromkeys(answered, question))
         places = {site: index for index, site in enumerate(self._keys)}
         seeds: dict[str, bytes] = {}
@@ -160,16 +154,16 @@ class SecureFedAvg(PrivateFedAvg):
     def _shapes(self, before: Arrays) -> dict[str, tuple[int, ...]]:
         return {name: before[name].shape for name in self._expected}
 
-    def _record(self, server_round: int, good: Mapping[str, Reply], *rest: Any) -> RoundRecord:
+    def _record(self, number: int, good: Mapping[str, Reply], *rest: Any) -> RoundRecord:
         """No geometry of single updates: the words are noise."""
-        record = super()._record(server_round, {site: replace(reply, arrays={}) for site, reply in good.items()}, *rest)
+        record = super()._record(number, {site: replace(reply, arrays={}) for site, reply in good.items()}, *rest)
         return replace(record, sites=tuple(replace(site, update_norm=math.nan) for site in record.sites))
 
 
-def strategy_for(config: ExperimentConfig, *given: Any, **named: Any) -> CheckedFedAvg:
-    """The strategy that the settings ask for; the further arguments are those of `CheckedFedAvg`."""
+def aggregator_for(config: ExperimentConfig, *given: Any, **named: Any) -> Aggregator:
+    """The aggregator that the settings ask for; the further arguments are those of `Aggregator`."""
     privacy = config.federation.privacy
     if not privacy.active:
-        return CheckedFedAvg(*given, **named)
-    kind = SecureFedAvg if privacy.secure_aggregation else PrivateFedAvg
+        return Aggregator(*given, **named)
+    kind = SecureAggregator if privacy.secure_aggregation else PrivateAggregator
     return kind(*given, **named, seed=config.seed)

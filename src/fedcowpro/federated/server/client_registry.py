@@ -7,7 +7,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -18,6 +17,7 @@ from fedcowpro.core.versions import versions
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.answers import BadAnswer, printable, read_facts
 
 _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; others may differ in the last bits
 _PAUSE = 2.0  # seconds between two looks for sites
@@ -27,7 +27,7 @@ _MORE = 15.0  # so many more for each
 log = logging.getLogger(__name__)
 
 
-class Roster:
+class ClientRegistry:
     """The sites of a run, as they come and go.
 
     A node is asked who it is when it appears, and again when it has been away. It takes part if its name is expected
@@ -124,13 +124,14 @@ class Roster:
         theirs = records.config_record(reply.content, records.VERSIONS)
         ours = versions()
         record = dict(records.config_record(reply.content, records.FACTS))
-        name = str(record.get("name", ""))
-        if odd := [f"{package} {theirs.get(package)!s}, here {ours[package]}" for package in _SAME if
+        name = printable(record.get("name", ""))
+        if odd := [f"{package} {printable(theirs.get(package))}, here {ours[package]}" for package in _SAME if
                    theirs.get(package) != ours[package]]:  # fmt: skip
             raise _Unfit("another version: " + "; ".join(odd), name)
-        if set(record) != {field.name for field in fields(SiteFacts)}:
-            raise _Unfit(f"describes itself by {sorted(record)}: not a site of this program", name)
-        site = SiteFacts(**record)  # type: ignore[arg-type]
+        try:
+            site = read_facts(record)
+        except BadAnswer as error:
+            raise _Unfit(f"its description is not one of this program: {error}", name) from error
         if registered and registered != name:
             raise _Unfit(f"its key is registered for '{registered}', it calls itself '{name}'", name)
         if self._expected and name not in self._expected:

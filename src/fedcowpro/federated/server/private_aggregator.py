@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from fedcowpro.core.errors import FedCoWProError
@@ -26,15 +26,15 @@ from fedcowpro.federated.privacy.clip import (
     update_norm,
 )
 from fedcowpro.federated.privacy.noise import gaussian, noise_key
+from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.replies import Reply
-from fedcowpro.federated.server.strategy import CheckedFedAvg
 from fedcowpro.federated.transport import messages as records
 
 _CLIP = "privacy/clip"  # among the server's moments, so that an interrupted run goes on with it
 
 
-class PrivateFedAvg(CheckedFedAvg):
-    """`CheckedFedAvg` with equal weights under `config.privacy`.
+class PrivateAggregator(Aggregator):
+    """`Aggregator` with equal weights under `config.privacy`.
 
     Central: every update is clipped, and the mean gets noise of deviation noise_multiplier clip / sites on each learnt
     number. Local: sites have done both; the server averages. Who takes part is public, the number of sites too.
@@ -58,26 +58,24 @@ class PrivateFedAvg(CheckedFedAvg):
         self._clip = float(self.moments.get(_CLIP, np.float64(self._privacy.clip)))
         self._note: dict[str, Any] = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         """As without privacy; where sites clip, they are told by how much."""
         if self._privacy.site_clips:
-            config[records.CLIP] = self._clip
-        return super().configure_train(server_round, arrays, config, grid)
+            settings[records.CLIP] = self._clip
+        return super().messages(number, model, settings, grid)
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+    def aggregate(self, number: int, replies: Iterable[Message]) -> tuple[dict[str, np.ndarray], RoundRecord]:
         """As without privacy, and the clip of the next round."""
-        result = super().aggregate_train(server_round, replies)
+        result = super().aggregate(number, replies)
         if self._privacy.adaptive:
             self.moments = {**self.moments, _CLIP: np.array(self._clip)}
         return result
 
     def _combine(
-        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
+        self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         if self._privacy.mechanism == "local":
-            return self._combine_noised(server_round, good, weights, before)
+            return self._combine_noised(number, good, weights, before)
         norms = {site: update_norm(before, reply.arrays) for site, reply in good.items()}
         factors = [clip_factor(norm, self._clip) * weight for norm, weight in zip(norms.values(), weights, strict=True)]
         common = {}
@@ -87,30 +85,30 @@ class PrivateFedAvg(CheckedFedAvg):
                 factor * (reply.arrays[name] - start) for factor, reply in zip(factors, good.values(), strict=True)
             )
         bits = [centred(norm, self._clip) for norm in norms.values()]
-        self._noise_and_note(server_round, common, bits)
+        self._noise_and_note(number, common, bits)
         return common
 
     def _combine_noised(
-        self, server_round: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
+        self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
-        bits = [float(str(reply.metrics.get(records.BELOW, 0.0))) for reply in good.values()]
-        self._conclude(server_round, bits, len(good))
-        return super()._combine(server_round, good, weights, before)
+        bits = [reply.metrics.below_clip for reply in good.values()]
+        self._conclude(number, bits, len(good))
+        return super()._combine(number, good, weights, before)
 
-    def _noise_and_note(self, server_round: int, common: dict[str, np.ndarray], bits: Sequence[float]) -> None:
+    def _noise_and_note(self, number: int, common: dict[str, np.ndarray], bits: Sequence[float]) -> None:
         """Add the server's noise to the mean of updates, in place; `bits` are the sites' `centred`, without noise."""
         sites = len(bits)
         if self._privacy.mechanism == "central" and self._privacy.noise_multiplier:
-            key = noise_key(self._privacy.randomness, self._seed, "server", server_round)
+            key = noise_key(self._privacy.randomness, self._seed, "server", number)
             deviation = noise_deviation(self._privacy, self._clip) / sites
             for name in common:
                 common[name] = common[name] + deviation * gaussian(key, name, common[name].shape)
             bits = [*bits, count_deviation(self._privacy) * float(gaussian(key, "", ()))]
-        self._conclude(server_round, bits, sites)
+        self._conclude(number, bits, sites)
 
-    def _conclude(self, server_round: int, noised_bits: Sequence[float], sites: int) -> None:
+    def _conclude(self, number: int, noised_bits: Sequence[float], sites: int) -> None:
         """Note the round's clip and cost, and find the next clip."""
-        cost = spent(self._privacy, server_round)
+        cost = spent(self._privacy, number)
         self._note = {"clip": self._clip, **({} if cost is None else cost.facts())}
         if self._privacy.adaptive:
             self._clip = next_clip(self._privacy, self._clip, noised_bits, sites)
