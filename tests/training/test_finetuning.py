@@ -51,7 +51,9 @@ def test_batch_statistics_stay_frozen(encoder: dict[str, torch.Tensor]) -> None:
 def test_a_frame_has_the_common_spacing_and_finds_the_way_back() -> None:
     slices, labels = body(2, 128)
     frame = frame_of(slices, 1.5, 2.0)
-    assert frame.resampled == 96 and frame.height % 32 == 0 and frame.width % 32 == 0
+    assert frame.resampled == 96
+    assert frame.height % 32 == 0
+    assert frame.width % 32 == 0
     small = frame.labels(labels)
     assert (small == 1).sum() == pytest.approx((labels == 1).sum() * (1.5 / 2) ** 2, rel=0.1)
     maps = torch.nn.functional.one_hot(small.long(), 3).permute(0, 3, 1, 2).float()
@@ -89,7 +91,8 @@ def test_what_is_not_decided_weighs_nothing() -> None:
     painted = np.array([False, True, False, False])
     pool = pool_of_examples([Example(slices, labels, 2.0, frozenset({1}), painted)], 2, 2.0, (96, 96))
     assert pool.chance.tolist() == [0, 1, 0, 0]
-    assert (pool.weights[1, :10] == 0).all() and (pool.weights[1, 10:] == 255).all()
+    assert (pool.weights[1, :10] == 0).all()
+    assert (pool.weights[1, 10:] == 255).all()
     assert pool.labels.max() == 2
     assert pool.known[0].tolist() == [True, True, False]
 
@@ -107,7 +110,8 @@ def test_loss_without_weights_is_finite_and_has_no_gradient() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     labels = torch.ones(2, 4, 4, dtype=torch.long)
     organ_loss(logits, labels, torch.zeros(2, 4, 4), torch.ones(2, 3, dtype=torch.bool)).backward()
-    assert logits.grad is not None and not logits.grad.any()
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_self_labels_believe_the_largest_part_only() -> None:
@@ -123,8 +127,10 @@ def test_self_labels_believe_the_largest_part_only() -> None:
             return logits
 
     labels, weights, known = self_labels(Fixed(), torch.zeros(3, 32, 32), torch.tensor([10.0, 10.0]), (0.5, 0.9))  # type: ignore[arg-type]
-    assert (labels[:, :8, :8] == 1).all() and (weights[:, :8, :8] == 255).all()
-    assert (labels[:, 20:22, 20:22] == 0).all() and (weights[:, 20:22, 20:22] == 0).all()
+    assert (labels[:, :8, :8] == 1).all()
+    assert (weights[:, :8, :8] == 255).all()
+    assert (labels[:, 20:22, 20:22] == 0).all()
+    assert (weights[:, 20:22, 20:22] == 0).all()
     assert known[0].tolist() == [True, True, False]  # the second organ is smaller than it can be
     assert not (labels == 2).any()
 
