@@ -62,7 +62,7 @@ def evaluate_episode(
     config = predictor.config
     rows = []
     for case in episode.queries:
-        labels = site.labels(case)
+        labels, known = site.labels(case), ~site.unknown(case)
         truth = {organ: labels == values[organ] for organ in episode.organs}
         query = _Query.encode(predictor, site, case, truth, protocols)
         for protocol in protocols:
@@ -77,7 +77,7 @@ def evaluate_episode(
                     prediction = keep_components(prediction, *support.parts(organ))
                 if protocol == "whole-volume" and on_prediction is not None:
                     on_prediction(case, values[organ], prediction)
-                scores = score(prediction, truth[organ][scored], site.spacing(case), tolerance)
+                scores = score(prediction & known[scored], truth[organ][scored], site.spacing(case), tolerance)
                 rows.append(
                     Row(
                         method=method,

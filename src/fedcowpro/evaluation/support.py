@@ -14,6 +14,7 @@ from fedcowpro.oneshot.location_priors import Anatomy, Atlas, Place, is_wanted, 
 from fedcowpro.oneshot.postprocess import count_parts, location_map
 from fedcowpro.oneshot.predictor import Bank, Group, OneShotPredictor, join
 from fedcowpro.oneshot.slices import empty_slices
+from fedcowpro.volume.checks import UNKNOWN
 
 
 class EpisodeSupport:
@@ -37,8 +38,9 @@ class EpisodeSupport:
                 )
             wanted = {organ: zs for organ, zs in example.slices.items() if organ in self.organs}
             values = {name: value for value, name in site.organs.items()}
-            whole = site.labels(example.case)
+            whole, unknown = site.labels(example.case), site.unknown(example.case)
             drawn: np.ndarray = np.any(np.isin(whole, [values[organ] for organ in wanted]), axis=(1, 2))
+            drawn |= unknown.any(axis=(1, 2))  # such a slice is not known to be empty
             extra = empty_slices(drawn, predictor.config.background_slices)
             used = sorted({z for zs in wanted.values() for z in zs} | set(extra))
             given = whole[used]
@@ -48,6 +50,7 @@ class EpisodeSupport:
             numbered = np.zeros(given.shape, np.uint8)
             for organ in wanted:
                 numbered[given == values[organ]] = self._number(organ)
+            numbered[unknown[used]] = UNKNOWN
             labels.append(numbered)
             encoded.append(predictor.encode(np.stack([site.image_slice(example.case, z) for z in used])))
             start += len(used)

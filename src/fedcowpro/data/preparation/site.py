@@ -30,6 +30,7 @@ from fedcowpro.data.preparation.manifest import (
     damaged,
     read_json,
 )
+from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 
 
@@ -106,6 +107,8 @@ class Site:
             digest.update(json.dumps([case, self.spacing(case)]).encode())
             digest.update(self._image(case).tobytes())
             digest.update(self.labels(case).tobytes())
+            if (unknown := self.unknown(case)).any():
+                digest.update(unknown.tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -206,7 +209,21 @@ class Site:
                 f"one of: {', '.join(self.labelled_cases) or '(no case has labels)'}",
                 "prepare the site with this case's label file",
             )
-        return np.array(self._mapped(file, np.uint8, record.depth))
+        labels = np.array(self._mapped(file, np.uint8, record.depth))
+        if UNKNOWN not in self.organs:
+            labels[labels == UNKNOWN] = 0
+        return labels
+
+    def unknown(self, case: str) -> np.ndarray:
+        """Which voxels of a labelled case nobody has looked at, bool (depth, size, size); `labels` are 0 there.
+
+        Raises:
+            FedCoWProError: as `labels`.
+        """
+        shape = self.labels(case).shape
+        if UNKNOWN in self.organs:
+            return np.zeros(shape, bool)
+        return np.asarray(self._mapped(self.path / LABELS / f"{case}.npy", np.uint8, shape[0]) == UNKNOWN)
 
     def spacing(self, case: str) -> tuple[float, float, float]:
         """mm of a prepared voxel, (depth, height, width)."""
