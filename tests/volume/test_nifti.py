@@ -96,7 +96,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     volume = read_image(save(tmp_path / "image.nii.gz", VOXELS))
     write_labels(tmp_path / "out.nii.gz", np.ones((5, 6, 7), np.uint8), volume.grid)
     before = (tmp_path / "out.nii.gz").read_bytes()
-    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_labels(tmp_path / "out.nii.gz", np.zeros((5, 6, 7), np.uint8), volume.grid)
     assert (tmp_path / "out.nii.gz").read_bytes() == before

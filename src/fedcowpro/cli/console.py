@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ err = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends with a message on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may have letters that a console cannot write
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = lambda message, *_: err.print(f"note: {message}")
     try:
         with explained():

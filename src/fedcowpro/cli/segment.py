@@ -20,6 +20,7 @@ from fedcowpro.core.errors import FedCoWProError
 if TYPE_CHECKING:
     from fedcowpro.oneshot.batch import MaskFormat, Segmented
     from fedcowpro.oneshot.loading import Loaded
+    from fedcowpro.volume.accept import Painted
 
 SOME_FAILED = 3
 
@@ -44,9 +45,14 @@ def segment(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities too.")] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Write a picture of three slices per query.")] = False,
     file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
-    resume: Annotated[
-        bool, typer.Option("--resume/--again", help="Skip queries that the same command has finished, or not.")
-    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Segment again what is finished, and replace masks of the same query.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
+    painted: Annotated[
+        str | None,
+        typer.Option(help="all: empty slices of the masks have no organ; labelled: nothing is known of them."),
+    ] = None,
     organs: Annotated[
         str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
     ] = None,
@@ -78,6 +84,10 @@ def segment(
         )
     if file_format not in ("nifti", "dicom-seg"):
         raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
+    if again:
+        raise FedCoWProError("--again", "its new name", "use --overwrite")
+    if painted not in (None, "all", "labelled"):
+        raise FedCoWProError(f"--painted {painted}", "all or labelled", "correct --painted")
     masks = {path.resolve() for path in support_mask}
     queries = [path for path in find_volumes([*query, *(more or [])]) if path.resolve() not in masks]
     if not queries:
@@ -89,8 +99,8 @@ def segment(
     if spacing is not None:
         prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
     pairs = list(zip(support, support_mask, strict=True))
-    example = load_support(predictor, pairs, prepares, kind, names)
-    used = _settings(loaded, prepares, pairs, names, kind, file_format)
+    example = load_support(predictor, pairs, prepares, kind, names, cast("Painted | None", painted))
+    used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
     failures: dict[Path, str] = {}
     errors: list[FedCoWProError] = []
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -121,7 +131,8 @@ def segment(
             preview=write_preview if preview else None,
             organs=names,
             settings=settings_digest(used),
-            resume=resume,
+            resume=not overwrite,
+            overwrite=overwrite,
             on_query=report,
             on_error=fail if len(queries) > 1 else None,
         )

@@ -13,13 +13,13 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     It is written beside its place under a name of its own, flushed to the disk and renamed; missing folders are made.
 
     Args:
-        content: text is written as UTF-8, its line ends as they are.
+        content: text is written as UTF-8, its line ends as they are, names of files that are no UTF-8 as their bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -33,7 +33,7 @@ def digest_of(path: Path) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
         if file != path:
-            total.update(str(file.relative_to(path)).encode())
+            total.update(os.fsencode(file.relative_to(path)))
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:16]

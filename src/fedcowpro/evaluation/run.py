@@ -7,7 +7,7 @@ protocol and the scores are added here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
+from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 
 TOLERANCE = 2.0  # mm; of NSD
@@ -73,6 +74,7 @@ def evaluate_episode(
     rows = []
     for case in episode.queries:
         query = _Query.encode(predictor, site, case, supports["bag"])
+        known = query.truth != UNKNOWN if UNKNOWN not in site.organs else np.ones(query.truth.shape, bool)
         truth = {organ: query.truth == values[organ] for organ in episode.organs}
         for protocol in protocols:
             pairing = predictor.config.pairing if protocol == "gt-range" else "bag"
@@ -83,7 +85,7 @@ def evaluate_episode(
                 mask = query.mask(predictor, support, number, _choice(support, truth, episode.organs, pairing))
                 if protocol == "whole-volume" and on_prediction is not None:
                     on_prediction(case, values[organ], mask)
-                predicted, true, spacing = query.on_grid(grid, mask, truth[organ])
+                predicted, true, spacing = query.on_grid(grid, mask & known, truth[organ])
                 scored = slice(None)
                 if protocol == "gt-range":
                     if not true.any():  # an organ of a few voxels can vanish where pixels are coarser
@@ -127,12 +129,15 @@ def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: E
         numbered = np.zeros_like(labels)
         for number, organ in numbers.items():
             numbered[labels == values[organ]] = number
+        unknown = UNKNOWN not in site.organs and bool((labels == UNKNOWN).any())
+        if unknown:
+            numbered[labels == UNKNOWN] = UNKNOWN
         first = examples[0].encoded.placement if examples else None
         examples.append(
             encode_example(
                 predictor,
                 volume,
-                Annotation.whole(numbered, volume.name),
+                replace(Annotation.whole(numbered, volume.name), unknown=unknown),
                 site.settings(site.record(example.case).modality),
                 chosen={number: example.slices[organ] for number, organ in numbers.items()},
                 pixel=first.pixel if first else None,

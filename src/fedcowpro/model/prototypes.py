@@ -129,6 +129,7 @@ def build_bank(
     groups: Sequence[tuple[Float[Tensor, "n h w"], Sequence[int], Sequence[int]]],
     window: int,
     config: HeadConfig,
+    unknown: Float[Tensor, "n h w"] | None = None,
 ) -> tuple[Float[Tensor, "p c"], Bool[Tensor, "p m"]]:
     """The prototypes of many classes among the same slices, each cell once, and which of them each class has.
 
@@ -138,6 +139,7 @@ def build_bank(
             that it may use, and of further ones that only its background may use.
         window: side of the cells (see `pool_cells`).
         config: the head.
+        unknown: coverage of all slices by pixels of which nobody knows what they are: no background either.
 
     Returns:
         vectors: cells of all slices, then prototypes of whole slices.
@@ -146,7 +148,8 @@ def build_bank(
     cells = pool_cells(features, window, config)
     whole, columns, owners = [], [], []
     for index, (mask, used, without) in enumerate(groups):
-        for number, coverage, allowed in ((2 * index, 1 - mask, [*used, *without]), (2 * index + 1, mask, [*used])):
+        rest = 1 - mask if unknown is None else (1 - mask - unknown).clamp_min(0)
+        for number, coverage, allowed in ((2 * index, rest, [*used, *without]), (2 * index + 1, mask, [*used])):
             slices = torch.tensor([allowed], device=features.device)
             found = class_prototypes(features, coverage, slices, window, config, foreground=number % 2 == 1)
             column = torch.zeros(cells.shape[:2], dtype=torch.bool, device=features.device)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, UInt8
 from fedcowpro.config import InferConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
+from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
@@ -26,12 +27,14 @@ class Annotation:
         labels: (depth, height, width) of the volume; 0 is background, other values are organs. What lies outside the
             painted slices is ignored.
         painted: which slices are known.
+        unknown: whether voxels with the label `UNKNOWN` are neither background nor an organ.
         name: how messages call it, usually a path.
     """
 
     labels: UInt8[np.ndarray, "d h w"]
     painted: Bool[np.ndarray, " d"]
     name: str = "the annotation"
+    unknown: bool = False
 
     def __post_init__(self) -> None:
         labels, painted = self.labels, self.painted
@@ -46,6 +49,11 @@ class Annotation:
     def whole(cls, labels: UInt8[np.ndarray, "d h w"], name: str = "the annotation") -> Annotation:
         """The labels of every slice."""
         return cls(labels, np.ones(len(labels), bool), name)
+
+    @property
+    def hidden(self) -> Bool[np.ndarray, "d h w"]:
+        """Voxels of which nobody knows what they are."""
+        return (self.labels == UNKNOWN) & self.unknown
 
     @property
     def is_whole(self) -> bool:
@@ -65,7 +73,8 @@ class Annotation:
         """With these label values alone, the others being background; all where none is given."""
         if not organs:
             return self
-        labels = np.where(np.isin(self.labels, list(organs)), self.labels, np.uint8(0))
+        kept = [*organs, UNKNOWN] if self.unknown else [*organs]
+        labels = np.where(np.isin(self.labels, kept), self.labels, np.uint8(0))
         return replace(self, labels=labels)
 
 
@@ -104,8 +113,8 @@ def mark(
     """
     if annotation.is_whole:
         labels = placement.to_prepared_labels(annotation.labels)
-        organs = [int(organ) for organ in np.unique(labels[labels > 0])]
         if chosen is None:
+            organs = _organs(labels, annotation)
             shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
         else:
             shows = {organ: tuple(zs) for organ, zs in chosen.items()}
@@ -115,7 +124,13 @@ def mark(
         return Marks(tuple(numbers), labels[numbers], shows, empty, True)
     painted = np.flatnonzero(annotation.painted)
     labels = placement.to_prepared_labels(annotation.labels[painted])
-    organs = [int(organ) for organ in np.unique(labels[labels > 0])]
+    organs = _organs(labels, annotation)
     shows = {organ: tuple(int(z) for z in painted[slices_of(labels, organ)]) for organ in organs}
     lacking = painted[~annotation.labels[painted].any(axis=(1, 2))]
     return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, lacking)), False)
+
+
+def _organs(labels: np.ndarray, annotation: Annotation) -> list[int]:
+    """The organs that a label map shows."""
+    hidden = UNKNOWN if annotation.unknown else 0
+    return [int(organ) for organ in np.unique(labels[labels > 0]) if organ != hidden]

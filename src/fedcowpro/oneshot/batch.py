@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.datasets.dataset_json import unknown_value
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, write_record
+from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
 from fedcowpro.oneshot.encoded import encode_volume
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
 from fedcowpro.oneshot.support import Support, encode_example, join_examples
+from fedcowpro.volume.accept import Painted, known_slices
+from fedcowpro.volume.checks import mark_unknown
 from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import write_labels, write_probabilities
-from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
+
+if TYPE_CHECKING:
+    from fedcowpro.volume.dicom import Series
 
 MaskFormat = Literal["nifti", "dicom-seg"]
 Draw = Callable[[Path, np.ndarray, np.ndarray, Mapping[int, str]], None]
@@ -34,6 +41,7 @@ def load_support(
     prepare: Mapping[Modality, PrepareConfig],
     modality: Modality | None = None,
     organs: Collection[int] = (),
+    painted: Painted | None = None,
 ) -> Support:
     """Encode the annotated slices of (image, mask) files and build their prototypes.
 
@@ -43,6 +51,7 @@ def load_support(
         prepare: settings per modality.
         modality: of the supports; None guesses from the values.
         organs: label values to take; other ones become background. Empty = all.
+        painted: see `known_slices`.
 
     Raises:
         FedCoWProError: no pair, unusable files, an image and mask that do not match, an empty mask.
@@ -52,8 +61,11 @@ def load_support(
     examples = []
     for image_path, mask_path in pairs:
         volume = read_volume(image_path)
-        annotation = Annotation.whole(read_labels(mask_path, volume).voxels, str(mask_path))
-        config = prepare[modality or guess_modality(volume)]
+        unknown = unknown_value(mask_path)
+        labels = mark_unknown(read_labels(mask_path, volume), unknown)
+        known = known_slices(painted, labels)
+        annotation = Annotation(labels.voxels, known, str(mask_path), unknown=unknown is not None)
+        config = prepare[modality_of(volume, modality)]
         examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
     return join_examples(predictor, examples)
 
@@ -72,6 +84,7 @@ def segment_files(
     organs: Mapping[int, str] | None = None,
     settings: str | None = None,
     resume: bool = True,
+    overwrite: bool = False,
     on_query: Callable[[Segmented], None] | None = None,
     on_error: Callable[[Path, FedCoWProError], None] | None = None,
 ) -> list[Segmented]:
@@ -90,6 +103,7 @@ def segment_files(
         organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
         settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
         resume: a query whose files an earlier call made with the same digest is not segmented again.
+        overwrite: replace a mask that no record says anything of; that of another query is never replaced.
         on_query: called after each query.
         on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
 
@@ -121,8 +135,12 @@ def segment_files(
         try:
             result = options.finished(stem, query) if resume else None
             if result is None:
+                if settings is not None:
+                    require_own(query, options.mask(stem), overwrite=overwrite)
                 shown = {value: names[value] for value in support.organs}
                 result = _segment_file(predictor, support, stem, query, options, prepare, shown)
+            for note in result.notes:
+                warnings.warn(note, stacklevel=2)
         except FedCoWProError as error:
             if on_error is None:
                 raise
@@ -157,10 +175,12 @@ class _Options:
     def require(self, query: Path) -> None:
         """Refuse early what cannot be segmented."""
         require_volume(query)
-        if self.file_format == "dicom-seg" and not is_series(query):
-            raise FedCoWProError(
-                f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
-            )
+        if self.file_format == "dicom-seg":
+            if not is_series(query):
+                raise FedCoWProError(
+                    f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
+                )
+            _require_referable(query)
 
     def finished(self, stem: Path, query: Path) -> Segmented | None:
         """What an earlier run made, if all of it is there."""
@@ -179,9 +199,12 @@ def _segment_file(
     prepare: Mapping[Modality, PrepareConfig],
     names: Mapping[int, str],
 ) -> Segmented:
-    volume = read_volume(query)
-    kind = options.modality or guess_modality(volume)
-    found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        volume = read_volume(query)
+        kind = modality_of(volume, options.modality)
+        found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
+    notes = tuple(dict.fromkeys(str(entry.message) for entry in caught))
     mask = options.mask(stem)
     mask.parent.mkdir(parents=True, exist_ok=True)
     if found.probability is not None:
@@ -192,14 +215,14 @@ def _segment_file(
         write_labels(mask, found.labels, volume.grid)
     else:
         _write_dicom_seg(mask, found.labels, query, names)
-    result = Segmented(query, mask, kind, _count(found, volume))
+    result = Segmented(query, mask, kind, _count(found, volume), notes=notes)
     if options.settings is not None:
         write_record(result, options.settings)
     return result
 
 
 def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
-    voxel = float(np.prod(volume.spacing)) / 1000
+    voxel = volume.grid.millilitres
     organs = {}
     for organ in found.organs:
         mask = found.labels == organ
@@ -211,11 +234,26 @@ def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
 
 
 def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:
-    from fedcowpro.volume.dicom import find_series
     from fedcowpro.volume.dicom.seg_reader import write_segmentation
 
-    (series,) = find_series(query)  # `read_volume` has refused a folder with another number
+    (series,) = _series_of(query)  # `read_volume` has refused another number
     write_segmentation(path, labels, series, organs)
+
+
+def _require_referable(query: Path) -> None:
+    """Refuse, before the work, a series that a segmentation cannot refer to."""
+    from fedcowpro.volume.dicom.seg_writer import require_referable
+
+    series = _series_of(query)
+    if len(series) == 1:  # another number is refused by the reader, which says which there are
+        require_referable(series[0])
+
+
+def _series_of(query: Path) -> Sequence[Series]:
+    from fedcowpro.volume.dicom import find
+    from fedcowpro.volume.dicom.discover import find_in
+
+    return (find(query) if query.is_dir() else find_in([query])).series
 
 
 def segment_volume(

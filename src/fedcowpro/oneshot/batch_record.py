@@ -11,12 +11,14 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedcowpro.config import Modality
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import digest_of, write_atomic
 from fedcowpro.core.versions import versions
 
@@ -41,6 +43,7 @@ class Segmented:
     Attributes:
         organs: by label value.
         kept: whether an earlier run had made it with the same settings.
+        notes: what the user should know of it, as slices that were left out.
     """
 
     query: Path
@@ -48,6 +51,7 @@ class Segmented:
     modality: Modality
     organs: Mapping[int, OrganFound]
     kept: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def voxels(self) -> dict[int, int]:
@@ -72,10 +76,12 @@ def write_record(result: Segmented, settings: str) -> None:
     }
     record = {
         "settings_digest": settings,
+        "query": os.path.abspath(result.query),
         "query_digest": digest_of(result.query),
         "mask_digest": digest_of(result.mask),
         "modality": result.modality,
         "organs": organs,
+        "notes": list(result.notes),
     }
     _write_json(_record_of(result.mask), record)
 
@@ -92,9 +98,39 @@ def read_record(query: Path, mask: Path, settings: str) -> Segmented | None:
             int(organ): OrganFound(**{**found, "confidence": _nan(found["confidence"])})
             for organ, found in record["organs"].items()
         }
-        return Segmented(query, mask, record["modality"], organs, kept=True)
+        return Segmented(query, mask, record["modality"], organs, True, tuple(record.get("notes", ())))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def require_own(query: Path, mask: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a mask that belongs to another query, or that nothing is known of.
+
+    Args:
+        overwrite: whether a file that no record names may be replaced.
+
+    Raises:
+        FedCoWProError: the record beside the mask names another query, or there is no record.
+    """
+    if not mask.exists():
+        return
+    try:
+        record = json.loads(_record_of(mask).read_text(encoding="utf-8"))
+        place, digest = record.get("query"), record["query_digest"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if overwrite:
+            return
+        raise FedCoWProError(
+            f"{mask} is there already, and no record says what it was made of",
+            "a name that is free, or the result of the same query",
+            "give another --out; --overwrite replaces it",
+        ) from None
+    if place != os.path.abspath(query) and digest != digest_of(query):
+        raise FedCoWProError(
+            f"{mask} is the result of another query{f', {place}' if place else ''}, not of {query}",
+            "a result of each query",
+            "give another --out, or both queries in one command: then their folders are kept",
+        )
 
 
 def write_run(
@@ -105,7 +141,7 @@ def write_run(
     names: Mapping[int, str],
     command: str,
 ) -> None:
-    """Write the table and the record of a run.
+    """Write the table and the record of a run; what earlier runs into the folder left of other queries stays.
 
     Args:
         failures: what was wrong with the queries that have no mask.
@@ -113,9 +149,11 @@ def write_run(
         names: organ names by label value.
         command: what the user typed.
     """
+    mine = {str(query) for query in [*(result.query for result in results), *failures]}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
+    table.writerows(row for row in _earlier_rows(out / TABLE_FILE) if row[0] not in mine)
     for result in results:
         for organ, found in result.organs.items():
             numbers = (f"{found.millilitres:.2f}", found.voxels, found.slices, f"{found.confidence:.3f}")
@@ -123,25 +161,47 @@ def write_run(
             table.writerow([result.query, organ, names.get(organ, ""), *numbers, result.modality, status])
     for query in failures:
         table.writerow([query, *[""] * (len(COLUMNS) - 2), "failed"])
-    write_atomic(out / TABLE_FILE, text.getvalue().encode())
+    write_atomic(out / TABLE_FILE, text.getvalue())
+    digest = settings_digest(settings)
     queries: list[dict[str, Any]] = [
         {
             "query": str(result.query),
+            "settings_digest": digest,
             "query_digest": digest_of(result.query),
             "mask": str(result.mask.relative_to(out)),
             "status": "kept" if result.kept else "made",
+            **({"notes": list(result.notes)} if result.notes else {}),
         }
         for result in results
     ]
     queries += [{"query": str(query), "status": "failed", "why": why} for query, why in failures.items()]
+    queries = [one for one in _earlier_queries(out / RUN_FILE) if one["query"] not in mine] + queries
     record = {
         "command": command,
-        "settings_digest": settings_digest(settings),
+        "settings_digest": digest,
         "settings": dict(settings),
         "versions": versions(),
         "queries": queries,
     }
     _write_json(out / RUN_FILE, record)
+
+
+def _earlier_rows(file: Path) -> list[list[str]]:
+    """The rows of an earlier table, none where it cannot be read or has other columns."""
+    try:
+        rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8", errors="surrogateescape"))))
+    except (OSError, csv.Error):
+        return []
+    fits = rows and tuple(rows[0]) == COLUMNS
+    return [row for row in rows[1:] if len(row) == len(COLUMNS)] if fits else []
+
+
+def _earlier_queries(file: Path) -> list[dict[str, Any]]:
+    """The queries of an earlier record of a run, none where it cannot be read."""
+    try:
+        return [dict(one) for one in json.loads(file.read_text(encoding="utf-8"))["queries"] if "query" in one]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _record_of(mask: Path) -> Path:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from fedcowpro.core.overlap import dice
 from fedcowpro.oneshot.predictor import Encoded, Group, OneShotPredictor
 from fedcowpro.oneshot.slices import pick_slices, slices_of
+from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 
 # Of 1, margin, reverse Dice, and log of (found + painted) / painted for a volume's own paint: from the benchmark.
@@ -76,7 +77,9 @@ def reverse_dice(
     back = predictor.probabilities(support.features, bank, choice) > predictor.config.threshold
     for group, mask in zip(groups, back, strict=True):
         of_organ = slices[group.organ]
-        result[group.organ] = dice(mask[of_organ], support.labels[of_organ] == group.organ)
+        drawn = support.labels[of_organ]
+        seen = (drawn != UNKNOWN) | (group.organ == UNKNOWN)
+        result[group.organ] = dice(mask[of_organ] & seen, drawn == group.organ)
     return result
 
 

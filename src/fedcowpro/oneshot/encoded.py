@@ -81,7 +81,7 @@ def prepare_volume(
     Raises:
         FedCoWProError: no contrast is left after clipping.
     """
-    modality = config.modality or guess_modality(volume)
+    modality = config.modality or volume.modality or guess_modality(volume)
     size = size or config.size
     spacing = config.spacing
     if spacing is None and pixel is not None:

@@ -25,8 +25,9 @@ from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
 from fedcowpro.training.distortion import Distortion
 from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
-from fedcowpro.training.pool import Example, Unlabelled
-from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.training.pool import IGNORE, Example, Unlabelled
+from fedcowpro.volume.checks import UNKNOWN
+from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
 _LIMIT = 5  # examples
@@ -77,7 +78,7 @@ def fine_tune(
     if not 1 <= len(examples) <= _LIMIT:
         raise FedCoWProError(f"{len(examples)} annotated volumes", f"1 to {_LIMIT}", "choose the best ones")
     encoder = _encoder(loaded)
-    kind = {id(one): modality or guess_modality(one) for one in [*(v for v, _ in examples), *unlabelled]}
+    kind = {id(one): modality_of(one, modality) for one in [*(v for v, _ in examples), *unlabelled]}
     values = _values(examples, organs)
     prepared = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
     others = [_slices(prepare_volume(volume, loaded.prepare[kind[id(volume)]])) for volume in unlabelled]
@@ -145,7 +146,14 @@ def _encoder(loaded: Loaded) -> dict[str, torch.Tensor]:
 
 
 def _values(examples: Sequence[tuple[Volume, Annotation]], organs: Mapping[int, str] | None) -> tuple[int, ...]:
-    shown = sorted({int(value) for _, one in examples for value in np.unique(one.labels[one.painted]) if value})
+    shown = sorted(
+        {
+            int(value)
+            for _, one in examples
+            for value in np.unique(one.labels[one.painted])
+            if value and not (one.unknown and value == UNKNOWN)
+        }
+    )
     values = tuple(value for value in shown if not organs or value in organs)
     if not values:
         raise FedCoWProError(
@@ -168,8 +176,10 @@ def _example(
     labels = prepared.placement.to_prepared_labels(annotation.only(values).labels)
     table = np.zeros(256, np.uint8)
     table[list(values)] = np.arange(1, len(values) + 1)
+    if annotation.unknown:
+        table[UNKNOWN] = IGNORE
     numbered = table[labels]
-    shown = frozenset(int(number) for number in np.unique(numbered[annotation.painted]) if number)
+    shown = frozenset(int(n) for n in np.unique(numbered[annotation.painted]) if n and n != IGNORE)
     return Example(prepared.slices, numbered, prepared.placement.pixel, shown, annotation.painted)
 
 

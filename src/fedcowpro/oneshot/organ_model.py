@@ -18,7 +18,7 @@ from fedcowpro.model.unet import OrganUNet
 from fedcowpro.oneshot.encoded import prepare_volume
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
-from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
 FORMAT = "fedcowpro-organs/1"
@@ -61,7 +61,7 @@ class OrganModel:
         Raises:
             FedCoWProError: no contrast is left after clipping.
         """
-        prepared = prepare_volume(volume, self.prepare[modality or guess_modality(volume)])
+        prepared = prepare_volume(volume, self.prepare[modality_of(volume, modality)])
         placement = prepared.placement
         soft = predict_probabilities(self.net, prepared.slices, placement.pixel, self.spacing)
         ahead = (soft[1:] - soft[:1]).astype(np.float32)

@@ -39,7 +39,7 @@ class Prediction:
     @classmethod
     def of(cls, found: Segmentation, image: Volume) -> Prediction:
         """Of a segmentation in the program's frame."""
-        grid, voxel = image.grid, float(np.prod(image.spacing)) / 1000
+        grid, voxel = image.grid, image.grid.millilitres
         probability = None
         if found.probability is not None:
             maps = zip(found.organs, found.probability, strict=True)

@@ -23,6 +23,7 @@ from fedcowpro.model.prototypes import build_bank, masks_to_features
 from fedcowpro.model.segmenter import Segmenter, upsample
 from fedcowpro.oneshot.location_priors import Anatomy, describe
 from fedcowpro.oneshot.postprocess import guided_filter
+from fedcowpro.volume.checks import UNKNOWN
 
 _COMPARED = 2  # slices at once in a thread; more are not faster on a CPU
 
@@ -154,17 +155,20 @@ class OneShotPredictor:
 
         Args:
             support: features of the n slices.
-            labels: label map of each slice.
+            labels: label map of each slice; `UNKNOWN`, where it is no group's organ, is no background either.
             groups: which organ uses which of the n slices.
         """
         head = self.model.config.head
         masks = [torch.from_numpy((labels == group.organ).astype(np.float32)) for group in groups]
+        hidden = (labels == UNKNOWN) & (UNKNOWN not in {group.organ for group in groups})
+        unknown = torch.from_numpy(hidden.astype(np.float32)) if hidden.any() else None
         vectors, members = [], []
         for features in support.views:
             size = (features.shape[-2], features.shape[-1])
             coverages = (masks_to_features(mask, size) for mask in masks)
             classes = [(part, group.slices, group.without) for part, group in zip(coverages, groups, strict=True)]
-            of_view, member = build_bank(features, classes, head.test_window, head)
+            veiled = None if unknown is None else masks_to_features(unknown, size)
+            of_view, member = build_bank(features, classes, head.test_window, head, veiled)
             vectors.append(of_view)
             members.append(member)
         return Bank(tuple(vectors), tuple(members))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ def segment_encoded(
         FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
     """
     _check(support, encoded)
+    if note := unlike(support, encoded):
+        warnings.warn(note, stacklevel=2)
     config, organs, placement = predictor.config, support.organs, encoded.placement
     shape = encoded.volume.voxels.shape
     labels = np.zeros(shape, np.uint8)
@@ -88,7 +91,8 @@ def segment_encoded(
     each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
     annotation = support.painted_in(encoded)
     if annotation is not None:
-        labels[annotation.painted] = annotation.labels[annotation.painted]
+        drawn = annotation.painted[:, None, None] & ~annotation.hidden
+        np.copyto(labels, annotation.labels, where=drawn)
     if config.keep_components:
         _keep_parts(labels, support, placement, annotation)
     if not trust:
@@ -127,6 +131,17 @@ def _check(support: Support, encoded: EncodedVolume) -> None:
             f"slices of {support.size} pixels, as the annotated volume has",
             "encode it with the support's size",
         )
+
+
+def unlike(support: Support, encoded: EncodedVolume) -> str:
+    """A note where the examples are of another modality than the volume; '' = they are not."""
+    others = {example.encoded.modality for example in support.examples}
+    if encoded.modality in others:
+        return ""
+    return (
+        f"{encoded.volume.name}: {encoded.modality.upper()}, segmented like {' and '.join(sorted(others)).upper()} "
+        "examples; organs look different there and masks are worse"
+    )
 
 
 def write_likeliest(

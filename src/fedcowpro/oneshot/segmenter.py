@@ -12,6 +12,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError, NotFittedError
+from fedcowpro.data.datasets.dataset_json import unknown_value
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
@@ -22,8 +23,9 @@ from fedcowpro.oneshot.prediction import Prediction
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
 from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed, progress_bar
-from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, painted_slices
-from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
+from fedcowpro.volume.checks import mark_unknown
+from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
 
@@ -185,7 +187,8 @@ class OneShotSegmenter:
             mask: its label map: 0 background, 1..255 organs; an array lies on the image's own axes.
             spacing: mm (depth, height, width), for an array.
             painted: slices that are annotated, by number along the image's own axis through the slices, or 'labelled'
-                for those with a label; the others are unknown. None = all are annotated.
+                for those with a label; the others are unknown. 'all' = all are annotated; None = all, or the only one
+                that has labels (see `known_slices`).
 
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
@@ -294,7 +297,7 @@ class OneShotSegmenter:
         return self.loaded_
 
     def _config(self, volume: Volume) -> PrepareConfig:
-        config = self._ready().prepare[self.modality or guess_modality(volume)]
+        config = self._ready().prepare[modality_of(volume, self.modality)]
         return config if self.spacing is None else config.model_copy(update={"spacing": self.spacing})
 
     def _site_config(self) -> PrepareConfig:
@@ -307,9 +310,10 @@ class OneShotSegmenter:
         self, image: Given, mask: Given, spacing: Sequence[float] | None, painted: Painted | None
     ) -> tuple[Volume, Annotation]:
         volume = as_volume(image, spacing)
-        labels = as_labels(mask, volume)
-        known = np.ones(len(labels.voxels), bool) if painted is None else painted_slices(painted, labels)
-        return volume, Annotation(labels.voxels, known, labels.name)
+        unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
+        labels = mark_unknown(as_labels(mask, volume), unknown)
+        known = known_slices(painted, labels)
+        return volume, Annotation(labels.voxels, known, labels.name, unknown=unknown is not None)
 
     def _joined(self, others: Sequence[Example], volume: Volume, annotation: Annotation) -> Support:
         """Annotated volumes and one more, which follows the first one's pixels."""

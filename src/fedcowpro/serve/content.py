@@ -5,20 +5,25 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 import nibabel as nib
 
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.volume.dicom.headers import is_dicom, read_header
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.nifti import read_image
-from fedcowpro.volume.parse import grid_of
+from fedcowpro.volume.parse import grid_of, open_nifti
+from fedcowpro.volume.preprocess import modality_of
+from fedcowpro.volume.read import reading
 from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -34,12 +39,13 @@ _KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
 
 @dataclass(frozen=True)
 class Found:
-    """What files hold: a NIfTI file, or DICOM volumes to choose from."""
+    """What files hold: a NIfTI file, or DICOM volumes to choose from, and notes on what was left out."""
 
     nifti: Path | None = None
     series: tuple[Series, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    def size(self, number: int) -> tuple[int, int]:
+    def size(self, number: int, name: str) -> tuple[int, int]:
         """Voxels and axial slices of the volume, by headers.
 
         Raises:
@@ -48,7 +54,8 @@ class Found:
         if self.nifti is None:
             columns, rows, slices = self.series[number].size
             return columns * rows * slices, slices
-        shape = grid_of(cast("nib.Nifti1Image", nib.load(self.nifti)), self.nifti).internal_shape
+        with _named(str(self.nifti), name):
+            shape = grid_of(open_nifti(self.nifti), self.nifti).internal_shape
         return math.prod(shape), shape[0]
 
 
@@ -70,23 +77,47 @@ def examine(files: Sequence[Path], work: Path, limits: Limits) -> Found:
         raise Refused(413, f"{len(files)} files", f"at most {limits.files}", "give the files of one series")
     if len(files) == 1 and _start(files[0])[:4] == b"PK\x03\x04":
         files = _unzip(files[0], work, limits)
-    if len(files) == 1 and _is_nifti(_start(files[0])):
+    volumes = [file for file in files if _is_nifti(_start(file))]
+    if len(volumes) > 1 or (volumes and any(is_dicom(file) for file in files)):
+        raise Refused(
+            400, f"{len(volumes)} NIfTI volume(s) among {len(files)} files", "one NIfTI volume, or one DICOM series",
+            "open them one by one",
+        )  # fmt: skip
+    if len(files) == 1 and volumes:
         return Found(nifti=_plain_nifti(files[0], work, limits))
     dicom = [file for file in files if is_dicom(file)]
     if not dicom:
         raise Refused(415, "content of another type", _KINDS, "convert it, for example with dcm2niix")
-    return Found(series=_series(dicom, limits))
+    return _series(dicom, limits)
 
 
-def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None]:
-    """Read the volume under a new name; `number` chooses among DICOM volumes.
+def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None, tuple[str, ...]]:
+    """Read the volume under a new name; `number` chooses among DICOM volumes. The last part is what to tell the user.
 
     Raises:
         FedCoWProError: as `nifti.read_image` and `Series.read`.
     """
     series = found.series[number] if found.series else None
-    volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
-    return replace(volume, name=name), series
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        seen = series.name if series is not None else str(found.nifti)
+        with _named(seen, name), reading(found.nifti or Path(name)):
+            volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
+        volume = replace(volume, name=name)
+        modality_of(volume)
+    own = series.name if series is not None else str(found.nifti)
+    notes = (*found.notes, *(str(entry.message).replace(own, name) for entry in caught))
+    return volume, series, tuple(dict.fromkeys(notes))
+
+
+@contextmanager
+def _named(own: str, name: str) -> Iterator[None]:
+    """Errors from within call the volume as its user does, not by its place on this machine."""
+    try:
+        yield
+    except FedCoWProError as error:
+        FedCoWProError.__init__(error, *(part.replace(own, name) for part in (error.got, error.expected, error.remedy)))
+        raise
 
 
 def _start(file: Path) -> bytes:
@@ -194,7 +225,7 @@ def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
     return volumes or files
 
 
-def _series(files: list[Path], limits: Limits) -> tuple[Series, ...]:
+def _series(files: list[Path], limits: Limits) -> Found:
     """The volumes among DICOM files. What their headers claim is added up before pixels are read."""
     library("pydicom")
     from fedcowpro.volume.dicom.discover import find_in
@@ -208,7 +239,7 @@ def _series(files: list[Path], limits: Limits) -> tuple[Series, ...]:
             400, "DICOM files that make no volume", "at least 3 parallel slices of one CT or MR series",
             "give the files of one series",
         )  # fmt: skip
-    return found.series
+    return Found(series=found.series, notes=found.notes)
 
 
 def _pixels(files: Sequence[Path]) -> Iterator[int]:

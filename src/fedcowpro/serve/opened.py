@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import nibabel as nib
 import numpy as np
 
 from fedcowpro.serve.limits import Refused
-from fedcowpro.volume.preprocess import guess_modality
+from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class OpenVolume:
         volume: the image.
         series: the DICOM series that it came from.
         folder: private folder that goes when the volume is closed.
+        notes: what its user should know of it, as slices that were left out.
         drawn: slice number -> labels uint8 (height, width). What is not in it is unknown, not background.
         result: of the last segmentation.
         encoded: features, kept between segmentations.
@@ -54,6 +56,7 @@ class OpenVolume:
     volume: Volume
     series: Series | None = None
     folder: Path | None = None
+    notes: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     drawn: dict[int, np.ndarray] = field(default_factory=dict)
     result: Segmentation | None = None
@@ -62,7 +65,9 @@ class OpenVolume:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.modality: Modality = (self.series.modality if self.series else None) or guess_modality(self.volume)
+        with warnings.catch_warnings():  # `notes` have them
+            warnings.simplefilter("ignore")
+            self.modality: Modality = modality_of(self.volume)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -126,7 +131,7 @@ class OpenVolume:
         depth, height, width = self.shape
         result = self.result
         labels = self.labels()
-        millilitre = float(np.prod(self.volume.spacing)) / 1000
+        millilitre = self.volume.grid.millilitres
         counts = np.bincount(labels.ravel(), minlength=256)
         return {
             "id": self.id,
@@ -138,6 +143,7 @@ class OpenVolume:
             "dicom": self.series is not None,
             "painted": sorted(self.drawn),
             "segmented": result is not None,
+            "notes": list(self.notes),
             "volumes": {value: round(int(counts[value]) * millilitre, 2) for value in range(1, 256) if counts[value]},
             "confidence": {}
             if result is None

@@ -58,12 +58,12 @@ class Server:
         """
         if not 0 <= number < max(1, len(found.series)):
             raise Refused(400, f"volume {number}", "one of those that were offered", "choose from the list")
-        voxels, slices = found.size(number)
+        voxels, slices = found.size(number, name)
         session.require_room(voxels * BYTES_PER_VOXEL + slices * BYTES_PER_SLICE, self.limits)
-        volume, series = read(found, number, name)
+        volume, series, notes = read(found, number, name)
         if series is None:  # a series' files are needed again for DICOM-SEG
             discard(folder)
-        opened = OpenVolume(volume, series, folder)
+        opened = OpenVolume(volume, series, folder, notes)
         with session.lock:
             session.volumes[opened.id] = opened
         return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedcowpro.volume.read import read_labels, read_volume
 from fedcowpro.volume.volume import Grid, Volume
 
 Given = np.ndarray | nib.spatialimages.SpatialImage | str | PathLike[str]
-Painted = Sequence[int] | Literal["labelled"]
+Painted = Sequence[int] | Literal["labelled", "all"]
 
 
 def as_volume(given: Given, spacing: Sequence[float] | None = None, name: str = "image") -> Volume:
@@ -70,6 +71,31 @@ def as_labels(given: Given, like: Volume, name: str = "mask") -> Volume:
     if isinstance(given, str | PathLike):
         return read_labels(Path(given), like)
     raise _unknown(given, name)
+
+
+def known_slices(painted: Painted | None, labels: Volume) -> np.ndarray:
+    """Which slices of an example are known, bool (depth,).
+
+    Args:
+        painted: as for `painted_slices`; 'all' = every one; None = every one, but where all labels lie in one slice of
+            a volume: then that slice alone is, with a warning, for nobody draws an organ into one slice and knows that
+            it is in no other.
+        labels: the label map.
+
+    Raises:
+        FedCoWProError: a number outside the volume.
+    """
+    if painted is not None and painted != "all":
+        return painted_slices(painted, labels)
+    shown = np.asarray(labels.voxels.any(axis=(1, 2)))
+    if painted is None and int(shown.sum()) == 1:
+        warnings.warn(
+            f"{labels.name}: labels in one slice of {len(shown)}: the others are taken for not annotated; "
+            "say --painted all (painted='all' in Python) if no organ is in them",
+            stacklevel=2,
+        )
+        return shown
+    return np.ones(len(shown), bool)
 
 
 def painted_slices(painted: Painted, labels: Volume) -> np.ndarray:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.volume import OBLIQUE_DEGREES, Grid, Volume
 
 MIN_SLICES = 3
+WHOLE = 1e-3  # how far a label may be from a whole number: scaled integers are off by rounding
+UNKNOWN = 255  # in label maps of a data set that declares voxels unknown: neither an organ nor background
 AFFINE_TOLERANCE = 0.1  # of the smallest spacing, at the corner that lies furthest off
 
 
-def image_volume(voxels: np.ndarray, grid: Grid, name: str) -> Volume:
+def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality | None = None) -> Volume:
     """A scalar image; oblique grids are taken along their nearest patient axes, with a warning.
 
     Args:
         voxels: float32 in the grid's own axis order.
         grid: where they lie.
         name: how messages call the volume, usually its path.
+        modality: what the file's header says.
 
     Raises:
         FedCoWProError: fewer than 3 slices, NaN or infinite voxels, no contrast.
@@ -52,7 +57,7 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str) -> Volume:
             "axes nearest to axial",
             stacklevel=3,
         )
-    return Volume(grid.to_internal(voxels), grid.spacing, grid, name)
+    return Volume(grid.to_internal(voxels), grid.spacing, grid, name, modality)
 
 
 def label_volume(values: np.ndarray, grid: Grid, like: Volume, name: str) -> Volume:
@@ -81,13 +86,35 @@ def label_volume(values: np.ndarray, grid: Grid, like: Volume, name: str) -> Vol
             f"the affine of {like.name}",
             remedy,
         )
-    if not np.isfinite(values).all() or (values != np.round(values)).any() or values.min() < 0 or values.max() > 255:
+    whole = np.rint(values)
+    with np.errstate(invalid="ignore"):
+        fits = (np.abs(values - whole) <= WHOLE) & (whole >= 0) & (whole <= 255)
+    if not fits.all():
+        bad = np.argwhere(~fits)
         raise FedCoWProError(
-            f"{name}: values from {values.min():g} to {values.max():g}, not all whole numbers in 0..255",
-            "a label map: 0 background, 1..255 organs",
-            "check that this is a label map, not an image or a probability map",
+            f"{name}: {len(bad)} voxel(s) that are no label, for example {values[tuple(bad[0])]:.7g} at "
+            f"{tuple(map(int, bad[0]))}",
+            f"a label map: whole numbers within {WHOLE:g}, 0 background, 1..255 organs",
+            "check that this is a label map, not an image or a probability map; if it is one, save it rounded, "
+            "as in numpy.rint(labels).astype('uint8')",
         )
-    return Volume(grid.to_internal(values.astype(np.uint8)), grid.spacing, grid, name)
+    return Volume(grid.to_internal(whole.astype(np.uint8)), grid.spacing, grid, name)
+
+
+def mark_unknown(labels: Volume, value: int | None) -> Volume:
+    """The label map with `UNKNOWN` in place of a value that a data set declares unknown.
+
+    Raises:
+        FedCoWProError: another label has the value of `UNKNOWN`.
+    """
+    if value is None:
+        return labels
+    if value != UNKNOWN and (labels.voxels == UNKNOWN).any():
+        raise FedCoWProError(
+            f"{labels.name}: label {UNKNOWN} beside unknown voxels ({value})", "labels 1..254", "number that organ anew"
+        )
+    voxels = np.where(labels.voxels == value, np.uint8(UNKNOWN), labels.voxels)
+    return replace(labels, voxels=voxels)
 
 
 def require_nonempty(labels: np.ndarray, path: Path) -> None:

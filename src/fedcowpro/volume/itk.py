@@ -103,7 +103,7 @@ def _require_scalar_volume(reader: SimpleITK.ImageFileReader, path: Path) -> Non
         )
     if dimension != 3:
         raise FedCoWProError(f"{path}: {dimension}-D data", _EXPECTED, "give one 3-D volume")
-    space = _nrrd_space(path) if path.name.endswith((".nrrd", ".nhdr")) else _SPACES[0]
+    space = _nrrd_space(path) if path.suffix.lower() in (".nrrd", ".nhdr") else _SPACES[0]
     if space not in _SPACES:
         raise FedCoWProError(
             f"{path}: space {space}",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
 from fedcowpro.volume.checks import image_volume, label_volume
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
 from fedcowpro.volume.volume import Grid, Volume
@@ -116,14 +116,8 @@ def _image(native: np.ndarray, grid: Grid) -> nib.Nifti1Image:
 
 
 def _write(path: Path, native: np.ndarray, grid: Grid) -> None:
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise FedCoWProError(f"output {path}", "a name ending with .nii or .nii.gz", "choose such a name")
     raw = _image(native, grid).to_bytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A fixed time stamp makes equal results equal files.
-        partial.write_bytes(gzip.compress(raw, compresslevel=6, mtime=0) if path.suffix == ".gz" else raw)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # A fixed time stamp makes equal results equal files.
+    write_atomic(path, gzip.compress(raw, compresslevel=6, mtime=0) if path.suffix.lower() == ".gz" else raw)

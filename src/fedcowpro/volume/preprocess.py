@@ -7,6 +7,7 @@ overwriting each other.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,8 @@ CROP_ONLY = 1.1  # up to this many times `size`, a slice is cropped rather than 
 BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256)
 # Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
 _CT_BELOW, _CT_SHARE = -20.0, 0.01
+_AIR = (-1100.0, -800.0)  # HU of air and lung
+_AT_ZERO, _MUCH = 5.0, 0.1
 _SAME = 1e-3  # relative difference of spacings that is rounding in the header
 
 
@@ -170,8 +173,55 @@ class Placement:
 
 
 def guess_modality(volume: Volume) -> Modality:
-    """'ct' where at least one voxel in a hundred is clearly negative (Hounsfield units), else 'mr'."""
-    return "ct" if float((volume.voxels < _CT_BELOW).mean()) >= _CT_SHARE else "mr"
+    """The modality that a volume's values look like."""
+    return _by_values(volume.voxels)[0]
+
+
+def modality_of(volume: Volume, said: Modality | None = None) -> Modality:
+    """What the user or the data set says, else the file's header, else what the values look like.
+
+    A warning says where the values are another modality's, or tell none for sure.
+
+    Args:
+        said: by the user or the data set; None = nothing.
+    """
+    guessed, sure = _by_values(volume.voxels)
+    told = said or volume.modality
+    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    if told is None:
+        if not sure:
+            warnings.warn(
+                f"{volume.name}: taken for {guessed.upper()} by its values ({low:g}..{high:g}), which do not tell for "
+                "sure; say --modality ct or mr (modality= in Python) if it is another",
+                stacklevel=2,
+            )
+    elif sure and guessed != told:
+        looks = "lie as Hounsfield units do" if guessed == "ct" else "are no Hounsfield units"
+        warnings.warn(
+            f"{volume.name}: taken for {told.upper()}, but its values ({low:g}..{high:g}) {looks}; "
+            "check its modality, and that it was exported with its rescaling",
+            stacklevel=2,
+        )
+    return told or guessed
+
+
+def _by_values(voxels: np.ndarray) -> tuple[Modality, bool]:
+    """The modality that values look like, and whether they are plain.
+
+    Without clearly negative values it is MR. With air or lung at about -1000, and nothing but padding below, it is CT.
+    MR with negative values (interpolation, phase, subtraction) has its background at 0, values where CT has none, or
+    few and small ones.
+    """
+    if float((voxels < _CT_BELOW).mean()) < _CT_SHARE:
+        return "mr", True
+    below = voxels < _AIR[0]
+    stray = float((below & (voxels != voxels.min())).mean())
+    if float(((voxels >= _AIR[0]) & (voxels <= _AIR[1])).mean()) >= _CT_SHARE and stray < _CT_SHARE:
+        return "ct", True
+    low, high = np.percentile(voxels, (1, 99))
+    if stray >= _CT_SHARE or float((np.abs(voxels) <= _AT_ZERO).mean()) >= _MUCH or low > -_MUCH * high:
+        return "mr", False
+    return "ct", False
 
 
 def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Placement]:
@@ -188,7 +238,7 @@ def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Plac
         FedCoWProError: no contrast is left after clipping.
     """
     voxels = volume.voxels
-    if (config.modality or guess_modality(volume)) == "ct":
+    if (config.modality or volume.modality or guess_modality(volume)) == "ct":
         low, high = config.window
         expected, remedy = f"a CT in Hounsfield units within {low:g}..{high:g}", "check modality and window"
     else:

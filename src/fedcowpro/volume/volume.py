@@ -8,6 +8,8 @@ from functools import cached_property
 import nibabel as nib
 import numpy as np
 
+from fedcowpro.config import Modality
+
 OBLIQUE_DEGREES = 1.0
 _SPL = nib.orientations.axcodes2ornt("SPL")
 
@@ -60,6 +62,11 @@ class Grid:
         spacing = self._permute(nib.affines.voxel_sizes(self.affine))
         return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
+    @property
+    def millilitres(self) -> float:
+        """Of one voxel, also where the axes are not at right angles."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
     def to_internal(self, array: np.ndarray) -> np.ndarray:
         """Reorder a native array (3-D) to (depth->Superior, height->Posterior, width->Left); contiguous."""
         return np.ascontiguousarray(nib.apply_orientation(array, self._to_internal))
@@ -85,9 +92,11 @@ class Volume:
         spacing: mm, (depth, height, width).
         grid: the file's own grid.
         name: how messages call this volume, usually its path.
+        modality: what the file's header says; None = nothing.
     """
 
     voxels: np.ndarray
     spacing: tuple[float, float, float]
     grid: Grid
     name: str = "volume"
+    modality: Modality | None = None

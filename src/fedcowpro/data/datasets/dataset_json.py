@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,12 +42,14 @@ class Description:
         organs: label value -> name; background and 'ignore' are left aside.
         known: all label values, 'ignore' included.
         content: the whole file.
+        unknown: the value called 'ignore', of voxels that nobody has looked at; None = there is none.
     """
 
     channels: tuple[Channel, ...]
     organs: Mapping[int, str]
     known: frozenset[int]
     content: Mapping[str, Any]
+    unknown: int | None = None
 
 
 def read_description(file: Path) -> Description:
@@ -60,6 +63,7 @@ def read_description(file: Path) -> Description:
         named = {key: content[key] for key in ("channel_names", "modality") if content.get(key)}
         channels = next(iter(named.values()), {"0": ""})
         organs, known = _labels(content["labels"])
+        unknown = _unknown(content["labels"])
         described = tuple(Channel(int(key), str(channels[key]), modality_of(str(channels[key]))) for key in channels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FedCoWProError(
@@ -67,7 +71,17 @@ def read_description(file: Path) -> Description:
             "JSON with 'labels' and with 'modality' or 'channel_names'",
             "copy the file again, or use --dataset folder with your own patterns",
         ) from error
-    return Description(tuple(sorted(described, key=lambda channel: channel.number)), organs, known, content)
+    return Description(tuple(sorted(described, key=lambda channel: channel.number)), organs, known, content, unknown)
+
+
+def unknown_value(labels: Path) -> int | None:
+    """The 'ignore' value that the `dataset.json` beside or above a label map's folder declares; None = none does."""
+    folder = Path(os.path.abspath(labels)).parent
+    said = peek(folder / FILE) or peek(folder.parent / FILE)
+    try:
+        return _unknown(said["labels"]) if said else None
+    except (ValueError, TypeError):
+        return None
 
 
 def peek(file: Path) -> Mapping[str, Any] | None:
@@ -101,6 +115,16 @@ def choose_channel(about: About, options: Options, channels: tuple[Channel, ...]
         return channels[0], ()
     note = f"images have {len(channels)} channels ({', '.join(names)}): '{names[0]}' is taken; --part takes another"
     return channels[0], (note,)
+
+
+def _unknown(labels: Mapping[str, Any]) -> int | None:
+    """Value of 'ignore', in either form."""
+    for key, value in labels.items():
+        if str(key).lower() == "ignore":
+            return int(value[0] if isinstance(value, list) else value)
+        if str(value).lower() == "ignore":
+            return int(key)
+    return None
 
 
 def _labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], frozenset[int]]:

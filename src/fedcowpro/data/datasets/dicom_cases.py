@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Found
 from fedcowpro.data.datasets.scan import LabelFile, LabelSource, Scan
-from fedcowpro.volume.read import ENDINGS
+from fedcowpro.volume.read import ending_of
 
 if TYPE_CHECKING:
     from fedcowpro.volume.dicom import SegmentationFile, Series
@@ -85,8 +85,8 @@ def secret_of(source: Path, key: Callable[[], bytes] | None) -> bytes:
     return key()
 
 
-def the_series(path: Path) -> Series:
-    """The one series in a folder.
+def the_series(path: Path) -> tuple[Series, tuple[str, ...]]:
+    """The one series in a folder, and notes on what was left out.
 
     Raises:
         FedCoWProError: none, or several.
@@ -101,7 +101,7 @@ def the_series(path: Path) -> Series:
             "one volume in each folder that the pattern matches",
             "correct the pattern, or leave --images out to take every series under a pseudonym",
         )
-    return found.series[0]
+    return found.series[0], found.notes
 
 
 def labels_at(path: Path) -> LabelSource:
@@ -110,7 +110,7 @@ def labels_at(path: Path) -> LabelSource:
     Raises:
         FedCoWProError: a folder without exactly one segmentation.
     """
-    if path.is_file() and path.name.endswith(ENDINGS):
+    if path.is_file() and ending_of(path):
         return LabelFile(path)
     from fedcowpro.volume.dicom.seg_reader import SegmentationLabels, find_segmentations
 
@@ -156,4 +156,4 @@ def _organs(files: Sequence[Path]) -> dict[int, str]:
 def _walk(source: Path) -> Iterator[Path]:
     for folder, folders, names in os.walk(source):
         folders.sort()
-        yield from (Path(folder, name) for name in sorted(names) if not name.endswith(ENDINGS) and name[0] != ".")
+        yield from (Path(folder, name) for name in sorted(names) if not ending_of(Path(name)) and name[0] != ".")

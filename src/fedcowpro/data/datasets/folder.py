@@ -11,7 +11,7 @@ from fedcowpro.data.datasets.pairing import case_id, is_label_map, pair, stem
 from fedcowpro.data.datasets.pairs import listed, safe
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.dicom import hide, hiding_errors, pseudonym
-from fedcowpro.volume.read import ENDINGS
+from fedcowpro.volume.read import ENDINGS, ending_of
 
 ABOUT = About(
     name="folder",
@@ -54,9 +54,11 @@ def _by_pattern(source: Path, options: Options) -> Found:
             "images named by that pattern",
             "correct the pattern; its '*' is the case's id",
         )
+    without: list[str] = []
     scans, words, renamed = [], frozenset[str](), 0
     for case, path in images.items():
-        series = the_series(path) if path.is_dir() else None
+        series, left = the_series(path) if path.is_dir() else (None, ())
+        without += left
         words |= series.words if series is not None else frozenset()
         with hiding_errors(words):
             given = labels_at(labels[case]) if case in labels else None
@@ -69,7 +71,7 @@ def _by_pattern(source: Path, options: Options) -> Found:
         else:
             scans.append(Scan(safe(case), ImageFile(path), given))
     lone = [f"{labels[case]}: left out, because no image has its id" for case in unmatched(images, labels)]
-    notes = [hide(note, words) for note in lone]
+    notes = [hide(note, words) for note in [*without, *lone]]
     if renamed:
         notes.append(
             f"folders named by their patients: {renamed}; these cases go by pseudonyms, and --list says which is which"
@@ -118,7 +120,7 @@ def _by_themselves(source: Path, options: Options) -> Found:
 
 def _volumes(source: Path) -> list[Path]:
     """Volumes in the folder and one folder down."""
-    found = (path for pattern in ("*", "*/*") for path in source.glob(pattern) if path.name.endswith(ENDINGS))
+    found = (path for pattern in ("*", "*/*") for path in source.glob(pattern) if ending_of(path))
     return sorted(path for path in found if not any(part[0] == "." for part in path.relative_to(source).parts))
 
 

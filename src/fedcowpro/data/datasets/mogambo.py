@@ -8,7 +8,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe, without_image, without_labels
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
-from fedcowpro.volume.read import ENDINGS
+from fedcowpro.volume.read import ending_of
 
 # Images and label maps; the first whose ids agree is taken. The archive's own names may be others again.
 DEFAULTS = (
@@ -49,9 +49,7 @@ class Mogambo:
     def recognises(self, source: Path) -> bool:
         """Whether the folder or something directly in it is named after the dataset, and it holds a volume."""
         names = [source.resolve().name, *(path.name for path in source.iterdir())]
-        return any("mogamb" in name.lower() for name in names) and any(
-            path.name.endswith(ENDINGS) for path in source.rglob("*")
-        )
+        return any("mogamb" in name.lower() for name in names) and any(ending_of(path) for path in source.rglob("*"))
 
     def find(self, source: Path, options: Options) -> Found:
         """List the cases; each has labels."""
@@ -89,7 +87,7 @@ def _paired(source: Path, options: Options) -> tuple[dict[str, Path], dict[str, 
             if images and (not label or images.keys() & labels.keys()):
                 return images, labels
     said = "; ".join(f"'{image}' with '{label}'" if label else f"'{image}'" for image, label in tried)
-    seen = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.name.endswith(ENDINGS))
+    seen = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if ending_of(path))
     raise FedCoWProError(
         f"{source}: no images and label maps named in the same way (volumes seen: {', '.join(seen[:5]) or 'none'})",
         f"tried: {said}",

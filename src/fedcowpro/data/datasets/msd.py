@@ -93,7 +93,7 @@ class Msd:
             taken |= {image, *([labels] if labels is not None else [])}
             given = LabelFile(labels, said.known) if labels is not None and options.labels != "" else None
             source_of = ChannelOfFile(image, channel.number) if len(said.channels) > 1 else ImageFile(image)
-            scans.append(Scan(safe(_stem(image)), source_of, given, channel.modality))
+            scans.append(Scan(safe(_stem(image)), source_of, given, channel.modality, unknown=said.unknown))
         folders = dict.fromkeys(path.parent for path in sorted(taken))
         return listed(scans, said.organs, [*notes, *left_out([*folders], taken)])
 

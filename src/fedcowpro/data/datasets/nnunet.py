@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
@@ -53,7 +54,8 @@ class Nnunet:
         for name in ("Tr", "Ts"):
             pairs = _pairs(home, name, channel, ending)
             labelled = options.labels != "" and (name == "Tr" or pairs.labels.is_dir())
-            scans += pairs.scans(said.known, channel.modality, labelled=labelled)
+            listed_scans = pairs.scans(said.known, channel.modality, labelled=labelled)
+            scans += [replace(scan, unknown=said.unknown) for scan in listed_scans]
             of_channels = [path for other in said.channels for path in _pairs(home, name, other, ending).all_files]
             extra += left_out([pairs.images, pairs.labels], of_channels)
         if not scans:

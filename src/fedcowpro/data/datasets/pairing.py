@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from fedcowpro.data.datasets.pairs import safe
 from fedcowpro.volume.checks import AFFINE_TOLERANCE, corner_offset
 from fedcowpro.volume.itk import library
-from fedcowpro.volume.read import ENDINGS, NIFTI
+from fedcowpro.volume.parse import header_of
+from fedcowpro.volume.read import NIFTI, ending_of
 from fedcowpro.volume.volume import Grid
 
 _SETS = {"tr", "ts", "va"}
@@ -47,7 +48,7 @@ def lattice_of(path: Path) -> Lattice | None:
     Raises:
         FedCoWProError: SimpleITK is needed and not installed.
     """
-    reader = None if path.name.endswith(NIFTI) else library().ImageFileReader()
+    reader = None if ending_of(path, NIFTI) else library().ImageFileReader()
     try:
         shape, affine = _nifti_header(path) if reader is None else _itk_header(path, reader)
     except Exception:  # libraries have no common error for a damaged header; reading the volume will name the damage
@@ -116,7 +117,7 @@ def pair(images: Mapping[str, Path], labels: Sequence[Path], source: Path) -> tu
 
 def stem(path: PurePath) -> str:
     """A file's name without the ending of its format."""
-    return next((path.name.removesuffix(e) for e in sorted(ENDINGS, key=len)[::-1] if path.name.endswith(e)), path.name)
+    return path.name.removesuffix(ending_of(path))
 
 
 def words(name: str) -> set[str]:
@@ -142,11 +143,14 @@ def _contradict(one: PurePath, other: PurePath) -> bool:
 
 
 def _nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    image: Any = nib.load(path)
-    shape = tuple(int(n) for n in image.shape)
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        header: Any = header_of(stream.read(544))
+    shape = tuple(int(n) for n in header.get_data_shape())
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    return shape, np.asarray(image.affine, np.float64)
+    return shape, np.asarray(header.get_best_affine(), np.float64)
 
 
 def _itk_header(path: Path, reader: Any) -> tuple[tuple[int, ...], np.ndarray]:

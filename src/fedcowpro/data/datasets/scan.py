@@ -45,6 +45,7 @@ class Scan:
         image: where the image is.
         labels: where its label map is; None = unlabelled.
         modality: None = to be told from the voxels.
+        unknown: label value of voxels that nobody has looked at, neither organ nor background; None = there are none.
         superpixels: the dataset's own, whole numbers on the image's grid; None = to be computed.
     """
 
@@ -53,6 +54,7 @@ class Scan:
     labels: LabelSource | None = None
     modality: Modality | None = None
     superpixels: LabelSource | None = None
+    unknown: int | None = None
 
 
 @dataclass(frozen=True)

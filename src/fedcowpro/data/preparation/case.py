@@ -18,8 +18,9 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.scan import Scan
 from fedcowpro.data.preparation.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, VOLUMES, CaseFile, read_json
 from fedcowpro.data.superpixels.superpixels import segment_areas, superpixels
-from fedcowpro.volume.checks import require_nonempty
-from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, normalise
+from fedcowpro.volume.checks import UNKNOWN, mark_unknown, require_nonempty
+from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, modality_of, normalise
+from fedcowpro.volume.read import reading
 from fedcowpro.volume.volume import Volume
 
 # Warnings on the way, or the three parts of the error that ended the case.
@@ -67,6 +68,8 @@ def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, s
     values = None if organs is None else sorted(organs)
     labels = _digest(scan.labels.files) if scan.labels is not None else None
     inputs = [config.digest(), image, labels, values]
+    if scan.unknown is not None:
+        inputs.append(f"unknown {scan.unknown}")
     if scan.superpixels is not None:
         inputs.append(_digest(scan.superpixels.files))
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
@@ -99,17 +102,29 @@ def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        volume = job.scan.image.read()
+        with reading(job.scan.image.files[0]):
+            volume = job.scan.image.read()
         guessed = guess_modality(volume)
-        modality = job.config.modality or guessed
+        modality = modality_of(volume, job.config.modality)
         grey, placement = grey_levels(volume, job.config.model_copy(update={"modality": modality}))
-        labels = values = cropped = native = None
+        labels = values = cropped = own_grid = None
+        unknown = 0
         if job.scan.labels is not None:
-            native = job.scan.labels.read(volume)
+            native = mark_unknown(job.scan.labels.read(volume), job.scan.unknown)
+            hidden = {UNKNOWN} if job.scan.unknown is not None else set()
             if job.values is not None:
-                native = replace(native, voxels=np.where(np.isin(native.voxels, list(job.values)), native.voxels, 0))
+                kept = list(job.values | hidden)
+                native = replace(native, voxels=np.where(np.isin(native.voxels, kept), native.voxels, 0))
+            own_grid = _own_grid(volume, native)
             labels = placement.to_prepared_labels(native.voxels)
-            values = tuple(int(value) for value in np.unique(labels) if value)
+            values = tuple(int(value) for value in np.unique(labels) if value and value not in hidden)
+            if hidden and (unknown := int((native.voxels == UNKNOWN).sum())) > 0:
+                warnings.warn(
+                    f"{native.name}: {unknown} voxels ({unknown / native.voxels.size:.1%}) are declared unknown: they "
+                    "are neither background nor scored",
+                    stacklevel=2,
+                )
+                native = replace(native, voxels=np.where(native.voxels == UNKNOWN, 0, native.voxels))
             cropped = _cropped(native, placement)
             require_shown(job, values)
         if job.scan.superpixels is None:
@@ -128,12 +143,18 @@ def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
         placement=placement.to_json(),
         source=job.image_digest,
         inputs=job.inputs,
+        unknown=unknown,
         label_values=values,
         cropped_labels=cropped,
         areas=tuple(tuple(int(n) for n in segment_areas(plane)) for plane in segments),
     )
-    own_grid = None if native is None else _own_grid(volume, native)
-    _put_in_place(job, case, normalise(grey).astype(np.float16), segments, labels, own_grid)
+    try:
+        _put_in_place(job, case, normalise(grey).astype(np.float16), segments, labels, own_grid)
+    except OSError:  # a full disk: nothing half-written stays
+        shutil.rmtree(_partial(job.folder), ignore_errors=True)
+        for file in (job.labels, job.volume):
+            _partial(file).unlink(missing_ok=True)
+        raise
     return [str(entry.message) for entry in caught]
 
 
@@ -172,6 +193,12 @@ def _own_grid(volume: Volume, labels: Volume) -> dict[str, np.ndarray]:
     return {"image": image, "labels": labels.voxels.astype(np.uint8), "spacing": np.array(volume.spacing)}
 
 
+def _partial(target: Path) -> Path:
+    """Where a case's folder or file is written before it takes its place."""
+    ending = target.suffix if target.suffix in (".npy", ".npz") else ""
+    return target.with_name(f".{target.name.removesuffix(ending)}.tmp{ending}")
+
+
 def _put_in_place(
     job: Job,
     case: CaseFile,
@@ -180,7 +207,7 @@ def _put_in_place(
     labels: np.ndarray | None,
     own_grid: dict[str, np.ndarray] | None,
 ) -> None:
-    partial = job.out / CASES / f".{job.scan.id}.tmp"
+    partial = _partial(job.folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     np.save(partial / IMAGE, image)
@@ -192,11 +219,11 @@ def _put_in_place(
         job.volume.unlink(missing_ok=True)
     else:
         job.volume.parent.mkdir(exist_ok=True)
-        partial_volume = job.volume.with_name(f".{job.scan.id}.tmp.npz")
+        partial_volume = _partial(job.volume)
         np.savez(partial_volume, allow_pickle=False, **own_grid)
         os.replace(partial_volume, job.volume)
         job.labels.parent.mkdir(exist_ok=True)
-        partial_labels = job.labels.with_name(f".{job.scan.id}.tmp.npy")
+        partial_labels = _partial(job.labels)
         np.save(partial_labels, labels)
         os.replace(partial_labels, job.labels)
     os.replace(partial, job.folder)

@@ -34,7 +34,11 @@ def stamp_of(source: Path, asked: object, besides: Path) -> str:
             path = os.path.join(folder, name)
             if path != f"{own}.key":
                 facts = os.stat(path)
-                digest.update(f"{os.path.relpath(path, base)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+                digest.update(
+                    f"{os.path.relpath(path, base)} {facts.st_size} {facts.st_mtime_ns}\n".encode(
+                        errors="surrogateescape"
+                    )
+                )
     return digest.hexdigest()
 
 

@@ -25,7 +25,8 @@ class CaseFile(Config):
 
     `guessed` is the modality by the raw values, whatever was asked for. `inputs` is a digest of everything the folder
     was made from: settings, image, labels, organs. `source` is a digest of the image's files. `areas` are pixels, per
-    slice, of segment 1, 2, ... `cropped_labels` is the share of labelled voxels that the crop cuts.
+    slice, of segment 1, 2, ... `cropped_labels` is the share of labelled voxels that the crop cuts,
+    `unknown` the number of voxels that the data set declares unknown.
     """
 
     id: str
@@ -38,6 +39,7 @@ class CaseFile(Config):
     inputs: str
     label_values: tuple[int, ...] | None
     cropped_labels: float | None
+    unknown: int = 0
     areas: Areas
 
 

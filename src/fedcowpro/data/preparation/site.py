@@ -33,6 +33,7 @@ from fedcowpro.data.preparation.manifest import (
     read_json,
 )
 from fedcowpro.volume.accept import as_volume
+from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
@@ -110,6 +111,8 @@ class Site:
             digest.update(json.dumps([case, self.spacing(case)]).encode())
             digest.update(self._image(case).tobytes())
             digest.update(self.labels(case).tobytes())
+            if (unknown := self.unknown(case)).any():
+                digest.update(unknown.tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -210,10 +213,26 @@ class Site:
                 f"one of: {', '.join(self.labelled_cases) or '(no case has labels)'}",
                 "prepare the site with this case's label file",
             )
-        return np.array(self._mapped(file, np.uint8, record.depth))
+        labels = np.array(self._mapped(file, np.uint8, record.depth))
+        if UNKNOWN not in self.organs:
+            labels[labels == UNKNOWN] = 0
+        return labels
+
+    def unknown(self, case: str) -> np.ndarray:
+        """Which voxels of a labelled case nobody has looked at, bool (depth, size, size); `labels` are 0 there.
+
+        Raises:
+            FedCoWProError: as `labels`.
+        """
+        shape = self.labels(case).shape
+        if UNKNOWN in self.organs:
+            return np.zeros(shape, bool)
+        return np.asarray(self._mapped(self.path / LABELS / f"{case}.npy", np.uint8, shape[0]) == UNKNOWN)
 
     def volume(self, case: str) -> tuple[Volume, np.ndarray]:
         """A labelled case on its own grid, as a user would give it: the image, and its labels, uint8 of its shape.
+
+        Labels of `UNKNOWN` are voxels that the data set declares unknown, where that is no organ's value.
 
         Raises:
             FedCoWProError: the case has no labels, was prepared by an older version, or is damaged.

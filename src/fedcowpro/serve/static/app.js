@@ -4,7 +4,7 @@ import { colour } from "./colours.js";
 import { listen } from "./keys.js";
 import { Labels } from "./labels.js";
 import { Opening } from "./opening.js";
-import { $, attempt, hideError, make, press, say, showError } from "./page.js";
+import { $, attempt, hideError, make, press, say, showError, showNotes } from "./page.js";
 import { Painter } from "./painter.js";
 import { Strip } from "./strip.js";
 import { Viewer } from "./viewer.js";
@@ -178,6 +178,7 @@ async function follow(begun) {
       if (volume !== current) volume.bitmap = null;
     }
     if (current) await reload(current);
+    if (last.state === "done") showNotes([...volumes.values()].flatMap((volume) => volume.info.notes));
   } finally {
     job = null;
     render();

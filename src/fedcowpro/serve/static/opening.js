@@ -1,6 +1,6 @@
 // Ways in: the data folder's dialog, chosen files, dropped files and folders.
 import * as api from "./api.js";
-import { $, attempt, make, say } from "./page.js";
+import { $, attempt, make, say, showNotes } from "./page.js";
 
 // `onOpened(info)` is called with each volume that the server has opened; `busy(text)` says what is going on.
 export class Opening {
@@ -77,6 +77,7 @@ export class Opening {
       }
       await this.onOpened(answer);
       say(`${answer.name} is open: ${answer.size[2]} slices.`);
+      showNotes(answer.notes);
     });
     this.busy("");
   }

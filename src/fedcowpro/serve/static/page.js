@@ -23,6 +23,13 @@ export function showError(error) {
   $("alert").hidden = false;
 }
 
+// What a person should know and need not act on.
+export function showNotes(notes) {
+  if (!notes.length) return;
+  $("alert-text").replaceChildren(...notes.map((note) => make("p", { textContent: `Note: ${note}` })));
+  $("alert").hidden = false;
+}
+
 export function hideError() {
   $("alert").hidden = true;
 }

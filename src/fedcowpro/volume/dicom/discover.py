@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,7 +104,10 @@ def read_image(path: Path) -> Volume:
             )
     found = find(path) if path.is_dir() else find_in([path])
     with hiding_errors(found.words):
-        return _the_volume(found, path)
+        volume = _the_volume(found, path)
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    return volume
 
 
 def _the_volume(found: Found, path: Path) -> Volume:

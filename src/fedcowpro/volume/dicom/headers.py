@@ -85,6 +85,11 @@ def is_dicom(path: Path) -> bool:
     return (group, element) in _FIRST and (typed or (length % 2 == 0 and 0 < length <= 128))
 
 
+def is_directory_file(path: Path) -> bool:
+    """Whether a file is the table of contents of a CD, which the standard gives this name."""
+    return path.name.upper() == "DICOMDIR" and path.is_file()
+
+
 def read_header(path: Path, *, whole: bool = False) -> Dataset:
     """A DICOM file's header without its pixels.
 

@@ -40,6 +40,13 @@ def values_of(dataset: Dataset, frames: Sequence[int], path: Path) -> list[np.nd
     ]
 
 
+def is_rescaled(dataset: Dataset, frames: Sequence[int], path: Path) -> bool:
+    """Whether one of the frames says what to add to its stored values."""
+    with examining(path):
+        attributes = slices_of(dataset)
+        return any(attributes[frame].get("RescaleIntercept") is not None for frame in frames)
+
+
 def stored_values(dataset: Dataset, frames: Sequence[int], path: Path) -> list[np.ndarray]:
     """Pixels of frames (numbered from 0) as they are stored, (rows, columns) each.
 

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import image_volume
 from fedcowpro.volume.dicom.headers import examining, read_dataset, read_header, slices_of
-from fedcowpro.volume.dicom.pixels import values_of
+from fedcowpro.volume.dicom.pixels import is_rescaled, values_of
 from fedcowpro.volume.dicom.stack import Plane, grid_of, places, plane_of
 from fedcowpro.volume.volume import Grid, Volume
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+_CT_OFFSET = 1024  # what scanners add to Hounsfield units, to store no negative numbers
 Where = tuple[Path, int]  # a file and which of its frames, from 0
 
 
@@ -39,7 +41,7 @@ class Layout:
     grid: Grid
 
 
-def read_slices(slices: Sequence[Where], name: str) -> Volume:
+def read_slices(slices: Sequence[Where], name: str, modality: Modality | None = None) -> Volume:
     """Read slices that are in order of height as one image.
 
     Raises:
@@ -48,7 +50,7 @@ def read_slices(slices: Sequence[Where], name: str) -> Volume:
     """
     planes: list[Plane] = []
     voxels = np.empty((0, 0, 0), np.float32)
-    inverse = False
+    inverse = rescaled = False
     for file, indices in _by_file(slices):
         dataset = read_dataset(file)
         planes += _planes(dataset, file, indices, planes)
@@ -56,6 +58,7 @@ def read_slices(slices: Sequence[Where], name: str) -> Volume:
             voxels = np.empty((len(slices), *planes[0].size), np.float32)
         for index, values in enumerate(values_of(dataset, indices, file), len(planes) - len(indices)):
             voxels[index] = values
+        rescaled |= is_rescaled(dataset, indices, file)
         inverse |= dataset.get("Modality") != "CT" and dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     chosen = _without_copies(planes, slices, voxels, name)
     grid = grid_of([planes[index] for index in chosen], [slices[index][0] for index in chosen], name)
@@ -64,7 +67,20 @@ def read_slices(slices: Sequence[Where], name: str) -> Volume:
     if inverse:
         # Shown with high values dark. Hounsfield units are physical however they are shown.
         voxels = voxels.max() + voxels.min() - voxels
-    return image_volume(voxels.transpose(2, 1, 0), grid, name)
+    if modality == "ct" and not rescaled and _stored_hounsfield(voxels):
+        voxels = voxels - np.float32(_CT_OFFSET)
+        warnings.warn(
+            f"{name}: a CT without RescaleIntercept; its values from 0 upwards are taken for Hounsfield units + "
+            f"{_CT_OFFSET}, as scanners store them",
+            stacklevel=4,
+        )
+    return image_volume(voxels.transpose(2, 1, 0), grid, name, modality)
+
+
+def _stored_hounsfield(voxels: np.ndarray) -> bool:
+    """Whether values are those of a CT but for the offset: none negative, some of air, and many of soft tissue."""
+    tissue = (voxels > _CT_OFFSET - 200) & (voxels < _CT_OFFSET + 250)
+    return bool(voxels.min() >= 0 and (voxels < _CT_OFFSET - 20).mean() > 0.01 and tissue.mean() > 0.05)
 
 
 def layout_of(slices: Sequence[Where], name: str) -> Layout:

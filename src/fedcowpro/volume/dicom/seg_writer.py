@@ -62,7 +62,23 @@ def write_segmentation(
         FedCoWProError: another shape or type, a label without organ, images that lack what the object must refer to,
             files that have changed.
     """
-    path = Path(path)
+    _save(_object(labels_dhw, series, organs, series_number, description), Path(path))
+
+
+def require_referable(series: Series) -> None:
+    """Refuse images that a segmentation cannot refer to, as `write_segmentation` would; reads no pixels.
+
+    Raises:
+        FedCoWProError: images that lack what the object must refer to.
+    """
+    empty = np.zeros(layout_of(series.slices, series.name).grid.internal_shape, np.uint8)
+    _object(empty, series, {1: "organ"}, 900, "")
+
+
+def _object(
+    labels_dhw: np.ndarray, series: Series, organs: Mapping[int, str], series_number: int, description: str
+) -> Any:
+    """The object that `write_segmentation` writes."""
     hd = library("highdicom")
     layout = layout_of(series.slices, series.name)
     _require_fitting(labels_dhw, layout, organs, series.name)
@@ -101,7 +117,7 @@ def write_segmentation(
                 "images as the scanner or the archive exports them",
                 "write the mask as NIfTI, or export the series again",
             ) from None
-        _save(made, path)
+    return made
 
 
 def _segment(hd: Any, number: int, value: int, organ: str) -> Any:

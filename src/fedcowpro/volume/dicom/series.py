@@ -80,7 +80,7 @@ class Series:
                 distances, different slices at one position; as `image_volume`.
         """
         with hiding(self.words):
-            return read_slices(self.slices, self.name)
+            return read_slices(self.slices, self.name, self.modality)
 
     def __repr__(self) -> str:
         return f"Series({self.describe()})"
