@@ -4,17 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-fast lint setup clean
+
+# Two processes; the tests of one file stay in one process, because they share what it made.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+LINTED := src tests benchmarks experiments
 
 demo: $(READY)
 	$(BIN)/fedcowpro demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: $(READY)
+	$(PYTEST) -m "not deployment and not browser and not slow"
 
 lint: $(READY)
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
 
 setup: $(READY)

@@ -20,6 +20,7 @@ from fedcowpro.demo.hospitals import HOSPITALS
 from fedcowpro.demo.run import Setup, run_demo, shipped_setup
 from fedcowpro.evaluation.protocol import COLUMNS, PROTOCOLS, read_results
 
+pytestmark = pytest.mark.slow
 SETUP = Setup(
     ExperimentConfig(
         threads=1,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,16 +101,10 @@ def test_lines_are_told_once_and_again_after_a_resumption(run: Path) -> None:
 def test_a_run_is_followed_to_its_end(run: Path) -> None:
     card = (run / "model.json").read_text()
     (run / "model.json").unlink()
-
-    def finish() -> None:
-        time.sleep(0.3)
-        (run / "model.json").write_text(card)
-
-    thread = threading.Thread(target=finish)
-    thread.start()
-    seen = list(follow(run, pause=0.05))
-    thread.join()
-    assert [one.finished for one in seen] == [False, True]
+    seen = follow(run, pause=0.01)
+    assert not next(seen).finished
+    (run / "model.json").write_text(card)
+    assert [one.finished for one in seen] == [True]
 
 
 def test_spark_keeps_the_order_and_gaps() -> None:
@@ -129,3 +121,4 @@ def test_the_starter_sees_a_bar_and_on_request_the_table(
     text = capsys.readouterr().err
     assert "round 1/1" in text
     assert ("cosine" in text) == table
+    assert text.endswith("\n")  # what is said next begins a line

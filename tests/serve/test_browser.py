@@ -30,7 +30,10 @@ from fedcowpro.serve.server import Server
 from serve_pages import SMALL, Running
 
 expect.set_options(timeout=browsing.TIMEOUT)
-pytestmark = pytest.mark.skipif(browsing.CHROMIUM is None, reason="no chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(browsing.CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
 
 TOKEN = "a token for the tests of the page"
 SIZE, DEPTH, LIVER = 96, 12, 1

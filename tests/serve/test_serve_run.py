@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -43,6 +44,16 @@ def test_mistakes_are_said_before_anything_is_served(tiny_checkpoint: Path, tmp_
         taken.listen()
         assert "127.0.0.1" in fails(Where(port=taken.getsockname()[1]), tiny_checkpoint)
     assert "192.0.2.1" in fails(Where(host="192.0.2.1"), tiny_checkpoint)  # no address of this machine
+
+
+def test_a_system_without_sighup_gets_as_far_as_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Windows has no SIGHUP."""
+    handled: list[int] = []
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # serve replaces it; put back afterwards
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    monkeypatch.setattr(signal, "signal", lambda number, _: handled.append(number))
+    assert "none.safetensors" in fails(Where(), tmp_path / "none.safetensors")
+    assert handled == [signal.SIGTERM]
 
 
 @pytest.fixture
@@ -97,6 +108,14 @@ def test_a_public_server_wants_its_token_and_leaves_nothing_behind(
     assert "127.0.0.1" not in rest  # no log of who came
 
 
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again every 10 ms; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
 def test_a_body_that_breaks_off_leaves_nothing(listening: tuple[Server, int], phantoms: Path) -> None:
     """The connection ends after half of what was announced; the same file can then be sent again."""
     server, port = listening
@@ -109,12 +128,7 @@ def test_a_body_that_breaks_off_leaves_nothing(listening: tuple[Server, int], ph
             head = f"PUT /api/uploads/{key}/0 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nCookie: {cookie}\r\n"
             head += f"{HEADER}: 1\r\nContent-Length: {len(content)}\r\n\r\n"
             raw.sendall(head.encode() + content[: len(content) // 2])
-            time.sleep(0.3)
-            assert list(server.root.rglob("00000"))
-        for _ in range(100):
-            if not list(server.root.rglob("00000")):
-                break
-            time.sleep(0.05)
-        assert not list(server.root.rglob("00000"))
+            wait_until(lambda: bool(list(server.root.rglob("00000"))))
+        wait_until(lambda: not list(server.root.rglob("00000")))
         assert client.put(f"/api/uploads/{key}/0", content=content).status_code == 200
         assert client.post(f"/api/uploads/{key}/open", json={"name": "x"}).json()["size"] == [64, 64, 10]

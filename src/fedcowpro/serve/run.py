@@ -83,7 +83,8 @@ def serve(
         hosts |= {where.host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
     policy = Policy(hosts, not where.local, token, where.certificate is not None, f"fedcowpro-{port}")
     for name in ("SIGTERM", "SIGHUP"):  # like Ctrl-C, they must not leave files behind
-        signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
     # Texts of warnings may quote paths and headers, which may carry a patient's name.
     warnings.showwarning = lambda message, category, *rest: _log.info("a warning: %s", category.__name__)
     root = Path(tempfile.mkdtemp(prefix="fedcowpro-"))  # of mode 0700

@@ -70,6 +70,8 @@ class ProgressDisplay:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            if not self._live.console.is_terminal:  # in a file or a pipe, Live leaves the last line open
+                self._live.console.line()
 
     def count(self, site: str, reply: Message) -> None:
         """One more answer; those to the questions before and after the rounds have no loss and do not count."""
