@@ -122,6 +122,7 @@ def test_values_out_of_range_are_named(part: type[Config], values: dict[str, Any
         ({"augment": {"pseudo_correlation": True}}, "'pseudo_correlation' was removed"),
         ({"episodes": {"merge": 0.5}}, "'merge' was removed"),
         ({"episodes": {"shots": 3}}, "'shots' is called 'support_views' now"),
+        ({"federation": {"unseen": "initial"}}, "'unseen' is called 'new_site_layers' now"),
         ({"model": {"stride": 4}}, "'stride' was removed"),
         ({"train": {"ema": 0.9}}, "'ema' was removed"),
         ({"train": {"schedule": "one-cycle"}}, "'one-cycle' is called 'warmup-cosine' now"),

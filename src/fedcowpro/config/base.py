@@ -20,6 +20,7 @@ _GONE = "was removed: docs/results.md has what it was worth"
 OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {
     "AugmentConfig": {"pseudo_correlation": _GONE, "invert": _GONE, "curve": _GONE},
     "EpisodeConfig": {"shots": "is called 'support_views' now", "merge": _GONE},
+    "FederationConfig": {"unseen": "is called 'new_site_layers' now"},
     "ModelConfig": {"stride": f"{_GONE}; features have stride 8"},
     "TrainConfig": {"ema": _GONE, ("schedule", "one-cycle"): "is called 'warmup-cosine' now"},
 }

@@ -145,12 +145,12 @@ def serve(
             card = model_card(config, roster.facts(), number)
             folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
             tell(observed[-1])
-        shared = kept & exchanged if config.federation.unseen == "average" else set()
+        shared = kept & exchanged if config.federation.new_site_layers == "average" else set()
         like = {name: last.state[name] for name in shared}
-        unseen = common_layers(audited, roster.nodes(), config, like, last.number, settings)
+        new_site_layers = common_layers(audited, roster.nodes(), config, like, last.number, settings)
         if evaluate:
-            overseer.evaluate(models_of(last, unseen, bool(kept)), last.number)
-        folder.finish(last, model_card(config, roster.facts(), last.number), unseen)
+            overseer.evaluate(models_of(last, new_site_layers, bool(kept)), last.number)
+        folder.finish(last, model_card(config, roster.facts(), last.number), new_site_layers)
 
 
 def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
@@ -195,7 +195,9 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         "round": number,
         "rounds": config.federation.rounds,
         "normalisation": config.federation.normalisation,
-        **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
+        **(
+            {"new_site_layers": config.federation.new_site_layers} if config.federation.normalisation == "local" else {}
+        ),
         **privacy_facts(config.federation.privacy, number),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
