@@ -33,7 +33,7 @@ from fedcowpro.config.base import parse_card
 from fedcowpro.core.errors import FedCoWProError
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/**/*.yaml")])
+SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/demo/*.yaml")])
 PARTS: tuple[type[Config], ...] = (
     AugmentConfig, EpisodeConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
     PrepareConfig, PrivacyConfig, SiteConfig, SuperpixelConfig, TrainConfig,
