@@ -212,41 +212,13 @@ def test_a_slice_that_is_left_out_is_no_neighbour(site: Path) -> None:
     assert torch.equal(batch.support, batch.query)
 
 
-def test_superpixels_are_merged_with_their_probability(site: Path) -> None:
-    folder = site / "cases" / "a"
-    segments = np.zeros((SLICES, 32, 32), np.uint16)
-    segments[:, 4:16], segments[:, 16:28], segments[:, 28:] = 1, 2, 3
-    np.save(folder / "superpixels.npy", segments)
-    np.save(folder / "image.npy", np.choose(segments, [0, 1.0, 1.2, 4.0]).astype(np.float16))
-    manifest = json.loads((site / "manifest.json").read_text())
-    manifest["cases"][0]["areas"] = [[384, 384, 128]] * SLICES
-    (site / "manifest.json").write_text(json.dumps(manifest))
-    areas = Counter(sample(site, 600, merge=0.5).support_mask.sum((1, 2)).tolist())
-    assert set(areas) == {384, 768, 128}  # 3 is like no other
-    assert areas[768] / 600 == pytest.approx(1 / 3, abs=0.06)
-    assert Counter(sample(site, 100, merge=1.0).support_mask.sum((1, 2)).tolist()).keys() == {768, 128}
-
-
-def test_shots_are_views_of_the_query_s_slice(site: Path) -> None:
-    sampler = EpisodeSampler(Site.open(site), AugmentConfig(), EpisodeConfig(shots=3))
+def test_support_views_are_views_of_the_query_s_slice(site: Path) -> None:
+    sampler = EpisodeSampler(Site.open(site), AugmentConfig(), EpisodeConfig(support_views=3))
     batch = sampler.sample(4, torch.Generator().manual_seed(0))
     assert batch.support.shape == (12, 1, 32, 32)
     assert batch.support_mask.shape == (12, 32, 32)
     assert batch.query.shape == (4, 1, 32, 32)
-    still = sample(site, 8, shots=3)
+    still = sample(site, 8, support_views=3)
     assert torch.equal(still.support, still.query.repeat_interleave(3, 0))
     assert torch.equal(still.support_mask, still.query_mask.repeat_interleave(3, 0))
     assert len({tuple(mask.flatten().tolist()) for mask in batch.support_mask[:3]}) == 3  # views of their own
-
-
-def test_curves_know_the_body(site: Path) -> None:
-    """The body is where superpixels are; what lies outside keeps its value, air included."""
-    inverted = STILL.model_copy(update={"invert": 1.0})
-    sampler = EpisodeSampler(Site.open(site), inverted)
-    batch = sampler.sample(30, torch.Generator().manual_seed(0))
-    values = {tuple(sorted({round(float(v)) for v in image.unique()})) for image in batch.support}
-    assert values == {(-2, -1), (0, 1, 2, 3)}
-    for image, mask in zip(batch.support[:, 0], batch.support_mask, strict=True):
-        if image.max() > 1:  # slice 0: superpixels of values 1, 2, 3
-            assert float(image[mask > 0].mean()) == pytest.approx(3 if mask[0, 0] else 1, abs=1e-3)
-            assert float(image[31, 31]) == pytest.approx(0, abs=1e-3)

@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from scipy.interpolate import BSpline
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig
 from fedcowpro.data.episodes.augmentation import Views, apply_views, sample_views
-from fedcowpro.data.episodes.intensity import (
-    Networks,
-    apply_curves,
-    apply_gamma,
-    draw_knots,
-    draw_map,
-    pseudo_correlation,
-    random_convolutions,
-)
+from fedcowpro.data.episodes.intensity import Networks, apply_gamma, random_convolutions
 
 STILL = {"rotation": 0, "translation": 0, "shear": 0, "zoom": (1, 1), "elastic_alpha": 0, "gamma": (1, 1)}
 
@@ -51,7 +42,7 @@ def energy(images: Tensor) -> list[float]:
     return images.flatten(1).norm(dim=1).tolist()
 
 
-# ---------------------------------------------------------------- gamma and curves
+# ---------------------------------------------------------------- gamma
 
 
 def test_gamma_by_hand() -> None:
@@ -62,45 +53,6 @@ def test_gamma_by_hand() -> None:
     assert torch.allclose(apply_gamma(image, torch.tensor([1.0])), image, atol=1e-4)
     flat = apply_gamma(torch.full((1, 2, 2), 5.0), torch.tensor([0.7]))
     assert torch.allclose(flat, torch.full((1, 2, 2), 5.0), atol=1e-3)
-
-
-def test_curve_by_hand() -> None:
-    image = torch.tensor([[[-7.0, -1.0, 0.0, 1.0], [2.0, 3.0, 9.0, 2.5]]])
-    body = torch.tensor([[[0, 1, 1, 1], [1, 1, 0, 1]]]).bool()
-    found = apply_curves(image, body, torch.tensor([[0.5, 0.0, 1.0]]))
-    # The body goes from -1 to 3; places 0, 1/4, 1/2, 3/4, 1, 7/8 of the curve, on which 1/2 is a knot.
-    assert found[0].tolist() == [[-7, 1, 0, -1], [1, 3, 9, 2]]
-
-
-def test_a_curve_of_a_flat_or_empty_body_changes_nothing() -> None:
-    image = torch.stack((torch.full((4, 4), 2.0), torch.rand(4, 4)))
-    body = torch.stack((torch.ones(4, 4), torch.zeros(4, 4))).bool()
-    assert torch.equal(apply_curves(image, body, torch.tensor([[1.0, 0.0], [1.0, 0.0]])), image)
-
-
-def test_the_identity_is_the_identity_bit_for_bit() -> None:
-    image = torch.randn(3, 8, 8, generator=seeded())
-    body = torch.ones(3, 8, 8, dtype=torch.bool)
-    knots = draw_knots(3, 0.0, 0.0, seeded())
-    assert torch.equal(apply_curves(image, body, knots), image)
-    knots[1] = knots[1].flip(0)
-    found = apply_curves(image, body, knots)
-    assert torch.equal(found[[0, 2]], image[[0, 2]])
-    assert torch.allclose(found[1], image[1].min() + image[1].max() - image[1], atol=1e-5)
-
-
-def test_curves_are_drawn_with_their_probabilities() -> None:
-    straight = torch.linspace(0, 1, 5)
-    inverted = draw_knots(1000, 0.0, 0.3, seeded())
-    assert inverted[:, 0].mean().item() == pytest.approx(0.3, abs=0.05)
-    assert torch.equal(inverted.amax(1), torch.ones(1000))
-    curved = draw_knots(1000, 0.4, 0.0, seeded())
-    changed = (curved != straight).any(1)
-    assert changed.float().mean().item() == pytest.approx(0.4, abs=0.05)
-    assert torch.equal(curved.amin(1), torch.zeros(1000))
-    assert torch.equal(curved.amax(1), torch.ones(1000))
-    rising = (curved[changed].diff(dim=1) > 0).all(1).float().mean().item()
-    assert rising < 0.05  # 1 of 5! orders; most curves change the order of tissues
 
 
 # ---------------------------------------------------------------- random convolutions
@@ -170,10 +122,9 @@ def steepness_at_the_outline(found: Tensor, mask: Tensor) -> np.ndarray:
     return steep[:, near].mean(1) / steep[:, ~near & inside].mean(1)
 
 
-@pytest.mark.parametrize("blended", [False, True])
-def test_random_convolutions_keep_energy_and_geometry(blended: bool) -> None:
+def test_random_convolutions_keep_energy_and_geometry() -> None:
     image, mask = picture(12)
-    drawn = drawn_views(12, seed=3, pseudo_correlation=blended)
+    drawn = drawn_views(12, seed=3)
     found, found_mask = apply_views(image, mask, drawn)
     assert torch.equal(found_mask, mask)
     assert found.shape == image.shape
@@ -190,61 +141,11 @@ def test_an_impulse_stays_at_its_place() -> None:
     """Four layers of 3 x 3 reach four pixels, to all sides alike; beyond the picture is as flat as before."""
     image = torch.ones(20, 32, 32)
     image[:, 20, 12] = 5.0
-    drawn = networks(20, seed=2)
-    halves = torch.full_like(image, 0.5)
-    for found in (random_convolutions(image, drawn), pseudo_correlation(image, drawn, networks(20, seed=3), halves)):
-        level = found[:, 6, 24]
-        changed = ((found - level[:, None, None]).abs() > 1e-4).flatten(1)
-        rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-        inside = ((rows - 15.5).abs().maximum((columns - 15.5).abs()) < 11.5).flatten()  # 4 from the frame
-        near = ((rows - 20).abs().maximum((columns - 12).abs()) <= 4).flatten()
-        assert changed[:, near].any(1).all()
-        assert not changed[:, inside & ~near].any()
-
-
-# ---------------------------------------------------------------- pseudo-correlation
-
-
-def test_maps_are_cubic_splines_through_uniform_control_points() -> None:
-    found = draw_map(2, 33, seeded(6))
-    controls = torch.rand(2, 11, 11, generator=seeded(6)).double().numpy()
-    knots = np.arange(-3, 12)
-    places = np.linspace(0, 8, 33)
-    across = BSpline(knots, np.moveaxis(controls, 2, 0), 3)(places)  # (33, n, 11)
-    both = BSpline(knots, np.moveaxis(across, 2, 0), 3)(places).transpose(2, 0, 1)
-    low, high = both.min((1, 2), keepdims=True), both.max((1, 2), keepdims=True)
-    np.testing.assert_allclose(found.numpy(), (both - low) / (high - low), atol=1e-5)
-
-
-def test_maps_are_smooth_and_span_0_to_1() -> None:
-    maps = draw_map(20, 256, seeded())
-    assert torch.equal(maps.amin((1, 2)), torch.zeros(20))
-    assert torch.equal(maps.amax((1, 2)), torch.ones(20))
-    assert maps.diff(dim=1).abs().max() < 2 / 32  # control points lie 32 pixels apart
-    assert maps.mean().item() == pytest.approx(0.5, abs=0.05)
-
-
-def test_the_map_says_which_network_shows() -> None:
-    image, _ = picture(3)
-    first, second = networks(3, seed=1), networks(3, seed=2)
-    ones = torch.ones_like(image)
-    one, two = random_convolutions(image, first), random_convolutions(image, second)
-    assert torch.allclose(pseudo_correlation(image, first, second, ones), one, atol=1e-5)
-    assert torch.allclose(pseudo_correlation(image, first, second, 0 * ones), two, atol=1e-5)
-    halves = ones.clone()
-    halves[:, :, 16:] = 0
-    found = pseudo_correlation(image, first, second, halves)
-    sides = torch.cat((one[:, :, :16], two[:, :, 16:]), dim=2)
-    assert torch.allclose(found, sides * (image.flatten(1).norm(dim=1) / sides.flatten(1).norm(dim=1))[:, None, None])
-
-
-def test_views_without_random_convolutions_are_not_blended() -> None:
-    image, mask = picture(40)
-    drawn = drawn_views(40, 0.5, pseudo_correlation=True)
-    assert drawn.second is not None
-    plain = drawn.networks.blend == 0
-    assert 10 < int(plain.sum()) < 30
-    assert torch.equal(plain, drawn.second.blend == 0)
-    found, _ = apply_views(image, mask, drawn)
-    assert torch.allclose(found[plain], image[plain], atol=1e-4)
-    assert not torch.isclose(found[~plain], image[~plain], atol=1e-2).all((1, 2)).any()
+    found = random_convolutions(image, networks(20, seed=2))
+    level = found[:, 6, 24]
+    changed = ((found - level[:, None, None]).abs() > 1e-4).flatten(1)
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    inside = ((rows - 15.5).abs().maximum((columns - 15.5).abs()) < 11.5).flatten()  # 4 from the frame
+    near = ((rows - 20).abs().maximum((columns - 12).abs()) <= 4).flatten()
+    assert changed[:, near].any(1).all()
+    assert not changed[:, inside & ~near].any()

@@ -1,49 +1,17 @@
-"""Unions of superpixels: which neighbours are taken, and what a pseudo-label is in another slice."""
+"""What a pseudo-label is in another slice."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fedcowpro.data.episodes.pseudo_labels import counterpart, joined
-
-
-def stripes(*values: float) -> tuple[np.ndarray, np.ndarray]:
-    """Superpixels 1, 2, ... side by side, 4 pixels wide, with these grey values; air above and below."""
-    segments = np.zeros((8, 4 * len(values)), np.uint16)
-    segments[2:6] = np.repeat(np.arange(1, len(values) + 1), 4)
-    image = np.where(segments > 0, np.array([0.0, *values])[segments], -9.0).astype(np.float32)
-    return segments, image
+from fedcowpro.data.episodes.pseudo_labels import counterpart
 
 
 def members(segments: np.ndarray, mask: np.ndarray) -> set[int]:
     found = set(np.unique(segments[mask]).tolist())
     assert np.array_equal(mask, np.isin(segments, list(found)))  # whole superpixels
     return found
-
-
-def test_the_most_similar_neighbour_comes_first() -> None:
-    segments, image = stripes(3.0, 1.0, 1.3, 1.2, 1.9, -3.0)
-    assert members(segments, joined(segments, image, 3, 1)) == {3, 4}
-    # The next one has to touch the union; 2 is nearer to the first superpixel's value than 5.
-    assert members(segments, joined(segments, image, 3, 2)) == {2, 3, 4}
-    assert members(segments, joined(segments, image, 3, 3)) == {2, 3, 4, 5}
-
-
-def test_dissimilar_neighbours_and_air_are_left_out() -> None:
-    segments, image = stripes(0.0, 1.0, 0.05, 1.0)
-    assert image[segments > 0].std() == pytest.approx(0.49, abs=0.01)  # limit: 0.245
-    assert members(segments, joined(segments, image, 1, 3)) == {1}
-    segments, image = stripes(0.0, 0.1, 5.0, 0.0)
-    assert members(segments, joined(segments, image, 1, 3)) == {1, 2}  # 4 does not touch
-
-
-def test_similarity_is_to_the_first_superpixel() -> None:
-    """A ramp of grey values does not carry the union away."""
-    segments, image = stripes(*np.linspace(0, 4, 9))
-    limit = image[segments > 0].std() / 2
-    assert 0.5 < limit < 1
-    assert members(segments, joined(segments, image, 5, 3)) == {4, 5, 6}
 
 
 def test_counterpart_by_hand() -> None:

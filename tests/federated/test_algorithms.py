@@ -168,7 +168,7 @@ def test_an_unseen_site_gets_the_average_of_the_sites_layers(
 ) -> None:
     config = experiment(rounds=2, normalisation="local", weighting=weighting)
     model, card = load_model(federate(config, sites, tmp_path, progress=True))
-    assert (card["normalisation"], card["unseen"]) == ("local", "average")
+    assert (card["normalisation"], card["new_site_layers"]) == ("local", "average")
     assert not re.search(rf"(?<![a-z])({'|'.join(sites)})(?![a-z])", json.dumps(card))
     own, state = own_layers(tmp_path), model.state_dict()
     weights = {name: count / 15 if weighting == "slices" else 1 / 3 for name, count in SLICES.items()}
@@ -211,7 +211,8 @@ def test_layers_are_asked_for_once_after_the_last_round(
 
     monkeypatch.setattr(InProcessGrid, "_deliver", deliver)
     for number, (settings, asked) in enumerate([
-        ({"normalisation": "local"}, True), ({"normalisation": "local", "unseen": "initial"}, False), ({}, False),
+        ({"normalisation": "local"}, True), ({}, False),
+        ({"normalisation": "local", "new_site_layers": "initial"}, False),
     ]):  # fmt: skip
         kinds.clear()
         federate(experiment(rounds=2, **settings), sites, tmp_path / str(number), progress=False)

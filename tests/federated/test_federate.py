@@ -217,7 +217,7 @@ def test_local_normalisation_stays_at_the_site(
         return key
 
     monkeypatch.setattr(InProcessGrid, "_deliver", deliver)
-    config = experiment(normalisation="local", unseen="initial")
+    config = experiment(normalisation="local", new_site_layers="initial")
     checkpoint = federate(config, sites, tmp_path, progress=False)
     initial = build_model(config.model, config.seed)
     local = task.normalisation_names(initial)
@@ -225,7 +225,7 @@ def test_local_normalisation_stays_at_the_site(
     assert set(sent) == set(initial.state_dict()) - local
 
     model, card = load_model(checkpoint)
-    assert (card["normalisation"], card["unseen"]) == ("local", "initial")
+    assert (card["normalisation"], card["new_site_layers"]) == ("local", "initial")
     assert all(torch.equal(model.state_dict()[name], initial.state_dict()[name]) for name in local)
     own = {site: load_tensors(tmp_path / "rounds/round_0003/sites" / f"{site}.safetensors") for site in sites}
     assert set(own["alpha"]) == local

@@ -169,7 +169,7 @@ def test_odd_weights_are_refused(experiment: Experiment) -> None:
     with pytest.raises(RefusedError, match="a factor of 10"):
         check_weights(SitePolicy(), said(number=2), config, weights, seen(norm * 11))
     check_weights(OPEN, said(number=2), config, weights, seen(norm * 11, run="another"))
-    local = {"normalisation": "local", "unseen": "initial"}
+    local = {"normalisation": "local", "new_site_layers": "initial"}
     noised = experiment(weighting="uniform", privacy={"mechanism": "central"}, **local)
     check_weights(SitePolicy(), said(number=2), noised, weights, seen(norm * 11))
 
@@ -250,7 +250,7 @@ def test_a_site_refuses_before_the_others_mask_their_updates_with_it(
 ) -> None:
     four = {**sites, "delta": shutil.copytree(sites["alpha"], tmp_path / "delta")}
     privacy = {"secure_aggregation": True, "clip": 5.0}
-    local = {"weighting": "uniform", "normalisation": "local", "unseen": "initial"}
+    local = {"weighting": "uniform", "normalisation": "local", "new_site_layers": "initial"}
     config = experiment(min_sites=3, rounds=2, privacy=privacy, **local)
     config = with_policy(config, tmp_path / "policy.yaml", max_rounds=1)
     federate(config, four, tmp_path / "run", progress=False)

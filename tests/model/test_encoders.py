@@ -49,20 +49,6 @@ def test_lite0_has_stride_8(lite0: Lite0Encoder, size: int) -> None:
     assert features.shape == (1, 152, size // 8, size // 8)
 
 
-def test_lite0_takes_in_a_shallower_depth_at_stride_4(lite0: Lite0Encoder) -> None:
-    """The depths of stride 8 and 16 are the same ones, upsampled once more."""
-    fine = Lite0Encoder(stride=4).eval()
-    fine.load_state_dict(lite0.state_dict())
-    assert (fine.stride, fine.out_channels, lite0.stride, lite0.out_channels) == (4, 176, 8, 152)
-    image = torch.randn(1, 1, 96, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        found, known = fine(image), lite0(image)
-    assert found.shape == (1, 176, 24, 16)
-    upsampled = torch.nn.functional.interpolate(known[:, :40], scale_factor=2, mode="bilinear", align_corners=False)
-    torch.testing.assert_close(found[:, 24:64], upsampled)
-    assert build_model(ModelConfig(encoder="lite0", stride=4), 0).encode(image).shape == (1, 176, 24, 16)
-
-
 def test_lite0_sees_a_picture_as_it_did_when_these_numbers_were_written(lite0: Lite0Encoder) -> None:
     """Weights, input scale, padding and order of layers; no other implementation is at hand for comparison."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")

@@ -14,7 +14,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.episodes.sampler import EpisodeBatch
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.model.segmenter import Segmenter, build_model
-from fedcowpro.training.loop import FitReport, MovingAverage, fit, learning_rate
+from fedcowpro.training.loop import FitReport, fit, learning_rate
 
 
 class Squares:
@@ -126,7 +126,7 @@ def test_the_schedule_sets_the_rate_of_each_step() -> None:
     start = parameters(build_model(TINY, 0))
     lengths = [(parameters(train(config, steps=1, first_step=step)[0]) - start).norm().item() for step in (0, 10, 20)]
     assert lengths == pytest.approx([1e-4, 5e-5, 2.5e-5], rel=1e-3)
-    cycle = config.model_copy(update={"schedule": "one-cycle"})
+    cycle = config.model_copy(update={"schedule": "warmup-cosine"})
     model, _, _ = train(cycle, steps=1, first_step=55, total_steps=100)
     assert (parameters(model) - start).norm().item() == pytest.approx(1e-4 * 0.505, rel=1e-3)
 
@@ -137,7 +137,7 @@ def test_learning_rates() -> None:
     assert learning_rate(1000, 5000, step) == pytest.approx(0.95e-3)
     assert learning_rate(99_999, 100_000, step) == pytest.approx(1e-3 * 0.95**99)  # the paper's last
     assert learning_rate(7, 10, TrainConfig(schedule="constant", lr=2.0)) == 2.0
-    cycle = TrainConfig(schedule="one-cycle", lr=1.0)
+    cycle = TrainConfig(schedule="warmup-cosine", lr=1.0)
     rates = [learning_rate(s, 100, cycle) for s in range(101)]
     assert rates[:10] == pytest.approx([(s + 1) / 10 for s in range(10)])
     assert max(rates) == 1.0
@@ -161,40 +161,3 @@ def test_the_source_is_told_how_far_training_is() -> None:
     settings = {"steps": 3, "first_step": 6, "total_steps": 12, "generator": generator}
     fit(model, source, TrainConfig(batch=1), LossConfig(), **settings)  # type: ignore[arg-type]
     assert source.progress == [6 / 12, 7 / 12, 8 / 12]
-
-
-def test_a_moving_average_by_hand() -> None:
-    model = build_model(TINY, 0)
-    average = MovingAverage(model, 0.9)
-    weight, counter = model.project.weight, model.encoder.layers[1].num_batches_tracked
-    for value in (1.0, 2.0, 4.0):
-        weight.data.fill_(value)
-        counter.fill_(int(value))
-        average.update()
-        assert weight.data.unique().tolist() == [value]  # the model trains on
-    average.store()
-    expected = (0.81 * 1 + 0.9 * 2 + 4) / (0.81 + 0.9 + 1)
-    assert weight.data.unique().tolist() == [pytest.approx(expected)]
-    assert int(counter) == 4
-
-
-def test_with_ema_the_result_is_the_average_of_the_steps() -> None:
-    """The averaged weights of the same steps; statistics that stand still are not touched."""
-    config = TrainConfig(batch=2, ema=0.5)
-    last = [parameters(train(config.model_copy(update={"ema": None}), steps=n, total_steps=3)[0]) for n in (1, 2, 3)]
-    model, report, _ = train(config, steps=3)
-    expected = (0.25 * last[0] + 0.5 * last[1] + last[2]) / 1.75
-    assert torch.allclose(parameters(model), expected, atol=1e-6)
-    assert not torch.allclose(parameters(model), last[2], atol=1e-6)
-    assert report.losses == train(config.model_copy(update={"ema": None}), steps=3)[1].losses
-    one = train(config, steps=1, total_steps=3)[0]
-    assert torch.equal(parameters(one), last[0])  # an average of one
-    still = build_model(TINY.model_copy(update={"frozen_norm": True}), 0)
-    before = {name: value.clone() for name, value in still.named_buffers()}
-    fit(still, Squares(), config, LossConfig(), steps=2, generator=torch.Generator().manual_seed(0))
-    assert all(torch.equal(value, before[name]) for name, value in still.named_buffers())
-
-
-def test_an_average_over_no_step_is_no_training() -> None:
-    model, _, _ = train(TrainConfig(ema=0.9), steps=0)
-    assert state_digest(model.state_dict()) == state_digest(build_model(TINY, 0).state_dict())

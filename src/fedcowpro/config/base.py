@@ -9,17 +9,39 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from fedcowpro.core.errors import FedCoWProError
 
 ModelT = TypeVar("ModelT", bound="Config")
+
+_GONE = "was removed: docs/results.md has what it was worth"
+# Settings of earlier versions: class -> field, or (field, value) -> what has become of it.
+OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {
+    "AugmentConfig": {"pseudo_correlation": _GONE, "invert": _GONE, "curve": _GONE},
+    "EpisodeConfig": {"shots": "is called 'support_views' now", "merge": _GONE},
+    "FederationConfig": {"unseen": "is called 'new_site_layers' now"},
+    "ModelConfig": {"stride": f"{_GONE}; features have stride 8"},
+    "TrainConfig": {"ema": _GONE, ("schedule", "one-cycle"): "is called 'warmup-cosine' now"},
+}
+# Fields of a checkpoint's model that leave its forward pass as it is where they have these values.
+_WITHOUT_EFFECT: dict[str, object] = {"stride": 8}
 
 
 class Config(BaseModel):
     """Base of all settings: immutable, no unknown keys, with a digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_earlier_versions(cls, data: Any) -> Any:
+        for old, fate in OLD_NAMES.get(cls.__name__, {}).items() if isinstance(data, Mapping) else ():
+            if isinstance(old, str) and old in data:
+                raise ValueError(f"'{old}' {fate}")
+            if isinstance(old, tuple) and data.get(old[0]) == old[1]:
+                raise ValueError(f"{old[0]}: '{old[1]}' {fate}")
+        return data
 
     def digest(self) -> str:
         """SHA-256 of the settings as canonical JSON (sorted keys), first 16 hex digits."""
@@ -39,6 +61,13 @@ def parse(cls: type[ModelT], data: object, where: str) -> ModelT:
             f"a valid {cls.__name__}",
             "correct the field; docs/configuration.md lists all of them with their ranges",
         ) from error
+
+
+def parse_card(cls: type[ModelT], data: object, where: str) -> ModelT:
+    """As `parse`, for the card of a checkpoint: removed fields pass where they left the forward pass as it is."""
+    if isinstance(data, Mapping):
+        data = {name: value for name, value in data.items() if (name, value) not in _WITHOUT_EFFECT.items()}
+    return parse(cls, data, where)
 
 
 def load(cls: type[ModelT], path: Path) -> ModelT:

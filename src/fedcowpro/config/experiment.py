@@ -48,10 +48,12 @@ class ExperimentConfig(Config):
     @model_validator(mode="after")
     def _private_statistics_stay(self) -> ExperimentConfig:
         federation = self.federation
-        stay = federation.unseen == "initial" if federation.normalisation == "local" else self.model.frozen_norm
+        stay = (
+            federation.new_site_layers == "initial" if federation.normalisation == "local" else self.model.frozen_norm
+        )
         if federation.privacy.active and not stay:
             raise ValueError(
                 "federation.privacy: running statistics are neither clipped nor noised and must not leave a site; set "
-                "model.frozen_norm, or federation.normalisation to local and federation.unseen to initial"
+                "model.frozen_norm, or federation.normalisation to local and federation.new_site_layers to initial"
             )
         return self

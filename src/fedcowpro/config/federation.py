@@ -31,7 +31,7 @@ class FederationConfig(Config):
     normalisation: Literal["averaged", "local"] = Field(
         "averaged", description="local = FedBN: normalisation layers stay at their site"
     )
-    unseen: Literal["average", "initial"] = Field(
+    new_site_layers: Literal["average", "initial"] = Field(
         "average",
         description="local normalisation: layers of the model for sites that did not train; "
         "average: the sites send theirs once, after the last round",

@@ -37,9 +37,6 @@ class ModelConfig(Config):
         description="outputs of a randomly initialised 1x1 projection; None compares the encoder's own features",
     )
     frozen_norm: bool = Field(False, description="keep normalisation statistics as they came")
-    stride: Literal[8, 4] = Field(
-        8, description="pixels of a slice per feature pixel; 4, for lite0 alone, adds a shallower depth"
-    )
     bands: tuple[float, float, float] | None = Field(
         None, description="weights of low, middle and high spatial frequencies of the features; None keeps them"
     )
@@ -49,8 +46,6 @@ class ModelConfig(Config):
     def _weights_have_a_reader(self) -> ModelConfig:
         if self.weights is not None and not self.encoder.startswith("resnet"):
             raise ValueError("weights: only for resnet18 and resnet101; lite0 brings its own")
-        if self.stride != 8 and self.encoder != "lite0":
-            raise ValueError("stride: 4 only for lite0")
         if self.bands is not None and not (min(self.bands) >= 0 < max(self.bands)):
             raise ValueError("bands: three weights from 0 on, one of them above 0")
         return self

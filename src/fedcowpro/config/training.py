@@ -25,21 +25,12 @@ class AugmentConfig(Config):
         le=1,
         description="probability per view of random shallow convolutions (GIN), drawn separately for support and query",
     )
-    pseudo_correlation: bool = Field(
-        False, description="blend two random convolutions of the slice along a smooth random map (IPA)"
-    )
-    invert: float = Field(0.0, ge=0, le=1, description="probability per view of inverted grey values within the body")
-    curve: float = Field(
-        0.0, ge=0, le=1, description="probability per view of a random curve of grey values within the body"
-    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> AugmentConfig:
         for name, (low, high) in {"zoom": self.zoom, "gamma": self.gamma}.items():
             if not 0 < low <= high:
                 raise ValueError(f"{name}: two positive numbers, the smaller first")
-        if self.pseudo_correlation and not self.random_convolution:
-            raise ValueError("pseudo_correlation: only with random_convolution above 0")
         return self
 
 
@@ -49,9 +40,6 @@ class EpisodeConfig(Config):
     draw: Literal["uniform", "area"] = Field(
         "uniform", description="chance of a superpixel within its slice: alike, or as the root of its area"
     )
-    merge: float = Field(
-        0.0, ge=0, le=1, description="probability of joining a superpixel with 1 to 3 similar neighbours"
-    )
     curriculum: bool = Field(False, description="large superpixels first, all of them in the last quarter of training")
     neighbour: int = Field(0, ge=0, description="the query comes from a slice up to this many slices away")
     neighbour_overlap: float = Field(
@@ -60,7 +48,7 @@ class EpisodeConfig(Config):
         le=1,
         description="least IoU of the pseudo-labels of two slices; below it the query stays at its slice",
     )
-    shots: int = Field(1, ge=1, description="support views per query")
+    support_views: int = Field(1, ge=1, description="support views per query, all of one slice")
 
 
 class LossConfig(Config):
@@ -91,14 +79,8 @@ class TrainConfig(Config):
     lr: float = Field(5e-4, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    schedule: Literal["step", "one-cycle", "constant"] = "one-cycle"
+    schedule: Literal["step", "warmup-cosine", "constant"] = "warmup-cosine"
     decay: float = Field(0.95, gt=0, le=1, description="step schedule: factor per `decay_every` steps")
     decay_every: int = Field(1000, ge=1)
     batch: int = Field(4, ge=1, description="episodes per step")
     clip_norm: float | None = Field(1.0, gt=0, description="gradient norm; None does not clip")
-    ema: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="decay per step of a moving average of the weights, which is the result; None = off",
-    )

@@ -16,7 +16,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, uint8
 
-from fedcowpro.config import ModelConfig, parse
+from fedcowpro.config import ModelConfig
+from fedcowpro.config.base import parse_card
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.core.versions import versions
@@ -107,7 +108,7 @@ def load_model(path: Path) -> tuple[Segmenter, dict[str, Any]]:
         FedCoWProError: see `load_checkpoint`; or the weights do not fit the card's architecture.
     """
     state, card = load_checkpoint(path)
-    config = parse(ModelConfig, card.get("model"), f"card of {path}, 'model'")
+    config = parse_card(ModelConfig, card.get("model"), f"card of {path}, 'model'")
     model = build_model(config, int(card.get("seed", 0)), pretrained=False)
     try:
         model.load_state_dict(state, strict=True)

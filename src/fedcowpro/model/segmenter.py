@@ -116,7 +116,7 @@ def build_model(config: ModelConfig, seed: int, pretrained: bool = True, project
 
 def _make_encoder(config: ModelConfig) -> Lite0Encoder | ResNetEncoder | TinyEncoder:
     if config.encoder == "lite0":
-        return Lite0Encoder(config.stride)
+        return Lite0Encoder()
     if config.encoder == "tiny":
         return TinyEncoder()
     return ResNetEncoder(depth=101 if config.encoder == "resnet101" else 18)

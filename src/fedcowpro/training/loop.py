@@ -52,8 +52,7 @@ def fit(
 ) -> FitReport:
     """Train `model` in place for `steps` steps with a fresh optimiser.
 
-    The process keeps the memory that a step frees for the next one (see `allocator`). With `train.ema`, the result is
-    the moving average of the weights over these steps.
+    The process keeps the memory that a step frees for the next one (see `allocator`).
 
     Args:
         first_step: position of the first step on the schedule of `total_steps` (for rounds of a federation).
@@ -69,7 +68,6 @@ def fit(
     keep_large_blocks()
     total = total_steps if total_steps is not None else first_step + steps
     optimizer = _make_optimizer(model, train)
-    average = MovingAverage(model, train.ema) if train.ema is not None else None
     sums: dict[str, float] = defaultdict(float)
     started = time.perf_counter()
     model.train()
@@ -93,52 +91,22 @@ def fit(
         if train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
         optimizer.step()
-        if average is not None:
-            average.update()
         background, foreground = logits.detach().unbind(1)
         values["pseudo_dice"] = _mean_dice(foreground > background, batch.query_mask > 0)
         for name, value in values.items():
             sums[name] += value
         if on_step is not None:
             on_step(step, values)
-    if average is not None and steps:
-        average.store()
     means = {name: value / steps for name, value in sums.items()} if steps else {}
     pseudo_dice = means.pop("pseudo_dice", float("nan"))
     return FitReport(steps, steps * train.batch, means, pseudo_dice, time.perf_counter() - started)
 
 
-class MovingAverage:
-    """Exponential moving average of a model's weights and statistics over steps (Polyak averaging).
-
-    After t updates it is sum_i d^(t-i) w_i / sum_i d^(t-i) with decay d: the start does not bias it, and while t is
-    well below 1 / (1 - d) it is close to the plain mean. Integer tensors (counters) are not averaged.
-    """
-
-    def __init__(self, model: Segmenter, decay: float) -> None:
-        self._decay, self._updates = decay, 0
-        # The tensors of a state share their memory with the model.
-        self._tensors = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
-        self._means = [torch.zeros_like(tensor) for tensor in self._tensors]
-
-    def update(self) -> None:
-        """Take in the model's present tensors."""
-        self._updates += 1
-        share = (1 - self._decay) / (1 - self._decay**self._updates)
-        for mean, tensor in zip(self._means, self._tensors, strict=True):
-            mean.lerp_(tensor, share)
-
-    def store(self) -> None:
-        """Put the averages into the model."""
-        for mean, tensor in zip(self._means, self._tensors, strict=True):
-            tensor.copy_(mean)
-
-
 def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Rate at `step` of `total`.
 
-    `step`: lr * decay^(step // decay_every), the paper's. `one-cycle`: linear rise over the first tenth, then a
-    cosine to a hundredth. `constant`: lr.
+    `step`: lr * decay^(step // decay_every), the paper's. `warmup-cosine`: linear rise over the first tenth, then
+    a cosine to a hundredth. `constant`: lr.
     """
     if config.schedule == "constant":
         return config.lr

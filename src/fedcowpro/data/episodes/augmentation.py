@@ -1,7 +1,7 @@
 """Two random views of a slice: affine and elastic deformation on one grid, then a change of appearance.
 
 `sample_views` draws the parameters, `apply_views` applies them: a view can be replayed and tested. Ranges and
-composition follow SSL-ALPNet's 'sabs_aug' (arXiv 2007.09886). Changes of appearance are in `data.appearance`.
+composition follow SSL-ALPNet's 'sabs_aug' (arXiv 2007.09886). Changes of appearance are in `intensity`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig
 from fedcowpro.data.episodes.intensity import (
     Networks,
-    apply_curves,
     apply_gamma,
     draw_kernels,
-    draw_knots,
-    draw_map,
     draw_offsets,
-    pseudo_correlation,
     random_convolutions,
 )
 
@@ -36,17 +32,12 @@ class Views:
         elastic: (N, size, size, 2) displacement (x, y) in pixels, added to the sampling position.
         gamma: (N,) exponents; 1 leaves the appearance.
         networks: random convolutions of each view.
-        second, maps: more networks and (N, size, size) how much of the first ones shows where, 0..1; None = no second.
-        knots: (N, K) curves of grey values within the body; None leaves them.
     """
 
     matrix: Float[Tensor, "n 3 3"]
     elastic: Float[Tensor, "n s s 2"]
     gamma: Float[Tensor, " n"]
     networks: Networks
-    second: Networks | None = None
-    maps: Float[Tensor, "n s s"] | None = None
-    knots: Float[Tensor, "n k"] | None = None
 
 
 def sample_views(count: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Views:
@@ -67,14 +58,7 @@ def sample_views(count: int, size: int, config: AugmentConfig, generator: torch.
     blend = torch.rand(count, generator=generator) * used
     kernels = draw_kernels(count, generator)
     offsets = draw_offsets(count, generator) if config.random_convolution else ()
-    second, maps, knots = None, None, None
-    if config.pseudo_correlation:
-        blend_two = torch.rand(count, generator=generator) * used
-        second = Networks(blend_two, draw_kernels(count, generator), draw_offsets(count, generator))
-        maps = draw_map(count, size, generator)
-    if config.curve or config.invert:
-        knots = draw_knots(count, config.curve, config.invert, generator)
-    return Views(matrix, elastic, gamma, Networks(blend, kernels, offsets), second, maps, knots)
+    return Views(matrix, elastic, gamma, Networks(blend, kernels, offsets))
 
 
 def affine_matrix(
@@ -111,29 +95,19 @@ def smooth(fields: Float[Tensor, "n k h w"], sigma: float) -> Float[Tensor, "n k
 
 
 def apply_views(
-    images: Float[Tensor, "n s s"],
-    masks: Float[Tensor, "n s s"],
-    views: Views,
-    bodies: Bool[Tensor, "n s s"] | None = None,
+    images: Float[Tensor, "n s s"], masks: Float[Tensor, "n s s"], views: Views
 ) -> tuple[Float[Tensor, "n s s"], Float[Tensor, "n s s"]]:
     """Deform images and masks (0 or 1) together and change the images' appearance.
 
-    Curves of grey values stay within `bodies`; None means the whole slice. Outside the slice lies the slice's minimum
-    (air); the reference puts the mean there.
+    Outside the slice lies the slice's minimum (air); the reference puts the mean there.
     """
     size = images.shape[-1]
     floor = images.amin((1, 2), keepdim=True)
-    if views.knots is not None:
-        images = apply_curves(
-            images, torch.ones_like(images, dtype=torch.bool) if bodies is None else bodies, views.knots
-        )
     stacked = torch.stack((images - floor, masks), dim=1)
     warped = F.grid_sample(stacked, sampling_grid(views, size), mode="bilinear", align_corners=True)
     image, mask = warped[:, 0] + floor, (warped[:, 1] > 0.5).to(masks.dtype)
     image = apply_gamma(image, views.gamma)
-    if views.second is None or views.maps is None:
-        return random_convolutions(image, views.networks), mask
-    return pseudo_correlation(image, views.networks, views.second, views.maps), mask
+    return random_convolutions(image, views.networks), mask
 
 
 def sampling_grid(views: Views, size: int) -> Float[Tensor, "n s s 2"]:

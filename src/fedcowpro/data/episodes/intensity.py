@@ -1,8 +1,7 @@
-"""Changes of a slice's appearance that leave its geometry: gamma, curves of grey values, random convolutions.
+"""Changes of a slice's appearance that leave its geometry: gamma and random convolutions.
 
-Random convolutions follow GIN and their blending IPA (Ouyang et al., "Causality-inspired single-source domain
-generalization", arXiv 2111.12525); curves follow the non-linear intensity transformation of Models Genesis
-(arXiv 2004.07882), with straight pieces in place of a Bezier curve.
+Random convolutions follow GIN (Ouyang et al., "Causality-inspired single-source domain generalization",
+arXiv 2111.12525).
 """
 
 from __future__ import annotations
@@ -12,12 +11,10 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 _LAYERS = (1, 2, 2, 2, 1)  # channels before, between and after the four random convolutions
-_KNOTS = 5  # of a curve of grey values, at equal distances
-_SPANS = 8  # the control points of a blending map lie an eighth of the slice's side apart
 
 
 @dataclass(frozen=True)
@@ -51,64 +48,6 @@ def draw_offsets(count: int, generator: torch.Generator) -> tuple[Float[Tensor, 
     return tuple(torch.randn(count, outputs, generator=generator) for outputs in _LAYERS[1:])
 
 
-def draw_map(count: int, size: int, generator: torch.Generator) -> Float[Tensor, "n s s"]:
-    """Smooth random maps that span 0..1: cubic B-splines through a grid of uniform random control points.
-
-    As in the authors' code, control points are an eighth of the side apart, and each map is rescaled.
-    """
-    controls = torch.rand(count, _SPANS + 3, _SPANS + 3, generator=generator)
-    basis = _cubic_b_splines(size)
-    maps = basis @ controls @ basis.T
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low)
-
-
-def _cubic_b_splines(size: int) -> Float[Tensor, "s k"]:
-    """Weight of each control point at each pixel: uniform cubic B-splines, non-negative, each row sums to 1."""
-    place = torch.linspace(0, _SPANS, size)[:, None]
-    distance = (place - torch.arange(-1, _SPANS + 2)).abs()
-    near = 2 / 3 - distance.square() + distance**3 / 2
-    return torch.where(distance < 1, near, (2 - distance).clamp_min(0) ** 3 / 6)
-
-
-def draw_knots(count: int, curve: float, invert: float, generator: torch.Generator) -> Float[Tensor, "n k"]:
-    """Values of curves of grey values at equally spaced places of 0..1; the identity where nothing is drawn.
-
-    Args:
-        curve: probability of a random curve: uniform knots, rescaled to span 0..1. It need not be monotone: order and
-            contrast of tissues change, as between modalities.
-        invert: probability of a curve that is mirrored, so that bright becomes dark.
-    """
-    curved = torch.rand(count, generator=generator) < curve
-    inverted = torch.rand(count, generator=generator) < invert
-    random = torch.rand(count, _KNOTS, generator=generator)
-    low, high = random.amin(1, keepdim=True), random.amax(1, keepdim=True)
-    knots = torch.where(curved[:, None], (random - low) / (high - low), torch.linspace(0, 1, _KNOTS))
-    return torch.where(inverted[:, None], knots.flip(1), knots)
-
-
-def apply_curves(
-    images: Float[Tensor, "n h w"], bodies: Bool[Tensor, "n h w"], knots: Float[Tensor, "n k"]
-) -> Float[Tensor, "n h w"]:
-    """Grey values of the body, between its least and its greatest, along a curve with straight pieces.
-
-    What is not body stays; so does a slice with the identity, bit for bit, and one whose body has one grey value.
-    """
-    changed = (knots != torch.linspace(0, 1, knots.shape[1])).any(1).nonzero()[:, 0]
-    if len(changed) == 0:
-        return images
-    image, body, values = images[changed], bodies[changed], knots[changed]
-    low = image.masked_fill(~body, torch.inf).amin((1, 2), keepdim=True)
-    reach = image.masked_fill(~body, -torch.inf).amax((1, 2), keepdim=True) - low
-    pieces = values.shape[1] - 1
-    place = ((image - low) / reach.clamp_min(1e-5)).clamp(0, 1).masked_fill(~body, 0) * pieces
-    piece = place.long().clamp_max(pieces - 1)
-    start = values.gather(1, piece.flatten(1)).view_as(image)
-    end = values.gather(1, piece.flatten(1) + 1).view_as(image)
-    curved = low + reach * (start + (place - piece) * (end - start))
-    return images.index_copy(0, changed, torch.where(body & (reach > 0), curved, image))
-
-
 def apply_gamma(images: Float[Tensor, "n h w"], gamma: Float[Tensor, " n"]) -> Float[Tensor, "n h w"]:
     """r ((x - min + e) / r)^gamma + min with r = max - min + e, e = 1e-5, per slice."""
     low = images.amin((1, 2), keepdim=True)
@@ -130,18 +69,6 @@ def random_convolutions(images: Float[Tensor, "n h w"], networks: Networks) -> F
             x = F.leaky_relu(x)
     alpha = networks.blend[chosen, None, None]
     return images.index_copy(0, chosen, with_energy_of(original, alpha * x[0] + (1 - alpha) * original))
-
-
-def pseudo_correlation(
-    images: Float[Tensor, "n h w"], first: Networks, second: Networks, maps: Float[Tensor, "n h w"]
-) -> Float[Tensor, "n h w"]:
-    """Two random convolutions of each slice, the first where its map is 1, the second where it is 0 (IPA).
-
-    So one tissue looks different in different places, and what lies together no longer looks alike. The blend gets
-    the slice's energy back, which the original leaves out. Slices with `blend` 0 stay as they are.
-    """
-    mixed = maps * random_convolutions(images, first) + (1 - maps) * random_convolutions(images, second)
-    return torch.where(first.blend[:, None, None] > 0, with_energy_of(images, mixed), images)
 
 
 def with_energy_of(images: Float[Tensor, "n h w"], changed: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:

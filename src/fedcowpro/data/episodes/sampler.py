@@ -13,19 +13,18 @@ from torch import Tensor
 from fedcowpro.config import AugmentConfig, EpisodeConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.episodes.augmentation import apply_views, sample_views
-from fedcowpro.data.episodes.pseudo_labels import counterpart, joined
+from fedcowpro.data.episodes.pseudo_labels import counterpart
 from fedcowpro.data.preparation.site import Site
 
 _PLAIN = EpisodeConfig()
 _FIRST_SHARE = 0.25  # of the superpixels, with which a curriculum starts
-_MOST_JOINED = 3  # superpixels that a merged pseudo-label takes in
 
 
 @dataclass(frozen=True)
 class EpisodeBatch:
-    """B episodes: images (n, 1, S, S) and binary masks (n, S, S); n = B for the query, B * shots for the support.
+    """B episodes: images (n, 1, S, S) and binary masks (n, S, S); n = B for the query, B * views for the support.
 
-    The shots of a query are consecutive.
+    The support views of a query are consecutive.
     """
 
     support: Float[Tensor, "n 1 s s"]
@@ -36,11 +35,10 @@ class EpisodeBatch:
 
 @dataclass(frozen=True)
 class _Shown:
-    """A slice before its view is drawn: grey values, pseudo-label, body; each (S, S)."""
+    """A slice before its view is drawn: grey values and pseudo-label, each (S, S)."""
 
     image: np.ndarray
     mask: np.ndarray
-    body: np.ndarray
 
 
 class EpisodeSampler:
@@ -75,13 +73,12 @@ class EpisodeSampler:
         """
         least = self._least_area(progress)
         pairs = [self._pair(least, generator) for _ in range(batch)]
-        supports = [support for support, _ in pairs for _ in range(self.episodes.shots)]
+        supports = [support for support, _ in pairs for _ in range(self.episodes.support_views)]
         shown = supports + [query for _, query in pairs]
         image = torch.from_numpy(np.stack([one.image for one in shown]))
         mask = torch.from_numpy(np.stack([one.mask for one in shown]).astype(np.float32))
-        body = torch.from_numpy(np.stack([one.body for one in shown]))
         views = sample_views(len(shown), image.shape[-1], self.augment, generator)
-        image, mask = apply_views(image, mask, views, body)
+        image, mask = apply_views(image, mask, views)
         support, query = image[:, None].split((len(supports), batch))
         support_mask, query_mask = mask.long().split((len(supports), batch))
         return EpisodeBatch(support, support_mask, query, query_mask)
@@ -105,12 +102,7 @@ class EpisodeSampler:
             chosen = candidates[int(torch.multinomial(weights, 1, generator=generator))]
         else:
             chosen = candidates[_draw(len(candidates), generator)]
-        image, segments = self.site.image_slice(case, z), self.site.superpixel_slice(case, z)
-        if self.episodes.merge and float(torch.rand(1, generator=generator)) < self.episodes.merge:
-            mask = joined(segments, image, ids[chosen], 1 + _draw(_MOST_JOINED, generator))
-        else:
-            mask = segments == ids[chosen]
-        support = _Shown(image, mask, segments > 0)
+        support = _Shown(self.site.image_slice(case, z), self.site.superpixel_slice(case, z) == ids[chosen])
         return support, self._neighbour(case, z, support, generator) if self.episodes.neighbour else support
 
     def _neighbour(self, case: str, z: int, support: _Shown, generator: torch.Generator) -> _Shown:
@@ -125,7 +117,7 @@ class EpisodeSampler:
         mask, overlap = counterpart(support.mask, segments)
         if overlap < self.episodes.neighbour_overlap:
             return support
-        return _Shown(self.site.image_slice(case, other), mask, segments > 0)
+        return _Shown(self.site.image_slice(case, other), mask)
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

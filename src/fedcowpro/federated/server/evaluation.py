@@ -34,15 +34,17 @@ def announced(settings: str, run: str, participants: int) -> ConfigRecord:
     return ConfigRecord({**found, records.PARTICIPANTS: participants})
 
 
-def models_of(last: CompleteRound, unseen: Mapping[str, Tensor], local: bool) -> dict[str, Mapping[str, Tensor]]:
+def models_of(
+    last: CompleteRound, new_site_layers: Mapping[str, Tensor], local: bool
+) -> dict[str, Mapping[str, Tensor]]:
     """The models that come of a run by name: the global one; with local normalisation also each site's.
 
     Args:
         last: the last round.
-        unseen: layers of the global model for sites that were not in training.
+        new_site_layers: layers of the global model for sites that were not in training.
         local: whether sites keep their normalisation layers.
     """
-    models: dict[str, Mapping[str, Tensor]] = {GLOBAL: {**last.state, **unseen}}
+    models: dict[str, Mapping[str, Tensor]] = {GLOBAL: {**last.state, **new_site_layers}}
     if local:
         models |= {OWN: last.state, **{site: {**last.state, **own} for site, own in last.sites.items()}}
     return models

@@ -52,7 +52,7 @@ class PrivateAggregator(Aggregator):
             raise FedCoWProError(
                 f"privacy with '{odd[0]}' among the exchanged tensors, which is not learnt",
                 "learnt tensors only",
-                "set model.frozen_norm, or federation.normalisation to local with federation.unseen initial",
+                "set model.frozen_norm, or federation.normalisation to local with federation.new_site_layers initial",
             )
         self._privacy, self._seed = self._config.privacy, seed
         self._clip = float(self.moments.get(_CLIP, np.float64(self._privacy.clip)))

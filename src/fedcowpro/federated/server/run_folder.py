@@ -207,15 +207,17 @@ class RunFolder:
         for other in older:
             shutil.rmtree(other)
 
-    def finish(self, last: CompleteRound, card: Mapping[str, Any], unseen: Mapping[str, Tensor] | None = None) -> None:
+    def finish(
+        self, last: CompleteRound, card: Mapping[str, Any], new_site_layers: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Write the result of the run; may be repeated.
 
         Args:
-            unseen: layers of the model for sites that have none of their own, where they are not those of `last.state`.
+            new_site_layers: those of the model for sites that have none of their own, where not those of `last.state`.
         """
         for site, own in last.sites.items():
             save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
-        save_checkpoint(self.model_file, {**last.state, **(unseen or {})}, card)
+        save_checkpoint(self.model_file, {**last.state, **(new_site_layers or {})}, card)
         write_model_card(self.model_file)
         shutil.rmtree(self.replies, ignore_errors=True)
 

@@ -143,14 +143,14 @@ def serve(
             card = model_card(config, registry.facts(), number)
             folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
             tell(record)
-        local = kept & exchanged if config.federation.unseen == "average" else set()
+        local = kept & exchanged if config.federation.new_site_layers == "average" else set()
         like = {name: last.state[name] for name in local}
-        unseen = common_layers(
+        new_layers = common_layers(
             audited, registry.nodes(), config, like, last.number, settings, _slices(registry.facts())
         )
         if evaluate:
-            evaluation.run(models_of(last, unseen, bool(kept)), last.number)
-        folder.finish(last, model_card(config, registry.facts(), last.number), unseen)
+            evaluation.run(models_of(last, new_layers, bool(kept)), last.number)
+        folder.finish(last, model_card(config, registry.facts(), last.number), new_layers)
 
 
 def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
@@ -202,7 +202,9 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         "round": number,
         "rounds": config.federation.rounds,
         "normalisation": config.federation.normalisation,
-        **({"unseen": config.federation.unseen} if config.federation.normalisation == "local" else {}),
+        **(
+            {"new_site_layers": config.federation.new_site_layers} if config.federation.normalisation == "local" else {}
+        ),
         **privacy_facts(config.federation.privacy, number),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
