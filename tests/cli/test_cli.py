@@ -631,8 +631,7 @@ SURFACE = {
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
     "--max-memory --idle",
     "study": "file --out --workers --store",
-    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site --model "
-    "--pictures",
+    "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",
     "card": "model --results --data-licence",
     "demo": "--out --seed",

@@ -129,7 +129,7 @@ def test_other_encoders_and_empty_annotations_are_refused(scans: Path, loaded: L
     with pytest.raises(FedCoWProError, match="tiny"):
         fine_tune(load_predictor(tiny_checkpoint), [example(scans)])
     with pytest.raises(FedCoWProError, match="labels"):
-        fine_tune(loaded, [example(scans)], organs={9: "nothing"})
+        fine_tune(loaded, [example(scans)], organs={250: "nothing"})
 
 
 def test_the_class_goes_the_whole_way(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

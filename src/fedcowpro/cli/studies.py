@@ -12,7 +12,6 @@ import typer
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import site_folders
-from fedcowpro.core.errors import FedCoWProError
 
 
 @app.command()
@@ -52,11 +51,9 @@ def compare(
         str, typer.Option(help="How intervals are made: studentised, t, percentile or bca (see docs/studies.md).")
     ] = "studentised",
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    site: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of a site, for modalities and pictures.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="METHOD=RUN, for pictures.")] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="Show slices of the best, median and worst case: they show patients.")
-    ] = False,
+    site: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of a site, for the modality of its cases.")
+    ] = None,
 ) -> None:
     """Compare methods case by case, with intervals and tests, on one page."""
     from fedcowpro.reports.comparison.page import compare_page
@@ -71,8 +68,6 @@ def compare(
         seed=seed,
         command=shlex.join(["fedcowpro", *sys.argv[1:]]),
         sites=site_folders(site or [], {}) if site else {},
-        models=_named(model or []),
-        pictures=pictures,
         interval=interval,  # type: ignore[arg-type]
     )
     echo.print(f"page: {page}")
@@ -98,13 +93,3 @@ def card(
     from fedcowpro.evaluation.model_card import write_model_card
 
     echo.print(f"card: {write_model_card(model, results, data_licence)}")
-
-
-def _named(given: list[str]) -> dict[str, Path]:
-    named = {}
-    for text in given:
-        name, separator, path = text.partition("=")
-        if not separator or not name or name in named:
-            raise FedCoWProError(f"--model {text}", "METHOD=RUN, each method once", "as in fedcowpro=runs/first")
-        named[name] = Path(path)
-    return named

@@ -1,4 +1,4 @@
-"""Charts of scores: differences per site, every case, ranks. Methods differ by colour and by marker."""
+"""Charts of scores: differences per site, and every case. Methods differ by colour and by marker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedcowpro.evaluation.statistics.standard_error import Array
 from fedcowpro.reports.comparison.judge import Versus
-from fedcowpro.reports.toolkit.charts import BLUE, GREY, INK, SITE_STYLES, STYLE, WIDTH, canvas, plain, svg
+from fedcowpro.reports.toolkit.charts import INK, SITE_STYLES, STYLE, WIDTH, canvas, plain, svg
 
 Line = Literal["-", "--", ":", "-."]
 _LINES: tuple[Line, ...] = ("-", "--", ":", "-.")
@@ -138,33 +138,6 @@ def spread(scores: Mapping[str, Mapping[str, Array]], methods: Sequence[str], ti
         handles.append(Line2D([], [], color=INK, linewidth=2, label="median"))
         labels = [*methods, "median"]
         figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns(labels), frameon=False)
-        return svg(figure)
-
-
-def rank_shares(shares: Sequence[Sequence[float]], methods: Sequence[str]) -> str:
-    """Share of draws in which each method has each rank, as the area of a square.
-
-    Args:
-        shares: per method, of rank 1, 2, ...
-        methods: their names.
-
-    Returns:
-        SVG data URI.
-    """
-    n = len(methods)
-    with mpl.rc_context(STYLE):
-        figure, axes = canvas(0.9 + 0.5 * n)
-        widest = max(len(line) for name in methods for line in wrapped(name).split("\n"))
-        cell = min((WIDTH - 0.6 - _LETTER * widest) / n, 0.5) * 72  # points
-        for row, of in enumerate(shares):
-            for rank, share in enumerate(of):
-                if share > 0:
-                    axes.scatter([rank + 1], [-row], s=share * (0.86 * cell) ** 2, marker="s", color=BLUE, linewidth=0)
-        axes.set_yticks([-row for row in range(n)], [wrapped(name) for name in methods])
-        axes.set_xticks(range(1, n + 1))
-        axes.set(xlim=(0.4, n + 0.6), ylim=(-n + 0.4, 0.6), xlabel="Rank (1 = highest mean Dice)")
-        axes.tick_params(colors=INK)
-        axes.spines["bottom"].set_color(GREY)
         return svg(figure)
 
 

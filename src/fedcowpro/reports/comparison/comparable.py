@@ -40,10 +40,7 @@ def own_support(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             "scores of all methods with the same supports",
             "evaluate all methods with the same --episodes file",
         )
-    return table[own], [
-        f"{count(int((~own).sum()), 'score')} with a support of another site are in the section on sites that support "
-        "each other, and nowhere else."
-    ]
+    return table[own], [f"{count(int((~own).sum()), 'score')} with a support of another site are left out."]
 
 
 def same_supports(table: pd.DataFrame, designed: bool) -> tuple[pd.DataFrame, list[str]]:

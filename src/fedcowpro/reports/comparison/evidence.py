@@ -1,4 +1,4 @@
-"""All that the page rests on: comparable scores, trainings, costs, and what had to be left out."""
+"""All that the page rests on: comparable scores, trainings, and what had to be left out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ class Evidence:
     Attributes:
         sources: as given.
         rows: comparable scores, with the column `modality`; all with the support that the question means.
-        crossed: the same and, where there are any, scores with supports of other sites.
         methods: in order of appearance.
         reference: what the others are compared with; None with fewer than two methods.
         why: how the reference was chosen.
@@ -41,14 +40,12 @@ class Evidence:
         tolerance: of NSD in mm; None where it is not known.
         metrics_left_out: that cannot be compared.
         trainings: all runs.
-        costs: of all studies, None without any.
         notes: what was left out, renamed or not checked.
         cautions: what a reader must know beside the answer.
     """
 
     sources: tuple[Source, ...]
     rows: pd.DataFrame
-    crossed: pd.DataFrame
     methods: tuple[str, ...]
     reference: str | None
     why: str
@@ -56,7 +53,6 @@ class Evidence:
     tolerance: float | None
     metrics_left_out: tuple[str, ...]
     trainings: tuple[Training, ...]
-    costs: pd.DataFrame | None
     notes: tuple[str, ...]
     cautions: tuple[str, ...]
 
@@ -100,8 +96,7 @@ def gather(
     with_scores = [source for source in sources if any(len(scores.rows) for scores in source.tables)]
     designed = [source.kind for source in with_scores] == ["study"]
     notes += require_same_data(sources, with_distinct_labels(sources))
-    crossed = with_modality(table, sources, folders)
-    own, said = own_support(crossed)
+    own, said = own_support(with_modality(table, sources, folders))
     rows, more = same_supports(own, designed)
     if designed:
         rows, of_seeds = same_seeds(rows)
@@ -118,7 +113,6 @@ def gather(
     return Evidence(
         sources=sources,
         rows=rows,
-        crossed=crossed,
         methods=methods,
         reference=chosen,
         why=why,
@@ -126,7 +120,6 @@ def gather(
         tolerance=tolerance,
         metrics_left_out=("nsd",) if of_nsd else (),
         trainings=tuple(trainings),
-        costs=_costs(sources),
         notes=(*notes, *said, *of_nsd, *(more if not designed else ())),
         cautions=(*(more if designed else ()), *settings_cautions(rows, designed), *_unfinished(sources)),
     )
@@ -155,11 +148,6 @@ def _protocol(rows: pd.DataFrame, given: str | None) -> str | None:
     if given is not None and given not in known:
         raise FedCoWProError(f"protocol '{given}'", f"one of {', '.join(known) or '(no scores)'}", "correct --protocol")
     return given or (known[0] if known else None)
-
-
-def _costs(sources: Sequence[Source]) -> pd.DataFrame | None:
-    found = [source.costs for source in sources if source.costs is not None and len(source.costs)]
-    return pd.concat(found, ignore_index=True) if found else None
 
 
 def _unfinished(sources: Sequence[Source]) -> list[str]:

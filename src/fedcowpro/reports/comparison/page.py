@@ -10,17 +10,13 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Method
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.answer import answer, lead
-from fedcowpro.reports.comparison.cases import cases
+from fedcowpro.reports.comparison.distributions import distributions
 from fedcowpro.reports.comparison.evidence import Evidence, gather
-from fedcowpro.reports.comparison.federation import federation
 from fedcowpro.reports.comparison.judge import Judge
 from fedcowpro.reports.comparison.provenance import provenance
-from fedcowpro.reports.comparison.scaling import scaling
-from fedcowpro.reports.comparison.shapes import crossing, distributions, ranks
-from fedcowpro.reports.comparison.supports import supports
-from fedcowpro.reports.comparison.tables import everything, tables
+from fedcowpro.reports.comparison.tables import tables
 from fedcowpro.reports.comparison.training import training
-from fedcowpro.reports.toolkit.blocks import Block, Document, Items, Section, listed
+from fedcowpro.reports.toolkit.blocks import Document, Items, Section, listed
 from fedcowpro.reports.toolkit.render_html import to_html
 from fedcowpro.reports.toolkit.render_markdown import to_markdown
 
@@ -40,8 +36,6 @@ def compare_page(
     seed: int = 0,
     command: str | None = None,
     sites: Mapping[str, Path] | None = None,
-    models: Mapping[str, Path] | None = None,
-    pictures: bool = False,
     resamples: int = RESAMPLES,
     interval: Method = "studentised",
 ) -> Path:
@@ -56,9 +50,7 @@ def compare_page(
         infinite: what an infinite HD95 counts as, in mm; None = medians are shown where there is one.
         seed: of the bootstrap.
         command: that made the page, to be shown on it.
-        sites: name -> site folder, for modalities and pictures.
-        models: method -> checkpoint or run folder, for pictures.
-        pictures: show slices of the best, median and worst case, on HTML pages. They show patients.
+        sites: name -> site folder, for the modality of its cases.
         resamples: number of bootstrap samples.
         interval: how intervals are made (see `mean_interval`).
 
@@ -67,8 +59,7 @@ def compare_page(
 
     Raises:
         FedCoWProError: another ending of `out`; unreadable sources; scores that cannot be compared; an unknown
-            reference, protocol or interval; a margin or `infinite` that is not positive; pictures without a model or a
-            site.
+            reference, protocol or interval; a margin or `infinite` that is not positive.
     """
     if out.suffix.lower() not in FORMATS:
         raise FedCoWProError(f"--out {out}", f"a name that ends in {' or '.join(FORMATS)}", "correct --out")
@@ -80,32 +71,18 @@ def compare_page(
     evidence = gather(sources, reference=reference, protocol=protocol, folders=folders)
     judge = Judge(evidence.reference, margin, seed, resamples, infinite, interval)
     html = out.suffix.lower() == FORMATS[0]
-    shown: list[Block] = []
-    if pictures and html:
-        # Imported here: predicting loads torch.
-        from fedcowpro.reports.comparison.pictures import Shelf
-        from fedcowpro.reports.comparison.pictures import pictures as draw
-
-        shown = draw(evidence, judge, Shelf(folders, {name: Path(path) for name, path in (models or {}).items()}))
-    document = _document(evidence, judge, shown, command, folders)
+    document = _document(evidence, judge, command, folders)
     write_atomic(out, to_html(document) if html else to_markdown(document))
     return out
 
 
-def _document(
-    evidence: Evidence, judge: Judge, pictures: Sequence[Block], command: str | None, folders: Mapping[str, Path]
-) -> Document:
+def _document(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Document:
     whole = judge.compare(evidence.rows[evidence.rows["protocol"] == evidence.protocol]) if evidence.protocol else None
     sections: list[Section | None] = [answer(evidence, whole, judge)]
     if evidence.protocol is not None:
-        sections += [tables(evidence, judge), distributions(evidence, judge), supports(evidence)]
-        sections += [ranks(whole), crossing(evidence)]
-    sections += [training(evidence), federation(evidence), scaling(evidence)]
-    if evidence.protocol is not None:
-        sections.append(cases(evidence, judge, pictures))
-    sections += [provenance(evidence, judge, command, folders), Section("Limits", (Items(wording.LIMITS),))]
-    if evidence.protocol is not None:
-        sections.append(everything(evidence, judge))
+        sections += [tables(evidence, judge), distributions(evidence, judge)]
+    sections += [training(evidence), provenance(evidence, judge, command, folders)]
+    sections.append(Section("Limits", (Items(wording.LIMITS),)))
     kept = tuple(section for section in sections if section is not None)
     return Document(_title(evidence), lead(evidence, whole), kept)
 

@@ -45,7 +45,9 @@ def provenance(evidence: Evidence, judge: Judge, command: str | None, folders: M
             for scores in source.tables:
                 lines = "\n".join(_evaluate(source, scores, folders))
                 blocks.append(Command(f"Scores of {scores.file}; words in capitals are for you to fill in", lines))
-    blocks += [grid for grid in (_tables(evidence), _episodes(evidence)) if grid.rows]
+    files, episodes = _tables(evidence), _episodes(evidence)
+    blocks += [grid for grid in (files, episodes) if grid.rows]
+    blocks += [Text(wording.IDS, "note")] if episodes.rows else []
     blocks += _settings(evidence)
     grids = (_runs(evidence), _training_data(evidence), _scored_data(evidence), _trials(evidence))
     blocks += [grid for grid in grids if grid.rows]
@@ -120,9 +122,9 @@ def _plans(evidence: Evidence) -> Iterator[tuple[list[str], Episodes]]:
     for source in evidence.sources:
         for scores in source.tables:
             number += 1
-            if scores.episodes is not None:
-                # Under the names that the methods have on this page.
-                mine = evidence.crossed.loc[evidence.crossed[SOURCE] == number, "method"]
+            # Under the names that the methods have on this page; a table may have no comparable row.
+            mine = evidence.rows.loc[evidence.rows[SOURCE] == number, "method"]
+            if scores.episodes is not None and len(mine):
                 yield list(dict.fromkeys(map(str, mine))), scores.episodes
         for arm, entry in source.arms.items():
             for results in dict.fromkeys(trial["results"] for trial in entry["seeds"].values()):

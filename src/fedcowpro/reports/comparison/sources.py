@@ -56,7 +56,6 @@ class Source:
         tables: of scores; none where nothing was scored yet.
         trainings: runs that it holds.
         record: study.json, empty for the other kinds.
-        costs: costs.csv of a study, None without it.
     """
 
     kind: Kind
@@ -64,7 +63,6 @@ class Source:
     tables: tuple[Scores, ...]
     trainings: tuple[Training, ...] = ()
     record: Mapping[str, Any] | None = None
-    costs: pd.DataFrame | None = None
 
     @property
     def arms(self) -> Mapping[str, Any]:
@@ -144,5 +142,4 @@ def _study(path: Path) -> Source:
     trainings = tuple(
         read_training(path / folder, who) for folder, who in users.items() if (path / folder / RECORD).is_file()
     )
-    costs = study_table.read_costs(path) if (path / study_table.COSTS).is_file() else None
-    return Source("study", path, tables, trainings, record, costs)
+    return Source("study", path, tables, trainings, record)

@@ -42,51 +42,6 @@ def tables(evidence: Evidence, judge: Judge) -> Section:
     return Section("Scores", (*blocks, *_definitions(evidence, judge)))
 
 
-def everything(evidence: Evidence, judge: Judge) -> Section:
-    """All metrics of every site, organ and method."""
-    blocks: list[Block] = [Text(wording.EVERYTHING)]
-    names = _metric_names(evidence)
-    for protocol in evidence.protocols:
-        rows = evidence.rows[evidence.rows["protocol"] == protocol]
-        found = {metric: by_place(rows, metric, judge.stand_in(metric)) for metric in names}
-        table: list[tuple[Cell, ...]] = []
-        for place in rows[PLACE].drop_duplicates().sort_values(PLACE).itertuples(index=False, name=None):
-            for method in evidence.methods:
-                cells = tuple(_central(found[metric].get(place, {}), method, metric) for metric in names)
-                table.append((place[0], modality_name(place[1]) or MISSING, place[2], method, *cells))
-        head = ("Site", "Modality", "Organ", "Method", *(_label(metric) for metric in names))
-        blocks += [Heading(protocol), Grid(head, tuple(table), words=4)]
-    return Section("Appendix: all metrics of every site and organ", tuple(blocks))
-
-
-def by_place(rows: pd.DataFrame, metric: str, infinite: float | None) -> dict[tuple[str, str, str], dict[str, Array]]:
-    """Values of each method per case, seeds averaged, on the cases that all methods have: `Judge.cells`, all at once.
-
-    Args:
-        rows: of one protocol.
-        metric: without its sign, where 0 is best.
-        infinite: what stands for an infinite value.
-
-    Returns:
-        (site, modality, organ) -> method -> (cases,).
-    """
-    values = rows[metric].abs() if METRICS[metric].better == "zero" else rows[metric]
-    values = values if infinite is None else values.replace(math.inf, infinite)
-    keys = [*PLACE, "case", "method", "seed"]
-    whole = rows.assign(value=values).groupby(keys, observed=True)["value"].agg(["mean", "count", "size"]).reset_index()
-    having = whole.groupby([*PLACE, "method"])["count"].transform("sum") > 0
-    whole = whole[having]
-    whole = whole.assign(run=whole["method"] + "\0" + whole["seed"].astype(str))
-    usable = whole[whole["count"] == whole["size"]]
-    runs = whole.groupby(PLACE)["run"].nunique().rename("runs").reset_index()
-    usable = usable.assign(have=usable.groupby([*PLACE, "case"])["run"].transform("nunique")).merge(runs, on=PLACE)
-    by_case = usable[usable["have"] == usable["runs"]].groupby([*PLACE, "method", "case"])["mean"].mean()
-    found: dict[tuple[str, str, str], dict[str, Array]] = {}
-    for (site, kind, organ, method), part in by_case.groupby(level=[*PLACE, "method"]):
-        found.setdefault((site, kind, organ), {})[method] = part.to_numpy(dtype=np.float64)
-    return found
-
-
 def _dice(evidence: Evidence, rows: pd.DataFrame, judge: Judge) -> list[Block]:
     places = [(place, part, judge.compare(part)) for place, part in rows.groupby(PLACE, sort=True)]
     marks, tests = _marks([found for _, _, found in places], evidence.reference)

@@ -1,25 +1,21 @@
-"""How the trainings went: convergence, divergence of clients, time and traffic, pseudo-labels and final scores."""
+"""How the trainings went: convergence, divergence of clients, time and traffic."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from fedcowpro.evaluation.summary import share_of_model
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.evidence import Evidence
-from fedcowpro.reports.comparison.judge import MAIN
-from fedcowpro.reports.comparison.training_charts import curves, scatter
+from fedcowpro.reports.comparison.training_charts import curves
 from fedcowpro.reports.comparison.trainings import Training
 from fedcowpro.reports.toolkit.blocks import Block, Cell, Chart, Grid, Heading, Items, Section, Text, Value, count
 from fedcowpro.reports.toolkit.html import number
 
-FEWEST_RUNS = 4  # for a rank correlation to be printed: with 3 it is 1 in a third of all cases by chance
 _CURVES = (
     ("total", "Training loss", 0.0, None),
     ("pseudo_dice", "Dice on pseudo-labels", 0.0, 1.0),
@@ -45,7 +41,6 @@ def training(evidence: Evidence) -> Section | None:
     blocks += [Heading("First and last round"), _ends(groups)]
     blocks += _left_out(groups)
     blocks += [Heading("Time and traffic"), _traffic(groups), Text(wording.TRAFFIC, "note")]
-    blocks += _pseudo_and_final(evidence)
     return Section("Training", tuple(blocks))
 
 
@@ -114,34 +109,3 @@ def _traffic(groups: Sequence[Group]) -> Grid:
 
 def _span(values: Sequence[int]) -> str:
     return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
-
-
-def _pseudo_and_final(evidence: Evidence) -> list[Block]:
-    """Pseudo-label Dice of the last round and mean Dice of the scores, per training and method."""
-    rows = evidence.rows[evidence.rows["protocol"] == evidence.protocol]
-    by_case = rows.groupby(["method", "seed", "site", "case"], sort=False)[MAIN].mean()
-    final = by_case.groupby(level=["method", "seed"], sort=False).mean().to_dict()
-    points = [
-        (method, seed, run.last("pseudo_dice"), final[method, seed])
-        for run in evidence.trainings
-        for method, seed in run.users
-        if (method, seed) in final and len(run.rounds)
-    ]
-    points = [point for point in points if math.isfinite(point[2]) and math.isfinite(point[3])]
-    if len(points) < 2:
-        return []
-    x, y = ([point[i] for point in points] for i in (2, 3))
-    if len(points) >= FEWEST_RUNS and len(set(x)) > 1 and len(set(y)) > 1:
-        rho = float(stats.spearmanr(x, y).statistic)
-        rank = f"Spearman's rank correlation over {len(points)} of them: {rho:+.2f}.".replace("-", "\N{MINUS SIGN}")
-    else:
-        rank = f"{len(points)} are too few for a correlation." if len(points) < FEWEST_RUNS else ""
-    text = wording.PSEUDO.format(protocol=evidence.protocol, rank=rank)
-    series: dict[str, list[tuple[float, float]]] = {}
-    for method, _, one, other in points:
-        series.setdefault(method, []).append((one, other))
-    draw = partial(scatter, series, "Dice on pseudo-labels, last round", f"Mean Dice, {evidence.protocol}")
-    table = tuple((method, str(seed), number(one), number(other)) for method, seed, one, other in points)
-    head = ("Method", "Seed", "Pseudo-label Dice", "Mean Dice")
-    alt = "Each training: Dice on pseudo-labels in the last round against mean Dice of its scores"
-    return [Heading("Pseudo-label Dice and final Dice"), Text(text), Chart(draw, alt), Grid(head, table)]

@@ -1,4 +1,4 @@
-"""Charts of trainings: curves with a panel per method, and points with a line."""
+"""Curves of trainings, with a panel per method."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fedcowpro.reports.comparison.charts import Line, legend_columns, styles, wrapped
 from fedcowpro.reports.comparison.trainings import Training
-from fedcowpro.reports.toolkit.charts import BLUE, GREY, STYLE, WIDTH, canvas, svg
+from fedcowpro.reports.toolkit.charts import BLUE, GREY, STYLE, WIDTH, svg
 
 MANY = 12  # clients; more are not told apart
 _PANEL = 1.75  # inches
@@ -100,45 +99,3 @@ def _handles(look: Mapping[str, tuple[str, str, Line]]) -> list[Line2D]:
         Line2D([], [], color=colour, marker=marker, linestyle=line, markersize=4, label=wrapped(name, 20))
         for name, (colour, marker, line) in look.items()
     ]
-
-
-def scatter(
-    series: Mapping[str, Sequence[tuple[float, float]]],
-    x: str,
-    y: str,
-    *,
-    lines: Mapping[str, tuple[float, float]] | None = None,
-    zero: bool = False,
-) -> str:
-    """Points with a colour and a marker per name.
-
-    Args:
-        series: name -> points.
-        x, y: labels of the axes.
-        lines: name -> intercept and slope of its line, over the whole width.
-        zero: both axes begin at 0.
-
-    Returns:
-        SVG data URI.
-    """
-    look = styles(list(series))
-    with mpl.rc_context(STYLE):
-        columns = legend_columns([wrapped(name, 30) for name in series])
-        figure, axes = canvas(3.1 + 0.24 * math.ceil(len(series) / columns))
-        for name, points in series.items():
-            colour, marker, _ = look[name]
-            across, up = np.asarray(points, dtype=float).T
-            axes.scatter(across, up, s=36, color=colour, marker=marker, label=wrapped(name, 30), zorder=3)
-        ends = np.array([0.0 if zero else axes.get_xlim()[0], axes.get_xlim()[1]])
-        for name, (intercept, slope) in (lines or {}).items():
-            axes.plot(ends, intercept + slope * ends, color=look[name][0], linewidth=1.2, linestyle="--", zorder=2)
-        if zero:
-            axes.set_xlim(left=0)
-            bottom, top = axes.get_ylim()
-            axes.set_ylim(min(0.0, bottom), top + 0.1 * abs(top))  # so that no mark is cut in half
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel=x)
-        axes.set_title(y, loc="left", fontsize=11)
-        axes.grid()
-        figure.legend(loc="outside lower center", ncols=columns, frameon=False, handletextpad=0.2)
-        return svg(figure)

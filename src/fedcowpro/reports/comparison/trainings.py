@@ -17,7 +17,6 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.summary import rounds_table
 
 RECORD, METRICS_FILE, CONFIG, MODEL = "run.json", "metrics.jsonl", "config.yaml", "model.safetensors"
-SCORES = "evaluation.json"
 _OF_ONE_RUN = ("seed", "sites", "threads", "inference")  # inference: the columns of the scores tell
 User = tuple[str, int]
 
@@ -35,8 +34,6 @@ class Training:
         left_out: site -> number of rounds in which it was left out of the average.
         users: (method, seed) of the scores that its model got.
         settings: config.yaml without what may differ between runs of one method; empty where it is missing.
-        alarms: lines of kind 'alarm' of its log.
-        scores: what its sites said of its models (evaluation.json), an entry per round, model and site.
     """
 
     key: str
@@ -46,8 +43,6 @@ class Training:
     left_out: Mapping[str, int]
     users: tuple[User, ...]
     settings: Mapping[str, Any]
-    alarms: tuple[Mapping[str, Any], ...] = ()
-    scores: tuple[Mapping[str, Any], ...] = ()
 
     def used_by(self, users: Sequence[User]) -> Training:
         """The same with other users."""
@@ -68,14 +63,6 @@ class Training:
         """Names of its sites."""
         return sorted(self.rounds["site"].unique())
 
-    def last(self, value: str) -> float:
-        """A column's mean over clients in the last round, by their weights where they are known."""
-        rows = self.rounds[self.rounds["round"] == self.rounds["round"].max()].dropna(subset=[value])
-        if rows.empty:
-            return math.nan
-        weights = rows["weight"] if rows["weight"].notna().all() and rows["weight"].sum() > 0 else None
-        return float(np.average(rows[value], weights=weights))
-
 
 def read_training(folder: Path, users: Sequence[User] = ()) -> Training:
     """Read a run folder, also of a run that is not finished.
@@ -84,18 +71,14 @@ def read_training(folder: Path, users: Sequence[User] = ()) -> Training:
         FedCoWProError: no run there, or damaged records.
     """
     record = read_json(folder / RECORD, "the record of a run")
-    sites, left_out, alarms = [], dict[str, int](), []
+    sites, left_out = [], dict[str, int]()
     for line in _lines(folder / METRICS_FILE):
         if line.get("kind") == "site":
             sites.append(line)
-        if line.get("kind") == "alarm":
-            alarms.append(line)
         for site in line.get("left_out") or {}:
             left_out[site] = left_out.get(site, 0) + 1
-    settings = _settings(folder / CONFIG)
-    rounds, scores = with_drift(sites), _scores(folder / SCORES)
-    key = folder.resolve().name
-    return Training(key, folder, record, rounds, left_out, tuple(users), settings, tuple(alarms), scores)
+    settings, key = _settings(folder / CONFIG), folder.resolve().name
+    return Training(key, folder, record, with_drift(sites), left_out, tuple(users), settings)
 
 
 def with_drift(lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -131,11 +114,6 @@ def read_json(file: Path, what: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise FedCoWProError(f"{file} holds no object", what, "check the folder, or make it again")
     return found
-
-
-def _scores(file: Path) -> tuple[Mapping[str, Any], ...]:
-    found = read_json(file, "the scores of a run's sites").get("results", ()) if file.is_file() else ()
-    return tuple(found)
 
 
 def _settings(file: Path) -> dict[str, Any]:

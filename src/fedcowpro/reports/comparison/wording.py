@@ -83,30 +83,10 @@ HD95 = (
     "favour a method that misses organs."
 )
 STAND_IN = "An infinite HD95 counts as {infinite:g} mm."
-EVERYTHING = (
-    "Means over the cases that every method has a defined score on; they differ from metric to metric where one is not "
-    "defined. Metrics are defined at the end of the section on scores."
-)
 SPREAD = (
     "Each dot is a case, the mean over its seeds; the small ticks beside it are the single seeds, the long line is the "
     "median. A case keeps its height in every method's band. Protocol: {protocol}. Only cases that have a score of "
     "every method."
-)
-SUPPORTS = (
-    "Mean Dice ({protocol}) with each annotated case in turn: each dot is one, the mean over its queries and seeds. "
-    "SD: standard deviation between annotated cases, then the lowest and the highest one with their ids. A user has "
-    "one example and gets one of these dots, not their mean. The intervals of the answer average over the examples and "
-    "leave their choice out. An annotated case is no query of its own, so the queries differ by one."
-)
-RANKS = (
-    "How often each method has each rank when the cases are drawn anew with replacement ({resamples} times): whether "
-    "other cases of the same kind would have ranked the methods alike. Seeds are averaged beforehand. The order of all "
-    "cases comes back in {same} of the draws; Kendall's tau between a draw's order and it is {tau} on average."
-)
-CROSS = (
-    "Mean Dice ({protocol}) with the annotated example of one site (row) for the cases of another (column). A column "
-    "uses only cases and organs that every row with a number in it was scored on with every seed, so that it can be "
-    "read downwards; the small number is how many cases. Columns have different cases."
 )
 TRAINING = (
     "Thin bands reach from the smallest to the largest seed, lines are the mean. Pseudo-labels are superpixels found "
@@ -120,27 +100,7 @@ TRAFFIC = (
     "Seconds are a client's local training, on the machine and beside the load of that time, not a benchmark. Bytes "
     "are those of the messages, down to a client and up from it."
 )
-PSEUDO = (
-    "Each mark is a training: Dice on pseudo-labels in its last round against the mean Dice of its scores "
-    "({protocol}). {rank} Trainings share cases and settings, so they are not independent: this describes these runs."
-)
-SCALING = (
-    "Trainings with different numbers of clients, a mark each, and lines of least squares. A cost that grows linearly "
-    "follows its line (R² near 1); memory that does not grow has a flat one. CPU seconds are of all "
-    "clients and the server, which take turns in one process with one thread; seconds of a clock, in the table, also "
-    "have in them whatever else the machine did. Memory is the largest of that process."
-)
-CASES = (
-    "Best, median and worst case of each method by its mean Dice over organs and seeds ({protocol}), among the cases "
-    "that every method has a score on. Chosen by the scores, not by hand."
-)
 IDS = "Cases stand under their ids. Make sure that these are no patients' names before this page leaves the hospital."
-NO_PICTURES = "There are no pictures of cases on this page, because they show patients; --pictures adds them."
-PICTURES = (
-    "Pictures of slices show patients: this page may only go where they may. Each case's slice is chosen by the truth "
-    "alone: the one with most organs, then with the largest. Masks were computed anew for this page, with the model of "
-    "the first seed; captions say the Dice of that and, where it differs, the one in the table."
-)
 PROVENANCE = (
     "Every number above is computed from the tables and records below, by fedcowpro {version}, with {resamples} "
     "bootstrap resamples from seed {seed}. The same files and options give the same page, byte for byte."
@@ -153,10 +113,3 @@ LIMITS = (
     "Numbers were compared by the methods named on this page, whatever led to the choice of arms, cases and margin. "
     "Choices that were made after looking at these same cases make every p too small.",
 )
-FEDERATED_SCORES = (
-    "What the sites themselves measured on their held-out cases and sent as means: Dice in the protocol whole-volume, "
-    "averaged over organs, with the number of cases below (the smallest over organs). 'global' is the averaged model, "
-    "'own' that model with the normalisation layers of the site that measures, any other name the model of that site. "
-    "A dash: the site gave no number."
-)
-ALARMS = "Signs of a training that goes wrong, by fixed rules (docs/federation-safety.md), when they first showed:"
