@@ -272,7 +272,7 @@ def test_segment_refuses_bad_images(
     assert files(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("kind", BAD_IMAGES.keys() - {"missing"})
+@pytest.mark.parametrize("kind", sorted(BAD_IMAGES.keys() - {"missing"}))
 def test_prepare_refuses_bad_images(run: Run, raw: Path, tmp_path: Path, kind: str) -> None:
     spoil, message = BAD_IMAGES[kind]
     spoil(raw / "image_1.nii.gz")
@@ -288,7 +288,7 @@ def test_segment_refuses_bad_masks(run: Run, raw: Path, tiny_checkpoint: Path, t
     assert files(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("kind", BAD_MASKS.keys() - {"missing"})
+@pytest.mark.parametrize("kind", sorted(BAD_MASKS.keys() - {"missing"}))
 def test_prepare_refuses_bad_labels(run: Run, raw: Path, tmp_path: Path, kind: str) -> None:
     spoil, message = BAD_MASKS[kind]
     spoil(raw / "label_1.nii.gz")
