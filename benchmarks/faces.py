@@ -20,7 +20,7 @@ from fedcowpro.config import SuperpixelConfig
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.evaluation.episodes import plan_episodes
 from fedcowpro.evaluation.run import evaluate_episode
-from fedcowpro.oneshot.batch import load_support, segment_files
+from fedcowpro.oneshot.batch import ByExample, load_support, segment_files
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.segmenter import OneShotSegmenter
 from fedcowpro.serve.engine import Engine
@@ -38,7 +38,7 @@ def by_command(loaded: Loaded, folder: Path, support: str, queries: Sequence[str
         found: Masks = {}
         for case in queries:
             image = _pair(folder, case)[0]
-            (result,) = segment_files(loaded.predictor, example, [image], Path(out), loaded.prepare)
+            (result,) = segment_files(ByExample(loaded.predictor, example, loaded.prepare), [image], Path(out))
             labels = read_labels(result.mask, read_volume(image)).voxels
             found |= {(case, organ): labels == organ for organ in organs}
         return found

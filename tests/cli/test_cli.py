@@ -623,8 +623,11 @@ SURFACE = {
     "inspect": "site --out",
     "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy --watch",
     "federation": "",
-    "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
-    "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
+    "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
+    "--seed",
+    "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
+    "--format --overwrite --painted --finetune --minutes --organs --support-slices --keep-components --refine "
+    "--threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
     "--method --untrained",

@@ -20,7 +20,7 @@ from fedcowpro.config import ModelConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.oneshot.batch import Segmented, Support, load_support, segment_files
+from fedcowpro.oneshot.batch import ByExample, Segmented, Support, load_support, segment_files
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.reports.preview import write_preview
 from fedcowpro.volume.dicom import find_series
@@ -51,7 +51,7 @@ def pair(phantoms: Path, case: str) -> tuple[Path, Path]:
 
 
 def segment(loaded: Loaded, support: Support, queries: Sequence[Path], out: Path, **options: Any) -> list[Segmented]:
-    return segment_files(loaded.predictor, support, queries, out, loaded.prepare, **options)
+    return segment_files(ByExample(loaded.predictor, support, loaded.prepare), queries, out, **options)
 
 
 def reorient(path: Path, axes: str, target: Path) -> Path:

@@ -11,7 +11,7 @@ from common import PLAIN
 from fedcowpro.config import InferConfig, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.batch import load_support, segment_volume
+from fedcowpro.oneshot.batch import ByExample, load_support
 from fedcowpro.oneshot.encoded import Cancelled, EncodedVolume, encode_volume
 from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -58,7 +58,7 @@ def test_files_and_encoded_volumes_take_one_way(
         predictor, [(phantoms / "ct" / "image_1.nii.gz", phantoms / "ct" / "label_1.nii.gz")], {"ct": CT, "mr": CT}
     )
     ours = build_support(predictor, [(encoded, Annotation.whole(labels))])
-    one = segment_volume(predictor, files, third.volume, CT)
+    one = ByExample(predictor, files, {"ct": CT}).segment(third.volume, "ct")
     two = segment_encoded(predictor, ours, third)
     assert one.labels.any()
     assert np.array_equal(one.labels, two.labels)

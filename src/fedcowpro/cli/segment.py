@@ -14,12 +14,15 @@ from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
+from fedcowpro.cli.finetune import MINUTES, teach
 from fedcowpro.cli.options import a_modality, inference_overrides, organ_names
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
+    from fedcowpro.config import Modality
     from fedcowpro.oneshot.batch import MaskFormat, Segmented
     from fedcowpro.oneshot.loading import Loaded
+    from fedcowpro.oneshot.organ_model import OrganModel
     from fedcowpro.volume.accept import Painted
 
 SOME_FAILED = 3
@@ -27,8 +30,6 @@ SOME_FAILED = 3
 
 @app.command()
 def segment(
-    support: Annotated[list[Path], typer.Option(help="Annotated image; repeat for several.")],
-    support_mask: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
     query: Annotated[
         list[Path],
         typer.Option(
@@ -37,8 +38,11 @@ def segment(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the masks.")],
     more: Annotated[list[Path] | None, typer.Argument(help="More query images.", metavar="[IMAGE]...")] = None,
+    support: Annotated[list[Path] | None, typer.Option(help="Annotated image; repeat for several.")] = None,
+    support_mask: Annotated[list[Path] | None, typer.Option(help="Its label map, in the same order.")] = None,
     model: Annotated[
-        Path | None, typer.Option(help="Checkpoint file or run folder; default the model of this package.")
+        Path | None,
+        typer.Option(help="Checkpoint or run folder, or what 'finetune' wrote; default the package's."),
     ] = None,
     modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
     spacing: Annotated[float | None, typer.Option(help="In-plane mm per pixel; default the support's.")] = None,
@@ -53,6 +57,10 @@ def segment(
         str | None,
         typer.Option(help="all: empty slices of the masks have no organ; labelled: nothing is known of them."),
     ] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--finetune", help="Teach a network on the example and the queries first, see 'finetune'.")
+    ] = False,
+    minutes: Annotated[float, typer.Option(help="Time for --finetune.")] = MINUTES,
     organs: Annotated[
         str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
     ] = None,
@@ -68,14 +76,18 @@ def segment(
 ) -> None:
     """Segment volumes like one annotated example; masks lie on each query's own grid.
 
+    A model that 'finetune' wrote takes no example.
+
     Ends with code 0 where all queries have a mask, 3 where some have not, 2 where none has or an option is wrong.
     """
-    from fedcowpro.oneshot.batch import load_support, segment_files
+    from fedcowpro.oneshot.batch import ByExample, Segmenter, load_support, segment_files
     from fedcowpro.oneshot.batch_record import settings_digest, write_run
     from fedcowpro.oneshot.loading import load_predictor
+    from fedcowpro.oneshot.organ_model import is_organ_model
     from fedcowpro.reports.preview import write_preview
     from fedcowpro.volume.find import find_volumes
 
+    support, support_mask = support or [], support_mask or []
     if len(support) != len(support_mask):
         raise FedCoWProError(
             f"{len(support)} --support and {len(support_mask)} --support-mask",
@@ -94,13 +106,33 @@ def segment(
         raise FedCoWProError("no query but the support's masks", "an image to segment", "correct --query")
     kind, names = a_modality(modality), organ_names(organs) or {}
     overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
-    loaded = load_predictor(model, overrides)
-    predictor, prepares = loaded.predictor, dict(loaded.prepare)
-    if spacing is not None:
-        prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
     pairs = list(zip(support, support_mask, strict=True))
-    example = load_support(predictor, pairs, prepares, kind, names, cast("Painted | None", painted))
-    used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
+    segmenter: Segmenter
+    if fine_tune or (model is not None and is_organ_model(model)):
+        if given := [*overrides, *(["spacing"] if spacing is not None else [])]:
+            raise FedCoWProError(
+                f"{', '.join(given)} with a fine-tuned network", "settings of the comparison with an example",
+                "leave them out, or segment without --finetune",
+            )  # fmt: skip
+        if fine_tune:
+            network = _taught(model, pairs, queries, out, minutes, names, painted, kind)
+        else:
+            network = _trained(cast("Path", model), pairs, names)
+        segmenter, names = network, names or network.names
+        used = _settings_of_network(network, kind, file_format)
+    elif not pairs:
+        raise FedCoWProError(
+            "no --support", "an annotated image and its mask",
+            "give --support and --support-mask, or a model that 'fedcowpro finetune' wrote",
+        )  # fmt: skip
+    else:
+        loaded = load_predictor(model, overrides)
+        prepares = dict(loaded.prepare)
+        if spacing is not None:
+            prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
+        example = load_support(loaded.predictor, pairs, prepares, kind, names, cast("Painted | None", painted))
+        segmenter = ByExample(loaded.predictor, example, prepares)
+        used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
     failures: dict[Path, str] = {}
     errors: list[FedCoWProError] = []
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -120,11 +152,9 @@ def segment(
             bar.advance(task)
 
         results = segment_files(
-            predictor,
-            example,
+            segmenter,
             queries,
             out,
-            prepares,
             modality=kind,
             probabilities=probabilities,
             file_format=cast("MaskFormat", file_format),
@@ -145,6 +175,59 @@ def segment(
     )
     if failures:
         raise typer.Exit(SOME_FAILED)
+
+
+def _taught(
+    model: Path | None,
+    pairs: Sequence[tuple[Path, Path]],
+    queries: Sequence[Path],
+    out: Path,
+    minutes: float,
+    names: Mapping[int, str],
+    painted: str | None,
+    kind: Modality | None,
+) -> OrganModel:
+    """A network for the organs of the example, which stays in the folder of the masks."""
+    if not pairs:
+        raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
+    images, masks = zip(*pairs, strict=True)
+    return teach(
+        images, masks, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
+        labelled_only=painted == "labelled", kind=kind, seed=0,
+    )  # fmt: skip
+
+
+def _trained(model: Path, pairs: Sequence[tuple[Path, Path]], names: Mapping[int, str]) -> OrganModel:
+    """The network that 'finetune' wrote."""
+    from fedcowpro.oneshot.organ_model import OrganModel
+
+    network = OrganModel.load(model)
+    if pairs:
+        raise FedCoWProError(
+            f"--support with {model}, which has learnt its organs", "queries alone",
+            "leave --support and --support-mask out, or use another model",
+        )  # fmt: skip
+    if names and set(names) != set(network.organs):
+        raise FedCoWProError(
+            f"--organs: {sorted(names)}", f"names of all labels that {model} finds: {list(network.organs)}",
+            "name each of them, or leave --organs out",
+        )  # fmt: skip
+    return network
+
+
+def _settings_of_network(network: OrganModel, modality: str | None, file_format: str) -> dict[str, Any]:
+    """All that a mask of a fine-tuned network depends on besides its query."""
+    from fedcowpro import __version__
+    from fedcowpro.model.checkpoint import state_digest
+
+    return {
+        "fedcowpro": __version__,
+        "model_digest": state_digest(network.net.state_dict()),
+        "network": dict(network.card["network"]),
+        "organs": {str(value): name for value, name in network.names.items()},
+        "modality": modality,
+        "format": file_format,
+    }
 
 
 def _settings(

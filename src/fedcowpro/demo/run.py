@@ -40,7 +40,7 @@ from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.evaluation.summary import AFTER, BEFORE
 from fedcowpro.federated.run import federate
 from fedcowpro.model.checkpoint import load_checkpoint
-from fedcowpro.oneshot.batch import load_support, segment_files
+from fedcowpro.oneshot.batch import ByExample, load_support, segment_files
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.reports.demo_report.report import write_report
 
@@ -208,11 +208,9 @@ class _Demo:
                 pair = (raw / f"image_{self.example}.nii.gz", raw / f"label_{self.example}.nii.gz")
                 support = load_support(loaded.predictor, [pair], loaded.prepare, hospital.modality)
                 segment_files(
-                    loaded.predictor,
-                    support,
+                    ByExample(loaded.predictor, support, loaded.prepare),
                     [raw / f"image_{number}.nii.gz" for number in self.queries],
                     self.out / "masks" / hospital.name,
-                    loaded.prepare,
                     modality=hospital.modality,
                     on_query=lambda _: bar.advance(task),
                 )

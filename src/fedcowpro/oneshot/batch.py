@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -33,6 +33,38 @@ if TYPE_CHECKING:
 MaskFormat = Literal["nifti", "dicom-seg"]
 Draw = Callable[[Path, np.ndarray, np.ndarray, Mapping[int, str]], None]
 _ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+
+
+class Segmenter(Protocol):
+    """What makes masks: a comparison with examples (`ByExample`), or a network for its own organs (`OrganModel`)."""
+
+    @property
+    def organs(self) -> tuple[int, ...]:
+        """Label values that it finds."""
+
+    def segment(self, volume: Volume, modality: Modality, *, probabilities: bool = False) -> Segmentation:
+        """Segment a volume on its own grid."""
+
+
+@dataclass(frozen=True, eq=False)
+class ByExample:
+    """Segments like annotated volumes, whose encoding queries follow."""
+
+    predictor: OneShotPredictor
+    support: Support
+    prepare: Mapping[Modality, PrepareConfig]
+
+    @property
+    def organs(self) -> tuple[int, ...]:
+        """Label values of the annotations."""
+        return self.support.organs
+
+    def segment(self, volume: Volume, modality: Modality, *, probabilities: bool = False) -> Segmentation:
+        """Encode a volume as the support was and segment it (see `segment_encoded`)."""
+        encoded = encode_volume(
+            self.predictor, volume, self.prepare[modality], pixel=self.support.pixel, size=self.support.size
+        )
+        return segment_encoded(self.predictor, self.support, encoded, probabilities=probabilities)
 
 
 def load_support(
@@ -71,11 +103,9 @@ def load_support(
 
 
 def segment_files(
-    predictor: OneShotPredictor,
-    support: Support,
+    segmenter: Segmenter,
     queries: Sequence[Path],
     out: Path,
-    prepare: Mapping[Modality, PrepareConfig],
     *,
     modality: Modality | None = None,
     probabilities: bool = False,
@@ -88,14 +118,13 @@ def segment_files(
     on_query: Callable[[Segmented], None] | None = None,
     on_error: Callable[[Path, FedCoWProError], None] | None = None,
 ) -> list[Segmented]:
-    """Write OUT/<query>_mask.nii.gz for each query: label values of the support, on the query's own grid.
+    """Write OUT/<query>_mask.nii.gz for each query: label values of the segmenter, on the query's own grid.
 
     Where two queries have one name, results keep the folders of their queries (see `output_names`).
 
     Args:
         queries: image files, or folders with one DICOM series each.
         out: folder, made where missing.
-        prepare: settings per modality.
         modality: of the queries; None guesses each from its values.
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
         file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
@@ -129,7 +158,7 @@ def segment_files(
                 "rename one of them, or use two output folders",
             )
         targets[stem] = query
-    names = {value: f"label {value}" for value in support.organs} | dict(organs or {})
+    names = {value: f"label {value}" for value in segmenter.organs} | dict(organs or {})
     results = []
     for stem, query in targets.items():
         try:
@@ -137,8 +166,8 @@ def segment_files(
             if result is None:
                 if settings is not None:
                     require_own(query, options.mask(stem), overwrite=overwrite)
-                shown = {value: names[value] for value in support.organs}
-                result = _segment_file(predictor, support, stem, query, options, prepare, shown)
+                shown = {value: names[value] for value in segmenter.organs}
+                result = _segment_file(segmenter, stem, query, options, shown)
             for note in result.notes:
                 warnings.warn(note, stacklevel=2)
         except FedCoWProError as error:
@@ -191,19 +220,17 @@ class _Options:
 
 
 def _segment_file(
-    predictor: OneShotPredictor,
-    support: Support,
+    segmenter: Segmenter,
     stem: Path,
     query: Path,
     options: _Options,
-    prepare: Mapping[Modality, PrepareConfig],
     names: Mapping[int, str],
 ) -> Segmented:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         volume = read_volume(query)
         kind = modality_of(volume, options.modality)
-        found = segment_volume(predictor, support, volume, prepare[kind], options.probabilities)
+        found = segmenter.segment(volume, kind, probabilities=options.probabilities)
     notes = tuple(dict.fromkeys(str(entry.message) for entry in caught))
     mask = options.mask(stem)
     mask.parent.mkdir(parents=True, exist_ok=True)
@@ -254,15 +281,3 @@ def _series_of(query: Path) -> Sequence[Series]:
     from fedcowpro.volume.dicom.discover import find_in
 
     return (find(query) if query.is_dir() else find_in([query])).series
-
-
-def segment_volume(
-    predictor: OneShotPredictor,
-    support: Support,
-    volume: Volume,
-    config: PrepareConfig,
-    probabilities: bool = False,
-) -> Segmentation:
-    """Encode a volume as the support was and segment it (see `segment_encoded`)."""
-    encoded = encode_volume(predictor, volume, config, pixel=support.pixel, size=support.size)
-    return segment_encoded(predictor, support, encoded, probabilities=probabilities)

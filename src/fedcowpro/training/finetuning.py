@@ -196,7 +196,8 @@ class FineTuning:
             return
         teacher = self.network()
         found = [self_labels(teacher, frame, self._least, self.recipe.sure) for frame in self._frames]
-        self._unlabelled = pool_of(self._frames, *zip(*found, strict=True))
+        pool = pool_of(self._frames, *zip(*found, strict=True))
+        self._unlabelled = pool if pool.chance.any() else None  # nothing that the teacher is sure of
         self._net.load_state_dict(self._mean)
         self._optimizer = _optimizer(self._net, self.recipe)
 
