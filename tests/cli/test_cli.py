@@ -225,7 +225,7 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     assert "scan_3_mask.nii.gz  (kept" in printed
     again = {path: path.stat().st_mtime_ns for path in made}
     assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
-    for changed in (["--threshold", "0.6"], ["--again", "--threshold", "0.6"]):
+    for changed in (["--threshold", "0.6"], ["--overwrite", "--threshold", "0.6"]):
         code, printed, _ = run(*command, *changed)
         assert code == 0
         assert "(kept" not in printed
@@ -624,7 +624,7 @@ SURFACE = {
     "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy --watch",
     "federation": "",
     "segment": "--support --support-mask --query --out more --model --modality --spacing --probabilities --preview "
-    "--format --resume --organs --support-slices --keep-components --refine --threshold --set",
+    "--format --overwrite --organs --support-slices --keep-components --refine --threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --tolerance --method "
     "--untrained",
