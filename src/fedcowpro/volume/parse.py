@@ -47,9 +47,9 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
             ) from error
     header = header_of(raw)
     if header is None:
-        packed = " (not a whole gzip file either)" if path.suffix.lower() == ".gz" and not zipped else ""
+        lacking = "not a whole gzip file" if path.suffix.lower() == ".gz" and not zipped else "no NIfTI header inside"
         raise FedCoWProError(
-            f"{path}: no NIfTI header inside{packed}",
+            f"{path}: {lacking}",
             expected,
             "convert the volume to NIfTI, for example with dcm2niix",
         )
