@@ -107,10 +107,6 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def not_gzip(path: Path) -> None:
-    path.write_bytes(gzip.decompress(path.read_bytes()))
-
-
 def no_nifti(path: Path) -> None:
     path.write_bytes(gzip.compress(b"plain text " * 100))
 
@@ -132,7 +128,6 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no affine": (no_affine, "no orientation"),
     "singular affine": (singular_affine, "singular"),
     "truncated": (truncated, "not a whole gzip file"),
-    "not gzip": (not_gzip, "not a whole gzip file"),
     "no NIfTI": (no_nifti, "no NIfTI header"),
     "two slices": (two_slices, "2 axial slice(s)"),
     "constant": (constant, "every voxel is 3"),
@@ -163,8 +158,8 @@ def empty(path: Path) -> None:
 
 
 BAD_MASKS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "fractional": (fractional, "not all whole numbers"),
-    "negative": (negative, "not all whole numbers"),
+    "fractional": (fractional, "that are no label, for example"),
+    "negative": (negative, "that are no label, for example"),
     "other shape": (other_shape, "shape"),
     "other affine": (other_affine, "affine differs"),
     "empty": (empty, "the mask is empty"),

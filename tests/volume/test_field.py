@@ -127,6 +127,8 @@ def test_every_file_of_a_folder_is_taken_or_named(tmp_path: Path) -> None:
 def test_packed_or_not_is_told_by_content(tmp_path: Path) -> None:
     save(tmp_path / "a.nii.gz").rename(tmp_path / "a.nii")
     assert read_volume(tmp_path / "a.nii").voxels.shape == (6, 9, 8)
+    save(tmp_path / "b.nii").rename(tmp_path / "b.nii.gz")
+    assert read_volume(tmp_path / "b.nii.gz").voxels.shape == (6, 9, 8)
 
 
 def test_unknown_voxels_and_slices() -> None:
