@@ -107,10 +107,6 @@ def truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def not_gzip(path: Path) -> None:
-    path.write_bytes(gzip.decompress(path.read_bytes()))
-
-
 def no_nifti(path: Path) -> None:
     path.write_bytes(gzip.compress(b"plain text " * 100))
 
@@ -132,7 +128,6 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no affine": (no_affine, "no orientation"),
     "singular affine": (singular_affine, "singular"),
     "truncated": (truncated, "not a whole gzip file"),
-    "not gzip": (not_gzip, "not a whole gzip file"),
     "no NIfTI": (no_nifti, "no NIfTI header"),
     "two slices": (two_slices, "2 axial slice(s)"),
     "constant": (constant, "every voxel is 3"),
@@ -163,8 +158,8 @@ def empty(path: Path) -> None:
 
 
 BAD_MASKS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "fractional": (fractional, "not all whole numbers"),
-    "negative": (negative, "not all whole numbers"),
+    "fractional": (fractional, "that are no label, for example"),
+    "negative": (negative, "that are no label, for example"),
     "other shape": (other_shape, "shape"),
     "other affine": (other_affine, "affine differs"),
     "empty": (empty, "the mask is empty"),
@@ -225,7 +220,7 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     assert "scan_3_mask.nii.gz  (kept" in printed
     again = {path: path.stat().st_mtime_ns for path in made}
     assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
-    for changed in (["--threshold", "0.6"], ["--again", "--threshold", "0.6"]):
+    for changed in (["--threshold", "0.6"], ["--overwrite", "--threshold", "0.6"]):
         code, printed, _ = run(*command, *changed)
         assert code == 0
         assert "(kept" not in printed

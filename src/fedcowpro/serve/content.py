@@ -100,12 +100,11 @@ def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None, t
     series = found.series[number] if found.series else None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        seen = series.name if series is not None else str(found.nifti)
-        with _named(seen, name), reading(found.nifti or Path(name)):
+        own = series.name if series is not None else str(found.nifti)
+        with _named(own, name), reading(found.nifti or Path(name)):
             volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
         volume = replace(volume, name=name)
         modality_of(volume)
-    own = series.name if series is not None else str(found.nifti)
     notes = (*found.notes, *(str(entry.message).replace(own, name) for entry in caught))
     return volume, series, tuple(dict.fromkeys(notes))
 

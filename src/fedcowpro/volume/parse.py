@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -46,16 +47,24 @@ def open_nifti(path: Path) -> nib.Nifti1Image:
             ) from error
     header = header_of(raw)
     if header is None:
-        packed = " (not a whole gzip file either)" if path.suffix.lower() == ".gz" and not zipped else ""
+        lacking = "not a whole gzip file" if path.suffix.lower() == ".gz" and not zipped else "no NIfTI header inside"
         raise FedCoWProError(
-            f"{path}: no NIfTI header inside{packed}",
+            f"{path}: {lacking}",
             expected,
             "convert the volume to NIfTI, for example with dcm2niix",
         )
     try:
         kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        claimed = math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
+        if not 0 <= claimed <= len(raw) - int(header["vox_offset"]):
+            raise FedCoWProError(
+                f"{path}: fewer voxels than the header says ({len(raw)} bytes for {claimed})", "a whole file",
+                "copy or export the file again",
+            )  # fmt: skip
         image: nib.Nifti1Image = kind.from_bytes(header.binaryblock + raw[len(header.binaryblock) :])
         return image
+    except FedCoWProError:
+        raise
     except Exception as error:  # of any kind: a header is any 348 bytes
         raise FedCoWProError(
             f"{path}: broken NIfTI header ({error})", expected, "copy or export the file again"

@@ -141,7 +141,7 @@ def test_image_and_mask_changed_over_are_told(written: Root, kind: str) -> None:
     (root / "kept").rename(labels)
     scan = scan_of(root, image)
     assert scan.labels is not None
-    with pytest.raises(FedCoWProError, match=rf"{labels.name}: values from .* not all whole numbers in 0\.\.255"):
+    with pytest.raises(FedCoWProError, match=rf"{labels.name}: \d+ voxel\(s\) that are no label, for example"):
         scan.labels.read(scan.image.read())
 
 

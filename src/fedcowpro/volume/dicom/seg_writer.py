@@ -71,8 +71,9 @@ def require_referable(series: Series) -> None:
     Raises:
         FedCoWProError: images that lack what the object must refer to.
     """
-    empty = np.zeros(layout_of(series.slices, series.name).grid.internal_shape, np.uint8)
-    _object(empty, series, {1: "organ"}, 900, "")
+    sample = np.zeros(layout_of(series.slices, series.name).grid.internal_shape, np.uint8)
+    sample[0, 0, 0] = 1  # an object without a pixel is written in another way
+    _object(sample, series, {1: "organ"}, 900, "")
 
 
 def _object(
