@@ -621,7 +621,7 @@ SURFACE = {
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
     "--seed",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
-    "--format --overwrite --painted --finetune --minutes --organs --support-slices --keep-components --refine "
+    "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
     "--threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
