@@ -11,9 +11,11 @@ from fedcowpro.model.lite0 import Lite0Encoder
 from fedcowpro.model.unet import OrganUNet, build_unet
 from fedcowpro.oneshot.whole_volume import predict_probabilities
 from fedcowpro.training.distortion import Distortion, distort
-from fedcowpro.training.finetuning import FineTuning, Recipe, organ_loss, self_labels
+from fedcowpro.training.finetuning import FineTuning, Recipe
 from fedcowpro.training.frame import frame_of
+from fedcowpro.training.organ_loss import organ_loss
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled, pool_of_examples
+from fedcowpro.training.self_labels import self_labels
 
 SMALL = Recipe(window=(64, 96), widths=(16, 8, 8), batch=2, steps=(3, 2), spacing=4.0)
 
@@ -101,15 +103,15 @@ def test_an_unknown_organ_in_the_background_costs_nothing() -> None:
     logits = torch.zeros(1, 3, 4, 4)
     logits[:, 2] = 20  # organ 2 everywhere
     labels, weights = torch.zeros(1, 4, 4, dtype=torch.long), torch.ones(1, 4, 4)
-    unknown = organ_loss(logits, labels, weights, torch.tensor([[True, True, False]]))
-    absent = organ_loss(logits, labels, weights, torch.tensor([[True, True, True]]))
+    unknown = organ_loss(logits, labels, weights, torch.tensor([[True, True, False]]), torch.ones(3))
+    absent = organ_loss(logits, labels, weights, torch.tensor([[True, True, True]]), torch.ones(3))
     assert unknown < 0.01 < 10 < absent
 
 
 def test_loss_without_weights_is_finite_and_has_no_gradient() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     labels = torch.ones(2, 4, 4, dtype=torch.long)
-    organ_loss(logits, labels, torch.zeros(2, 4, 4), torch.ones(2, 3, dtype=torch.bool)).backward()
+    organ_loss(logits, labels, torch.zeros(2, 4, 4), torch.ones(2, 3, dtype=torch.bool), torch.ones(3)).backward()
     assert logits.grad is not None
     assert not logits.grad.any()
 

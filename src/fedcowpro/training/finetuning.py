@@ -6,6 +6,7 @@ volumes that are not those of the published figures.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +15,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcowpro.core.allocator import keep_large_blocks
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet, build_unet
 from fedcowpro.training.distortion import Distortion, distort
-from fedcowpro.training.pool import Example, Pool, Unlabelled, frames_of, neighbours, pool_of, pool_of_examples
+from fedcowpro.training.organ_loss import class_balance, organ_loss
+from fedcowpro.training.pool import Example, Pool, Unlabelled, frames_of, pool_of, pool_of_examples
+from fedcowpro.training.self_labels import self_labels
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,20 @@ class Recipe:
         labelled_share: of a batch of a later round.
         average: decay of the moving average of weights, which is what a round gives.
         sure: probabilities from the first (weight 0) to the second (weight 1) of these make a label's weight.
-        least: an organ that takes less than this share of its smallest volume in the examples is not found, and
-            unknown in that volume.
+        least: an organ whose largest area in a slice is less than this share of that in the examples is not found,
+            and unknown in that volume.
         distortion: augmentation.
     """
 
     spacing: float = 2.0
     window: tuple[int, int] = (160, 192)
-    widths: tuple[int, ...] = (96, 64, 40, 24)
+    widths: tuple[int, ...] = (96, 64, 48)
     batch: int = 8
-    lr: float = 1e-3
+    lr: float = 3e-3
     encoder_share: float = 0.3
     weight_decay: float = 1e-2
-    steps: tuple[int, ...] = (400, 200, 200, 200)
-    round_lr: float = 0.6
+    steps: tuple[int, ...] = (300, 150, 150)
+    round_lr: float = 0.5
     labelled_share: float = 0.4
     average: float = 0.98
     sure: tuple[float, float] = (0.5, 0.9)
@@ -111,6 +113,7 @@ class FineTuning:
         self._labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
         self._frames = frames_of(unlabelled, settings.spacing, settings.window)
         self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
+        self._balance = class_balance(self._labelled)
         self._unlabelled: Pool | None = None
         self._net = build_unet(organs, encoder, seed, settings.widths).train()
         self._mean = {name: tensor.clone() for name, tensor in self._net.state_dict().items()}
@@ -169,9 +172,9 @@ class FineTuning:
         """Everything that a later `load_state_dict` on the same examples and volumes needs to go on."""
         labels = self._unlabelled
         return {
-            "net": self._net.state_dict(),
-            "mean": self._mean,
-            "optimizer": self._optimizer.state_dict(),
+            "net": copy.deepcopy(self._net.state_dict()),
+            "mean": copy.deepcopy(self._mean),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
             "generator": self._generator.get_state(),
             "steps": self.steps,
             "round": self.round,
@@ -213,7 +216,7 @@ class FineTuning:
             drawn.append(self._unlabelled.draw(count - own, self._generator))
         images, labels, weights, known = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         images, labels, weights = distort(images, labels, weights, settings.distortion, self._generator)
-        loss = organ_loss(self._net(images), labels.long(), weights, known)
+        loss = organ_loss(self._net(images), labels.long(), weights, known, self._balance)
         if not math.isfinite(loss.item()):
             raise FedCoWProError(
                 f"the loss became {loss.item()} at step {self.step} of round {self.round}",
@@ -233,83 +236,6 @@ class FineTuning:
 
 
 _LABELLING = 1.1  # time of all rounds over that of their steps: labelling volumes between the rounds
-
-
-def organ_loss(
-    logits: Float[Tensor, "b k h w"],
-    labels: Tensor,
-    weights: Float[Tensor, "b h w"],
-    known: Bool[Tensor, "b k"],
-) -> Float[Tensor, ""]:
-    """Weighted cross-entropy plus one minus the mean Dice of the organs over the batch (Milletari et al. 2016).
-
-    Where a sample's annotation does not know an organ, its background is "background or that organ", and the organ's
-    Dice leaves the sample out.
-
-    Args:
-        logits: of background and organs.
-        labels: (b, h, w), 0..k.
-        weights: of the voxels, 0..1.
-        known: per sample; the background always is.
-    """
-    logs = logits.log_softmax(1)
-    probabilities = logs.exp()
-    if not bool(known.all()):
-        merged = logs.masked_fill((known & (torch.arange(known.shape[1]) > 0))[..., None, None], -math.inf)
-        logs = torch.cat((merged.logsumexp(1, keepdim=True), logs[:, 1:]), 1)
-    entropy = -(logs.gather(1, labels[:, None])[:, 0] * weights).mean()
-    terms = []
-    for organ in range(1, logits.shape[1]):
-        rows = known[:, organ]
-        if not bool(rows.any()):
-            continue
-        truth, p, w = (labels[rows] == organ).float(), probabilities[rows, organ], weights[rows]
-        terms.append(1 - (2 * (p * truth * w).sum() + 1) / (((p + truth) * w).sum() + 1))
-    return entropy + torch.stack(terms).mean() if terms else entropy
-
-
-@torch.inference_mode()
-def self_labels(
-    net: OrganUNet, frame: Float[Tensor, "d h w"], least: Float[Tensor, " k"], sure: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A network's labels of a volume for training: labels, weights (0..255) and known organs of each slice.
-
-    Of each organ only the largest part is believed; what else was taken for it weighs nothing, and is background to
-    nobody. An organ smaller than `least` is unknown in the volume.
-
-    Args:
-        net: teacher.
-        frame: grey values.
-        least: voxels per slice distance (sum of the organ's area over the slices is not comparable between volumes
-            of other slice distances, the largest area of a slice is): least largest area of each organ in pixels.
-        sure: see `Recipe`.
-    """
-    below, above = neighbours(len(frame))
-    best, label = [], []
-    for part in torch.arange(len(frame)).split(4):
-        images = torch.stack((frame[below[part]], frame[part], frame[above[part]]), 1).float()
-        confidence, winner = net(images).softmax(1).max(1)
-        best.append(confidence)
-        label.append(winner.to(torch.uint8))
-    labels = torch.cat(label).numpy()
-    weights = ((torch.cat(best) - sure[0]) / (sure[1] - sure[0])).clamp_(0, 1).numpy()
-    known = [True]
-    for organ in range(1, net.organs + 1):
-        mask = labels == organ
-        parts, count = ndimage.label(mask)
-        if count > 1:
-            sizes = np.bincount(parts.ravel())
-            mask = parts == 1 + int(sizes[1:].argmax())
-            lost = (labels == organ) & ~mask
-            weights[lost], labels[lost] = 0, 0
-        known.append(bool(mask.sum((1, 2)).max() >= least[organ - 1]))
-        if not known[-1]:
-            weights[mask], labels[mask] = 0, 0
-    return (
-        torch.from_numpy(labels),
-        torch.from_numpy((weights * 255).round().astype(np.uint8)),
-        torch.tensor(known).expand(len(labels), -1),
-    )
 
 
 def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, " k"]:

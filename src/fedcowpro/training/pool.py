@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from fedcowpro.training.frame import Frame, frame_of
+from fedcowpro.training.frame import frame_of
 
 IGNORE = 255  # label value of voxels that nobody has decided on
 
@@ -136,6 +136,3 @@ def frames_of(volumes: Sequence[Unlabelled], target: float, window: tuple[int, i
 
 def _share(chosen: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     return chosen.float() / chosen.sum().clamp_min(1)
-
-
-__all__ = ["IGNORE", "Example", "Frame", "Pool", "Unlabelled", "frames_of", "neighbours", "pool_of", "pool_of_examples"]

@@ -1,0 +1,56 @@
+"""A network's own labels of an unlabelled volume, for its further training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+
+from fedcowpro.model.unet import OrganUNet
+from fedcowpro.training.pool import neighbours
+
+
+@torch.inference_mode()
+def self_labels(
+    net: OrganUNet, frame: Float[Tensor, "d h w"], least: Float[Tensor, " k"], sure: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A network's labels of a volume for training: labels, weights (0..255) and known organs of each slice.
+
+    Of each organ only the largest part is believed; what else was taken for it weighs nothing, and is background to
+    nobody. An organ smaller than `least` is unknown in the volume.
+
+    Args:
+        net: teacher.
+        frame: grey values.
+        least: pixels of each organ's largest area in a slice; volumes would not compare where slices are not equally
+            thick.
+        sure: see `Recipe`.
+    """
+    below, above = neighbours(len(frame))
+    best, label = [], []
+    for part in torch.arange(len(frame)).split(4):
+        images = torch.stack((frame[below[part]], frame[part], frame[above[part]]), 1).float()
+        confidence, winner = net(images).softmax(1).max(1)
+        best.append(confidence)
+        label.append(winner.to(torch.uint8))
+    labels = torch.cat(label).numpy()
+    weights = ((torch.cat(best) - sure[0]) / (sure[1] - sure[0])).clamp_(0, 1).numpy()
+    known = [True]
+    for organ in range(1, net.organs + 1):
+        mask = labels == organ
+        parts, count = ndimage.label(mask)
+        if count > 1:
+            sizes = np.bincount(parts.ravel())
+            mask = parts == 1 + int(sizes[1:].argmax())
+            lost = (labels == organ) & ~mask
+            weights[lost], labels[lost] = 0, 0
+        known.append(bool(mask.sum((1, 2)).max() >= least[organ - 1]))
+        if not known[-1]:
+            weights[mask], labels[mask] = 0, 0
+    return (
+        torch.from_numpy(labels),
+        torch.from_numpy((weights * 255).round().astype(np.uint8)),
+        torch.tensor(known).expand(len(labels), -1),
+    )
