@@ -29,7 +29,7 @@ ALLOWED = {
     "reports": "core config volume data model oneshot evaluation federated study",
     "serve": "core config volume model oneshot",
     "demo": "core config volume data model oneshot evaluation federated reports",
-    "cli": "core config volume data model oneshot evaluation federated study reports serve demo",
+    "cli": "core config volume data model training oneshot evaluation federated study reports serve demo",
 }
 LINES = 400
 
