@@ -114,8 +114,8 @@ def seen(config: ExperimentConfig, sites: Mapping[str, Path]) -> dict[str, Array
     }
 
 
-def drawn(config: ExperimentConfig, name: str, site: Site) -> tuple[Tensor, Tensor, Tensor, Views]:
-    """The first batch of a site's first round before its views: slices, pseudo-labels, bodies (B, S, S); and the views.
+def drawn(config: ExperimentConfig, name: str, site: Site) -> tuple[Tensor, Tensor, Views]:
+    """The first batch of a site's first round before its views: slices and pseudo-labels (B, S, S), and the views.
 
     The server can repeat all draws: they depend on seed, name and round. Slices and labels it does not have.
     """
@@ -124,13 +124,13 @@ def drawn(config: ExperimentConfig, name: str, site: Site) -> tuple[Tensor, Tens
     shown = [sampler._pair(0, generator)[0] for _ in range(config.train.batch)]
     views = sample_views(2 * len(shown), site.size, config.augment, generator)
     image, mask = (torch.from_numpy(np.stack([getattr(one, key) for one in shown])) for key in ("image", "mask"))
-    return image, mask.float(), torch.from_numpy(np.stack([one.body for one in shown])), views
+    return image, mask.float(), views
 
 
-def loss_of(model: Segmenter, loss: LossConfig, image: Tensor, mask: Tensor, body: Tensor, views: Views) -> Tensor:
+def loss_of(model: Segmenter, loss: LossConfig, image: Tensor, mask: Tensor, views: Views) -> Tensor:
     """Training's loss of the batch that these views of the slices are, differentiable in `image`."""
     count = len(image)
-    shown, labels = apply_views(torch.cat((image, image)), torch.cat((mask, mask)), views, torch.cat((body, body)))
+    shown, labels = apply_views(torch.cat((image, image)), torch.cat((mask, mask)), views)
     (support, query), (support_mask, query_mask) = shown[:, None].split(count), labels.long().split(count)
     return episode_losses(model, support, support_mask, query, query_mask, loss)[0]["total"]
 
@@ -230,8 +230,7 @@ def slice_losses(model: Segmenter, site: Site, config: ExperimentConfig) -> list
         chosen = max(ids, key=lambda one: int((segments == one).sum()))
         views = sample_views(2, site.size, config.augment, torch.Generator().manual_seed(number))
         image, mask = (torch.from_numpy(one)[None] for one in (site.image_slice(case, z), (segments == chosen) * 1.0))
-        body = torch.from_numpy(segments > 0)[None]
-        found.append((case, loss_of(model, config.loss, image, mask.float(), body, views)))
+        found.append((case, loss_of(model, config.loss, image, mask.float(), views)))
     return found
 
 

@@ -65,12 +65,12 @@ def test_the_attacker_sees_the_update_and_its_truth_is_the_slice_trained_on(
     for name, change in update.items():
         np.testing.assert_array_equal(change, (trained[name] - start[name]).numpy())
 
-    image, mask, body, views = attacks.drawn(config, "site0", site)
+    image, mask, views = attacks.drawn(config, "site0", site)
     sampler = EpisodeSampler(site, config.augment, config.episodes)
     batch = sampler.sample(1, site_generator(config.seed, "site0", 1), 0.0)
-    shown, _ = attacks.apply_views(torch.cat((image, image)), torch.cat((mask, mask)), views, torch.cat((body, body)))
+    shown, _ = attacks.apply_views(torch.cat((image, image)), torch.cat((mask, mask)), views)
     torch.testing.assert_close(shown[:1, None], batch.support)
-    loss = attacks.loss_of(model, config.loss, image, mask, body, views)
+    loss = attacks.loss_of(model, config.loss, image, mask, views)
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     seen = torch.cat([-torch.from_numpy(update[name]).flatten() for name, _ in model.named_parameters()])
     cosine = torch.cosine_similarity(seen, torch.cat([slope.flatten() for slope in slopes]), dim=0)
