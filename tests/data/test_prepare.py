@@ -110,7 +110,7 @@ def test_errors_come_back_from_workers(raw: Path) -> None:
     (raw / "image_10.nii.gz").write_bytes(b"broken")
     with pytest.raises(FedCoWProError, match=r"image_10\.nii\.gz: not a whole gzip file") as caught:
         run(raw, workers=2)
-    assert caught.value.remedy == "copy or export the file again"
+    assert caught.value.remedy == "convert the volume to NIfTI, for example with dcm2niix"
 
 
 def test_cropped_labels_are_said_and_recorded(raw: Path) -> None:
