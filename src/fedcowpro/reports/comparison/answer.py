@@ -12,9 +12,8 @@ from fedcowpro.reports.comparison.by_site import by_site
 from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import interval, p_phrase, p_text, percent, signed
 from fedcowpro.reports.comparison.judge import ALPHA, MAIN, Judge, Versus, against
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Finding, Grid, Heading, Items, Section, Text, Value, listed
-from fedcowpro.reports.toolkit.blocks import count as counted
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Heading, Items, Section, Table, Text, Value, Verdict
+from fedcowpro.reports.toolkit.numbers import MISSING, count, listed, number
 
 _NARROW = {"percentile": "percentile", "bca": "BCa"}
 
@@ -33,7 +32,7 @@ def lead(evidence: Evidence, comparison: Comparison | None) -> str:
     if len(comparison.methods) == 1:
         (one,) = comparison.methods
         where = f"{evidence.protocol} Dice of '{one.method}': {number(one.mean)}"
-        return f"Mean {where} over {counted(one.cases, 'case')}, {counted(one.seeds, 'seed')}. Nothing is compared."
+        return f"Mean {where} over {count(one.cases, 'case')}, {count(one.seeds, 'seed')}. Nothing is compared."
     better = [pair for pair in pairs if pair.pair.significant and pair.difference > 0]
     worse = [pair for pair in pairs if pair.pair.significant and pair.difference < 0]
     others = [pair for pair in pairs if not pair.pair.significant]
@@ -43,7 +42,7 @@ def lead(evidence: Evidence, comparison: Comparison | None) -> str:
         if chosen
     ]
     return (
-        f"Against '{evidence.reference}', mean {evidence.protocol} Dice over {counted(comparison.cases, 'case')}: "
+        f"Against '{evidence.reference}', mean {evidence.protocol} Dice over {count(comparison.cases, 'case')}: "
         f"{'; '.join(parts)}."
     )
 
@@ -79,7 +78,7 @@ def _question(evidence: Evidence) -> list[str]:
     return [f"{what} segment better or worse than '{evidence.reference}', by Dice on the same cases?"]
 
 
-def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Comparison) -> Finding:
+def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Comparison) -> Verdict:
     found, reference = pair.pair, means[pair.pair.first]
     word = "better" if pair.difference > 0 else "worse"
     if found.significant:
@@ -90,13 +89,13 @@ def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Compariso
     text = (
         f"Mean Dice {number(means[pair.method].mean)} against {number(reference.mean)}, a difference of "
         f"{signed(pair.difference)} ({_level(found.interval.confidence)} interval "
-        f"{interval(pair.interval, sign=True)}) over {counted(comparison.cases, 'case')} and "
+        f"{interval(pair.interval, sign=True)}) over {count(comparison.cases, 'case')} and "
         f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; "
         f"{p_phrase('adjusted p', found.p_adjusted, ALPHA)}; rank-biserial correlation "
-        f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {counted(pair.wins, 'case')}, "
+        f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {count(pair.wins, 'case')}, "
         f"worse in {pair.losses}, equal in {found.ties}. {_equivalence(pair)}"
     )
-    return Finding(verdict, text.strip(), found.significant)
+    return Verdict(verdict, text.strip(), found.significant)
 
 
 def _equivalence(pair: Versus) -> str:
@@ -118,7 +117,7 @@ def _equivalence(pair: Versus) -> str:
     return f"The whole interval lies beyond the margin of ±{found.margin:g}." if beyond else ""
 
 
-def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> Grid:
+def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> Table:
     """Every method with its mean, and against the reference."""
     by_name = {pair.method: pair for pair in pairs}
     head = ["Method", "Mean Dice", "Cases, seeds"]
@@ -132,7 +131,7 @@ def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> 
         elif pairs:
             row += _pair_cells(by_name[one.method])
         rows.append(tuple(row))
-    return Grid(tuple(head), tuple(rows))
+    return Table(tuple(head), tuple(rows))
 
 
 def _pair_cells(pair: Versus) -> list[Cell]:
@@ -159,7 +158,7 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
                 resamples=comparison.resamples, seed=judge.seed, few=FEWEST_STUDENTISED
             ),
             tests=wording.TESTS.format(
-                pairs=counted(len(pairs), "comparison"),
+                pairs=count(len(pairs), "comparison"),
                 alpha=comparison.alpha,
                 gate=wording.GATE if comparison.omnibus else "",
             )

@@ -11,7 +11,7 @@ from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import interval, signed
 from fedcowpro.reports.comparison.judge import Judge, Versus, against, strata, stratum_name
 from fedcowpro.reports.toolkit.blocks import Block, Chart, Heading, Items, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING
+from fedcowpro.reports.toolkit.numbers import MISSING
 
 
 def by_site(evidence: Evidence, comparison: Comparison, judge: Judge, pairs: list[Versus]) -> list[Block]:

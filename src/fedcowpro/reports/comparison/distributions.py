@@ -12,7 +12,7 @@ from fedcowpro.reports.comparison.charts import spread
 from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.judge import MAIN, Judge, strata, stratum_name
 from fedcowpro.reports.toolkit.blocks import Cell, Chart, Section, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 
 
 def distributions(evidence: Evidence, judge: Judge) -> Section | None:

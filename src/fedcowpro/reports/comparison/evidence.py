@@ -23,7 +23,7 @@ from fedcowpro.reports.comparison.naming import joined
 from fedcowpro.reports.comparison.sites import with_modality
 from fedcowpro.reports.comparison.sources import Source, open_source, with_distinct_labels
 from fedcowpro.reports.comparison.trainings import Training
-from fedcowpro.reports.toolkit.blocks import count, listed
+from fedcowpro.reports.toolkit.numbers import count, listed
 
 
 @dataclass(frozen=True)

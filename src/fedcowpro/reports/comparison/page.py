@@ -16,9 +16,9 @@ from fedcowpro.reports.comparison.judge import Judge
 from fedcowpro.reports.comparison.provenance import provenance
 from fedcowpro.reports.comparison.tables import tables
 from fedcowpro.reports.comparison.training import training
-from fedcowpro.reports.toolkit.blocks import Document, Items, Section, listed
-from fedcowpro.reports.toolkit.render_html import to_html
-from fedcowpro.reports.toolkit.render_markdown import to_markdown
+from fedcowpro.reports.toolkit.blocks import Document, Items, Section
+from fedcowpro.reports.toolkit.numbers import listed
+from fedcowpro.reports.toolkit.render import document_html, document_markdown
 
 MARGIN = 0.02  # of Dice
 FORMATS = (".html", ".md")
@@ -72,7 +72,7 @@ def compare_page(
     judge = Judge(evidence.reference, margin, seed, resamples, infinite, interval)
     html = out.suffix.lower() == FORMATS[0]
     document = _document(evidence, judge, command, folders)
-    write_atomic(out, to_html(document) if html else to_markdown(document))
+    write_atomic(out, document_html(document) if html else document_markdown(document))
     return out
 
 

@@ -21,8 +21,8 @@ from fedcowpro.reports.comparison.naming import SOURCE
 from fedcowpro.reports.comparison.sites import digest_of, site_folders
 from fedcowpro.reports.comparison.sources import Scores, Source
 from fedcowpro.reports.comparison.trainings import MODEL, Training, read_json
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Command, Grid, Section, Text, listed, shown
-from fedcowpro.reports.toolkit.html import MISSING
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Command, Section, Table, Text
+from fedcowpro.reports.toolkit.numbers import MISSING, listed, shown
 
 _OWN = ("pairing", "scales", "refine", "threshold", "keep_components")  # settings with an option of their own
 
@@ -89,7 +89,7 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     return [name, next((value for value in values if value != "bag"), values[0]).replace("+", ",")]
 
 
-def _tables(evidence: Evidence) -> Grid:
+def _tables(evidence: Evidence) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for source in evidence.sources:
         for scores in source.tables:
@@ -99,10 +99,10 @@ def _tables(evidence: Evidence) -> Grid:
             version = scores.episodes.fedcowpro if scores.episodes else _version(source.record)
             rows.append((str(scores.file), scores.digest, str(len(scores.rows)), methods, seeds, episodes, version))
     head = ("Table of scores", "SHA-256", "Rows", "Methods", "Seeds", "Episodes, SHA-256", "fedcowpro")
-    return Grid(head, tuple(rows), words=len(head), caption="Files; digests are the first 16 hex digits")
+    return Table(head, tuple(rows), words=len(head), caption="Files; digests are the first 16 hex digits")
 
 
-def _episodes(evidence: Evidence) -> Grid:
+def _episodes(evidence: Evidence) -> Table:
     """The manifest: annotated cases, their slices and the cases that were asked, with the methods that it held for."""
     found: dict[tuple[str, ...], dict[str, None]] = {}
     for methods, plan in _plans(evidence):
@@ -113,7 +113,7 @@ def _episodes(evidence: Evidence) -> Grid:
     everyone = set(evidence.methods)
     rows = tuple((*row, "all" if everyone <= set(methods) else listed(list(methods))) for row, methods in found.items())
     head = ("Site", "Annotated at", "Annotated case", "Slices", "Cases", "Methods")
-    return Grid(head, rows, words=len(head), caption=f"Episodes. {wording.EPISODES}")
+    return Table(head, rows, words=len(head), caption=f"Episodes. {wording.EPISODES}")
 
 
 def _plans(evidence: Evidence) -> Iterator[tuple[list[str], Episodes]]:
@@ -150,7 +150,7 @@ def _settings(evidence: Evidence) -> list[Block]:
         cells = (" or ".join(sorted(map(str, part[option].unique()))) for option in differing)
         rows.append((str(method), str(protocol), *(shown(cell) for cell in cells)))
     head = ("Method", "Protocol", *map(_words, differing))
-    grid = Grid(
+    grid = Table(
         head, tuple(rows), words=len(head), caption="Settings of inference that differ, as the tables have them"
     )
     return [*blocks, grid] if differing and rows else blocks
@@ -160,7 +160,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _runs(evidence: Evidence) -> Grid:
+def _runs(evidence: Evidence) -> Table:
     versions = [_all_versions(run) for run in evidence.trainings]
     alike = len(set(versions)) == 1
     rows = []
@@ -169,7 +169,7 @@ def _runs(evidence: Evidence) -> Grid:
         rows.append((run.label, str(run.seed), str(run.folder), *map(shown, facts), *([] if alike else [known])))
     head = ("Method", "Seed", "Run", "Settings", "Weights", "Started", *([] if alike else ["Versions"]))
     caption = "Trainings, with digests of settings and weights" + (f"; all with {versions[0]}" if alike else "")
-    return Grid(head, tuple(rows), words=len(head), caption=caption)
+    return Table(head, tuple(rows), words=len(head), caption=caption)
 
 
 def _all_versions(run: Training) -> str:
@@ -181,17 +181,17 @@ def _weights(run: Training) -> str:
     return shown(read_json(card, "the card of a model").get("weights_digest", ""))[:16] if card.is_file() else MISSING
 
 
-def _training_data(evidence: Evidence) -> Grid:
+def _training_data(evidence: Evidence) -> Table:
     rows: dict[tuple[str, ...], None] = {}
     for run in evidence.trainings:
         for name, site in run.record.get("sites", {}).items():
             facts = (site.get("modality"), site.get("cases"), site.get("train_slices"), site.get("digest"))
             rows[run.label, name, *map(shown, facts)] = None
     head = ("Method", "Client", "Modality", "Cases", "Training slices", "Digest")
-    return Grid(head, tuple(rows), words=len(head), caption="Training data")
+    return Table(head, tuple(rows), words=len(head), caption="Training data")
 
 
-def _scored_data(evidence: Evidence) -> Grid:
+def _scored_data(evidence: Evidence) -> Table:
     rows: dict[tuple[str, ...], None] = {}
     for source in evidence.sources:
         for scores in source.tables:
@@ -199,10 +199,10 @@ def _scored_data(evidence: Evidence) -> Grid:
                 rows[name, digest, str(scores.episodes_file)] = None
         for (_, name), folder in site_folders(source).items():
             rows[name, digest_of(folder), str(folder)] = None
-    return Grid(("Site", "Digest", "As in"), tuple(rows), words=3, caption="Scored data")
+    return Table(("Site", "Digest", "As in"), tuple(rows), words=3, caption="Scored data")
 
 
-def _trials(evidence: Evidence) -> Grid:
+def _trials(evidence: Evidence) -> Table:
     rows = [
         (arm, seed, shown(trial.get("run")), shown(trial.get("results")))
         for source in evidence.sources
@@ -210,7 +210,7 @@ def _trials(evidence: Evidence) -> Grid:
         for seed, trial in entry.get("seeds", {}).items()
     ]
     head = ("Arm", "Seed", "Run", "Its scores, in the study's folder")
-    return Grid(head, tuple(rows), words=len(head), caption="Trials of studies: where each row of the table is from")
+    return Table(head, tuple(rows), words=len(head), caption="Trials of studies: where each row of the table is from")
 
 
 def _version(record: Mapping[str, object] | None) -> str:

@@ -17,8 +17,8 @@ from fedcowpro.reports.comparison.answer import numbers
 from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import digits, interval, percent, signed
 from fedcowpro.reports.comparison.judge import ALPHA, MAIN, Judge, against, modality_name
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Grid, Heading, Items, Section, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Heading, Items, Section, Table, Text, Value, columns
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 
 PLACE = ["site", "modality", "organ"]
 _VOLUME = "relative_volume_error"
@@ -114,7 +114,7 @@ def _metrics(evidence: Evidence, rows: pd.DataFrame, judge: Judge, of_dice: Comp
             known = biased is not None and method in biased.values
             rest[method] = (signed(float(biased.values[method].mean())) if biased and known else MISSING,)
     table = tuple((method, *(cells[method][metric] for metric in names), *rest[method]) for method in evidence.methods)
-    return [Grid(tuple(head), table), Text(wording.MORE_METRICS, "note")]
+    return [Table(tuple(head), table), Text(wording.MORE_METRICS, "note")]
 
 
 def _definitions(evidence: Evidence, judge: Judge) -> list[Block]:
@@ -141,7 +141,7 @@ def _central(values: Mapping[str, Array], method: str, metric: str) -> Cell:
     return number(float(by_case.mean()), places)
 
 
-def _counts(evidence: Evidence, rows: pd.DataFrame, whole: Comparison | None) -> Grid:
+def _counts(evidence: Evidence, rows: pd.DataFrame, whole: Comparison | None) -> Table:
     cells = rows[["site", "case", "organ"]].drop_duplicates()
     table = []
     for method in evidence.methods:
@@ -165,7 +165,7 @@ def _counts(evidence: Evidence, rows: pd.DataFrame, whole: Comparison | None) ->
         "Method", "Seeds", "Sites", "Cases", "Organs", "Support cases", "Scores", "Dice not defined",
         "Case-organ pairs missing", "Not usable for every seed",
     )  # fmt: skip
-    return Grid(head, tuple(table))
+    return Table(head, tuple(table))
 
 
 def _metric_names(evidence: Evidence) -> list[str]:
