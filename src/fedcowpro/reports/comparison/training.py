@@ -10,7 +10,7 @@ import pandas as pd
 
 from fedcowpro.evaluation.summary import share_of_model
 from fedcowpro.reports.comparison import wording
-from fedcowpro.reports.comparison.evidence import Evidence
+from fedcowpro.reports.comparison.inputs import Inputs
 from fedcowpro.reports.comparison.training_charts import curves
 from fedcowpro.reports.comparison.trainings import Training
 from fedcowpro.reports.toolkit.blocks import Block, Cell, Chart, Heading, Items, Section, Table, Text, Value
@@ -28,9 +28,9 @@ _ARROW = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 Group = tuple[str, list[Training]]
 
 
-def training(evidence: Evidence) -> Section | None:
+def training(inputs: Inputs) -> Section | None:
     """Curves and tables of all trainings, those of one method together."""
-    groups = grouped([one for one in evidence.trainings if len(one.rounds)])
+    groups = grouped([one for one in inputs.trainings if len(one.rounds)])
     if not groups:
         return None
     blocks: list[Block] = [Text(wording.TRAINING)]
