@@ -1,4 +1,4 @@
-"""Commands that compare: studies, pages of evidence, and where a result comes from."""
+"""Commands that compare: studies, comparisons, and where a result comes from."""
 
 from __future__ import annotations
 

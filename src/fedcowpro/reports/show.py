@@ -20,6 +20,8 @@ from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, state_digest
 from fedcowpro.study.table import COSTS, RECORD, TABLE, read_record
 
+_UNKNOWN = "not recorded"
+
 
 def show(path: Path) -> str:
     """Summary of a run, a study, a checkpoint or a CSV of results, without a line break at the end.
@@ -32,8 +34,8 @@ def show(path: Path) -> str:
     """
     if (path / "run.json").is_file():
         return _run(RunFolder(path))
-    if is_study(path):
-        return show_study(path)
+    if (path / RECORD).is_file():
+        return _study(path)
     if (path / FILE_NAME).is_file():
         return _checkpoint(path / FILE_NAME)
     if path.suffix == ".safetensors" and not path.is_dir():
@@ -49,7 +51,7 @@ def show(path: Path) -> str:
 def _run(folder: RunFolder) -> str:
     record, text = folder.record(), _config_text(folder.config_file)
     config = yaml.safe_load(text)
-    rounds = config.get("federation", {}).get("rounds", UNKNOWN)
+    rounds = config.get("federation", {}).get("rounds", _UNKNOWN)
     if finished := folder.is_finished(rounds):
         weights = f"digest {load_checkpoint(folder.model_file)[1]['weights_digest']}, checked"
     elif (last := folder.last_round()) is not None:
@@ -59,11 +61,11 @@ def _run(folder: RunFolder) -> str:
     facts = {
         "run": folder.path,
         "rounds": f"{folder.completed()} of {rounds}, {'' if finished else 'not '}finished",
-        "started": record.get("started", UNKNOWN),
-        "command": record.get("command") or UNKNOWN,
+        "started": record.get("started", _UNKNOWN),
+        "command": record.get("command") or _UNKNOWN,
         "same again": _again(folder, config),
-        "seed": record.get("seed", UNKNOWN),
-        "versions": versions_text(record),
+        "seed": record.get("seed", _UNKNOWN),
+        "versions": _versions_text(record),
         "settings": f"digest {record['config_digest']}",
         "weights": weights,
     }
@@ -73,57 +75,10 @@ def _run(folder: RunFolder) -> str:
     columns = ("name", "modality", "cases", "train_slices", "size", "digest")
     sites = [[str(site.get(column, "-")) for column in columns] for site in record["sites"].values()]
     parts = [
-        facts_text(facts), "sites", columns_text([columns, *sites]), *_tables(folder.path),
-        f"config ({folder.config_file})", indented(text),
+        _facts_text(facts), "sites", _columns_text([columns, *sites]), *_tables(folder.path),
+        f"config ({folder.config_file})", _indented(text),
     ]  # fmt: skip
     return "\n".join(parts)
-
-
-def _checkpoint(path: Path) -> str:
-    state, card = load_checkpoint(path)
-    data = card.get("data", {})
-    modalities = ", ".join(f"{kind} at {count}" for kind, count in data.get("modalities", {}).items())
-    counts = (
-        f"{data.get('cases')} cases and {data.get('train_slices')} slices of {data.get('sites')} sites ({modalities})"
-    )
-    facts = {
-        "checkpoint": f"{path}, {sum(tensor.numel() for tensor in state.values()):,} values",
-        "round": f"{card.get('round', UNKNOWN)} of {card.get('rounds', UNKNOWN)}",
-        "seed": card.get("seed", UNKNOWN),
-        "versions": versions_text(card),
-        "settings": f"digest {card.get('config_digest', UNKNOWN)}",
-        "weights": f"digest {card['weights_digest']}, checked",
-        "data": counts if data else UNKNOWN,
-    }
-    if (model_card := path.with_name(CARD_NAME)).is_file() and path.name == FILE_NAME:
-        facts["model card"] = model_card
-    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
-        if (folder / "run.json").is_file():
-            facts["made by"] = f"the run in {folder}: fedcowpro show {shlex.quote(str(folder))}"
-            break
-    shown = {name: card[name] for name in ("model", "normalisation", "inference", "prepare") if name in card}
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-    return "\n".join([facts_text(facts), *_tables(path.parent), "config (of its card)", indented(text)])
-
-
-def _results(path: Path) -> str:
-    table = read_results(path)
-    names = {name: sorted(map(str, table[name].unique())) for name in ("method", "seed", "site", "organ", "protocol")}
-    facts: dict[str, object] = {
-        "results": f"{path}, {len(table)} scores of {len(table.groupby(['site', 'case']))} cases",
-        "file": f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-        **{f"{name}s": ", ".join(found) for name, found in names.items()},
-    }
-    beside = _episodes_of(path)
-    if not beside.is_file():
-        return facts_text({**facts, "episodes": f"no file {beside.name} beside it"})
-    plan = load_episodes(beside)
-    facts["episodes"] = f"{beside}, {len(plan.episodes)} of fedcowpro {plan.fedcowpro}"
-    facts["same again"] = (
-        f"fedcowpro evaluate --model MODEL --episodes {shlex.quote(str(beside))} --out NEW.csv"
-        + "".join(f" --site {shlex.quote(name)}=FOLDER" for name in plan.digests)
-    )
-    return "\n".join([facts_text(facts), "sites", columns_text([("name", "digest"), *plan.digests.items()])])
 
 
 def _again(folder: RunFolder, config: Mapping[str, Any]) -> str:
@@ -148,39 +103,8 @@ def _config_text(file: Path) -> str:
     return text
 
 
-def _tables(folder: Path) -> list[str]:
-    """Tables of results in a folder and in the one that holds it, whatever model they are of."""
-    found = []
-    for file in sorted({*folder.glob("*.csv"), *folder.resolve().parent.glob("*.csv")}):
-        if _is_table(file):
-            episodes = _episodes_of(file)
-            found.append(f"  {file} ({episodes.name if episodes.is_file() else 'no episode file'})")
-    return ["results in this folder and beside it", *found] if found else []
-
-
-def _is_table(file: Path) -> bool:
-    try:
-        with file.open(encoding="utf-8") as lines:
-            return lines.readline(4096).strip().startswith(",".join(COLUMNS))
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-def _episodes_of(results: Path) -> Path:
-    return results.with_suffix(".episodes.json")
-
-
-def is_study(path: Path) -> bool:
-    """Whether a study lies in a folder."""
-    return (path / RECORD).is_file()
-
-
-def show_study(path: Path) -> str:
-    """Summary of a study folder: the command, versions, trials with their digests, data, settings of each arm.
-
-    Raises:
-        FedCoWProError: a damaged record or run.
-    """
+def _study(path: Path) -> str:
+    """The command, versions, trials with their digests, data, settings of each arm."""
     record = read_record(path) or {}
     arms: dict[str, Any] = record.get("arms", {})
     trials = [(arm, seed, trial) for arm, entry in arms.items() for seed, trial in entry["seeds"].items()]
@@ -188,28 +112,28 @@ def show_study(path: Path) -> str:
     facts: dict[str, object] = {
         "study": f"{record['name']}: {record.get('question', '')}",
         "folder": path,
-        "command": record.get("command") or UNKNOWN,
-        "versions": versions_text(record),
+        "command": record.get("command") or _UNKNOWN,
+        "versions": _versions_text(record),
         "trials": f"{scored} of {len(trials)} scored, in {record['seconds']:g} seconds of a clock",
         "seeds": ", ".join(dict.fromkeys(seed for _, seed, _ in trials)),
-        "compared with": record.get("compare") or UNKNOWN,
+        "compared with": record.get("compare") or _UNKNOWN,
     }
     if failed := record.get("failed"):
         facts["failed"] = "; ".join(failed)
     facts |= {name: f"SHA-256 {_sha256(path / name)}" for name in (TABLE, COSTS) if (path / name).is_file()}
     rows = [_trial(path, arm, seed, trial) for arm, seed, trial in trials]
     parts = [
-        facts_text(facts),
+        _facts_text(facts),
         f"trials: a row of {TABLE} is in the results of its arm and seed; 'fedcowpro show RUN' has the training",
-        columns_text([("arm", "seed", "settings", "weights", "run", "results"), *rows]),
+        _columns_text([("arm", "seed", "settings", "weights", "run", "results"), *rows]),
         "scored data: cases of an evaluation site, with the digest of its images and labels",
-        columns_text([("site", "digest", "annotated", "queries"), *_data(path, arms)]),
+        _columns_text([("site", "digest", "annotated", "queries"), *_data(path, arms)]),
     ]
     for arm, entry in arms.items():
         clients = ", ".join(f"{name}: {len(cases)}" for name, cases in entry["train"].items()) or "none"
         parts += [f"arm '{arm}' ({entry['regime']}; cases of training sites: {clients})"]
     for title, settings in _settings(arms):
-        parts += [title, indented(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))]
+        parts += [title, _indented(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))]
     return "\n".join(parts)
 
 
@@ -255,27 +179,93 @@ def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-UNKNOWN = "not recorded"
+def _checkpoint(path: Path) -> str:
+    state, card = load_checkpoint(path)
+    data = card.get("data", {})
+    modalities = ", ".join(f"{kind} at {count}" for kind, count in data.get("modalities", {}).items())
+    counts = (
+        f"{data.get('cases')} cases and {data.get('train_slices')} slices of {data.get('sites')} sites ({modalities})"
+    )
+    facts = {
+        "checkpoint": f"{path}, {sum(tensor.numel() for tensor in state.values()):,} values",
+        "round": f"{card.get('round', _UNKNOWN)} of {card.get('rounds', _UNKNOWN)}",
+        "seed": card.get("seed", _UNKNOWN),
+        "versions": _versions_text(card),
+        "settings": f"digest {card.get('config_digest', _UNKNOWN)}",
+        "weights": f"digest {card['weights_digest']}, checked",
+        "data": counts if data else _UNKNOWN,
+    }
+    if (model_card := path.with_name(CARD_NAME)).is_file() and path.name == FILE_NAME:
+        facts["model card"] = model_card
+    for folder in (path.parent, path.parent.parent, path.parent.parent.parent):
+        if (folder / "run.json").is_file():
+            facts["made by"] = f"the run in {folder}: fedcowpro show {shlex.quote(str(folder))}"
+            break
+    shown = {name: card[name] for name in ("model", "normalisation", "inference", "prepare") if name in card}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return "\n".join([_facts_text(facts), *_tables(path.parent), "config (of its card)", _indented(text)])
 
 
-def versions_text(record: Mapping[str, Any]) -> str:
+def _results(path: Path) -> str:
+    table = read_results(path)
+    names = {name: sorted(map(str, table[name].unique())) for name in ("method", "seed", "site", "organ", "protocol")}
+    facts: dict[str, object] = {
+        "results": f"{path}, {len(table)} scores of {len(table.groupby(['site', 'case']))} cases",
+        "file": f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        **{f"{name}s": ", ".join(found) for name, found in names.items()},
+    }
+    beside = _episodes_of(path)
+    if not beside.is_file():
+        return _facts_text({**facts, "episodes": f"no file {beside.name} beside it"})
+    plan = load_episodes(beside)
+    facts["episodes"] = f"{beside}, {len(plan.episodes)} of fedcowpro {plan.fedcowpro}"
+    facts["same again"] = (
+        f"fedcowpro evaluate --model MODEL --episodes {shlex.quote(str(beside))} --out NEW.csv"
+        + "".join(f" --site {shlex.quote(name)}=FOLDER" for name in plan.digests)
+    )
+    return "\n".join([_facts_text(facts), "sites", _columns_text([("name", "digest"), *plan.digests.items()])])
+
+
+def _tables(folder: Path) -> list[str]:
+    """Tables of results in a folder and in the one that holds it, whatever model they are of."""
+    found = []
+    for file in sorted({*folder.glob("*.csv"), *folder.resolve().parent.glob("*.csv")}):
+        if _is_table(file):
+            episodes = _episodes_of(file)
+            found.append(f"  {file} ({episodes.name if episodes.is_file() else 'no episode file'})")
+    return ["results in this folder and beside it", *found] if found else []
+
+
+def _is_table(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return lines.readline(4096).strip().startswith(",".join(COLUMNS))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _episodes_of(results: Path) -> Path:
+    return results.with_suffix(".episodes.json")
+
+
+def _versions_text(record: Mapping[str, Any]) -> str:
     """The versions of a record in one line."""
-    return ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) or UNKNOWN
+    return ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()) or _UNKNOWN
 
 
-def facts_text(facts: Mapping[str, object]) -> str:
+def _facts_text(facts: Mapping[str, object]) -> str:
     """Names and values, a line each."""
     width = max(map(len, facts)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in facts.items())
 
 
-def columns_text(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length with aligned columns, indented."""
+def _columns_text(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length with aligned columns, _indented."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def indented(text: str) -> str:
-    """Lines of text, indented."""
+def _indented(text: str) -> str:
+    """Lines of text, _indented."""
     return "\n".join(f"  {line}" for line in text.rstrip().splitlines())

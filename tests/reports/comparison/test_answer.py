@@ -19,7 +19,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.protocol import read_results
 from fedcowpro.evaluation.statistics.compare import Comparison, compare
 from fedcowpro.reports.comparison.figures import p_text, signed
-from fedcowpro.reports.comparison.judge import Judge, against
+from fedcowpro.reports.comparison.settings import ComparisonSettings, against
 from fedcowpro.reports.comparison.tables import _marks
 
 Written = Callable[..., str]
@@ -237,14 +237,14 @@ def equal_methods(generator: np.random.Generator, cases: int = 12) -> pd.DataFra
 
 def test_a_page_on_equal_methods_is_seldom_wrong() -> None:
     """The whole way from a table to verdicts and marks: pooling, missing scores, seeds, corrections, the first test."""
-    judge, generator, repeats = Judge("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150
+    settings, generator, repeats = ComparisonSettings("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150
     verdicts, marks = 0, 0
     for _ in range(repeats):
         rows = equal_methods(generator)
-        found = judge.compare(rows)
+        found = settings.compare(rows)
         assert found is not None
         verdicts += any(pair.pair.significant for pair in against(found, "a"))
-        of_organs = [judge.compare(part) for _, part in rows.groupby("organ")]
+        of_organs = [settings.compare(part) for _, part in rows.groupby("organ")]
         marks += any(_marks(of_organs, "a")[0])
     at_most = 0.05 + 2 * math.sqrt(0.05 * 0.95 / repeats)
     assert verdicts / repeats < at_most

@@ -9,31 +9,30 @@ from fedcowpro.evaluation.statistics.compare import Comparison, MethodResult
 from fedcowpro.evaluation.statistics.intervals import FEWEST_STUDENTISED
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.by_site import by_site
-from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import interval, p_phrase, p_text, percent, signed
-from fedcowpro.reports.comparison.judge import ALPHA, MAIN, Judge, Versus, against
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Finding, Grid, Heading, Items, Section, Text, Value, listed
-from fedcowpro.reports.toolkit.blocks import count as counted
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.comparison.inputs import Inputs
+from fedcowpro.reports.comparison.settings import ALPHA, MAIN, ComparisonSettings, Difference, against
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Heading, Items, Section, Table, Text, Value, Verdict
+from fedcowpro.reports.toolkit.numbers import MISSING, count, listed, number
 
 _NARROW = {"percentile": "percentile", "bca": "BCa"}
 
 
-def lead(evidence: Evidence, comparison: Comparison | None) -> str:
+def lead(inputs: Inputs, comparison: Comparison | None) -> str:
     """The answer in two sentences."""
-    if evidence.protocol is None:
+    if inputs.protocol is None:
         return wording.NO_SCORES
     if comparison is None:
-        return wording.NO_COMMON if len(evidence.methods) > 1 else "There is no defined score."
-    pairs = against(comparison, evidence.reference)
-    if evidence.reference is not None and not pairs:
-        if evidence.reference in [one.method for one in comparison.methods]:
+        return wording.NO_COMMON if len(inputs.methods) > 1 else "There is no defined score."
+    pairs = against(comparison, inputs.reference)
+    if inputs.reference is not None and not pairs:
+        if inputs.reference in [one.method for one in comparison.methods]:
             return "No method but the reference has a defined score, so nothing is compared."
-        return f"The reference '{evidence.reference}' has no defined score, so nothing is compared."
+        return f"The reference '{inputs.reference}' has no defined score, so nothing is compared."
     if len(comparison.methods) == 1:
         (one,) = comparison.methods
-        where = f"{evidence.protocol} Dice of '{one.method}': {number(one.mean)}"
-        return f"Mean {where} over {counted(one.cases, 'case')}, {counted(one.seeds, 'seed')}. Nothing is compared."
+        where = f"{inputs.protocol} Dice of '{one.method}': {number(one.mean)}"
+        return f"Mean {where} over {count(one.cases, 'case')}, {count(one.seeds, 'seed')}. Nothing is compared."
     better = [pair for pair in pairs if pair.pair.significant and pair.difference > 0]
     worse = [pair for pair in pairs if pair.pair.significant and pair.difference < 0]
     others = [pair for pair in pairs if not pair.pair.significant]
@@ -43,43 +42,43 @@ def lead(evidence: Evidence, comparison: Comparison | None) -> str:
         if chosen
     ]
     return (
-        f"Against '{evidence.reference}', mean {evidence.protocol} Dice over {counted(comparison.cases, 'case')}: "
+        f"Against '{inputs.reference}', mean {inputs.protocol} Dice over {count(comparison.cases, 'case')}: "
         f"{'; '.join(parts)}."
     )
 
 
-def answer(evidence: Evidence, comparison: Comparison | None, judge: Judge) -> Section:
+def answer(inputs: Inputs, comparison: Comparison | None, settings: ComparisonSettings) -> Section:
     """Which method is better than the reference, by how much, and how far that carries."""
-    blocks: list[Block] = [Text(question) for question in evidence.questions or _question(evidence)]
-    if evidence.protocol is None or comparison is None:
-        blocks += [Text(lead(evidence, comparison)), *_cautions((*evidence.cautions, *evidence.notes))]
+    blocks: list[Block] = [Text(question) for question in inputs.questions or _question(inputs)]
+    if inputs.protocol is None or comparison is None:
+        blocks += [Text(lead(inputs, comparison)), *_cautions((*inputs.cautions, *inputs.notes))]
         return Section("Question and answer", tuple(blocks))
-    pairs = against(comparison, evidence.reference)
-    if evidence.reference is None:
+    pairs = against(comparison, inputs.reference)
+    if inputs.reference is None:
         blocks.append(Text(wording.ONE_METHOD.format(method=comparison.methods[0].method)))
     elif not pairs:
-        blocks.append(Text(lead(evidence, comparison)))
+        blocks.append(Text(lead(inputs, comparison)))
     else:
-        blocks.append(Text(f"Compared with '{evidence.reference}' ({evidence.why})."))
+        blocks.append(Text(f"Compared with '{inputs.reference}' ({inputs.why})."))
     means = {result.method: result for result in comparison.methods}
     blocks += [_finding(pair, means, comparison) for pair in pairs]
-    blocks.append(numbers(evidence, comparison, pairs))
-    blocks += [Text(note, "note") for note in _explanations(evidence, comparison, judge, pairs)]
-    narrow = [wording.NARROW.format(name=name)] if (name := _NARROW.get(judge.interval)) else []
-    blocks += _cautions((*comparison.cautions, *narrow, *_conflicts(pairs), *evidence.cautions, *evidence.notes))
-    blocks += by_site(evidence, comparison, judge, pairs)
+    blocks.append(numbers(inputs, comparison, pairs))
+    blocks += [Text(note, "note") for note in _explanations(inputs, comparison, settings, pairs)]
+    narrow = [wording.NARROW.format(name=name)] if (name := _NARROW.get(settings.interval)) else []
+    blocks += _cautions((*comparison.cautions, *narrow, *_conflicts(pairs), *inputs.cautions, *inputs.notes))
+    blocks += by_site(inputs, comparison, settings, pairs)
     return Section("Question and answer", tuple(blocks))
 
 
-def _question(evidence: Evidence) -> list[str]:
-    others = [f"'{name}'" for name in evidence.methods if name != evidence.reference]
-    if evidence.reference is None:
+def _question(inputs: Inputs) -> list[str]:
+    others = [f"'{name}'" for name in inputs.methods if name != inputs.reference]
+    if inputs.reference is None:
         return []
     what = f"Does {others[0]}" if len(others) == 1 else f"Do {listed(others)} each"
-    return [f"{what} segment better or worse than '{evidence.reference}', by Dice on the same cases?"]
+    return [f"{what} segment better or worse than '{inputs.reference}', by Dice on the same cases?"]
 
 
-def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Comparison) -> Finding:
+def _finding(pair: Difference, means: dict[str, MethodResult], comparison: Comparison) -> Verdict:
     found, reference = pair.pair, means[pair.pair.first]
     word = "better" if pair.difference > 0 else "worse"
     if found.significant:
@@ -90,16 +89,16 @@ def _finding(pair: Versus, means: dict[str, MethodResult], comparison: Compariso
     text = (
         f"Mean Dice {number(means[pair.method].mean)} against {number(reference.mean)}, a difference of "
         f"{signed(pair.difference)} ({_level(found.interval.confidence)} interval "
-        f"{interval(pair.interval, sign=True)}) over {counted(comparison.cases, 'case')} and "
+        f"{interval(pair.interval, sign=True)}) over {count(comparison.cases, 'case')} and "
         f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; "
         f"{p_phrase('adjusted p', found.p_adjusted, ALPHA)}; rank-biserial correlation "
-        f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {counted(pair.wins, 'case')}, "
+        f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {count(pair.wins, 'case')}, "
         f"worse in {pair.losses}, equal in {found.ties}. {_equivalence(pair)}"
     )
-    return Finding(verdict, text.strip(), found.significant)
+    return Verdict(verdict, text.strip(), found.significant)
 
 
-def _equivalence(pair: Versus) -> str:
+def _equivalence(pair: Difference) -> str:
     """What the margin says."""
     found, shown = pair.equivalence, pair.pair.significant
     if found is None or not math.isfinite(found.interval.low):
@@ -118,7 +117,7 @@ def _equivalence(pair: Versus) -> str:
     return f"The whole interval lies beyond the margin of ±{found.margin:g}." if beyond else ""
 
 
-def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> Grid:
+def numbers(inputs: Inputs, comparison: Comparison, pairs: list[Difference]) -> Table:
     """Every method with its mean, and against the reference."""
     by_name = {pair.method: pair for pair in pairs}
     head = ["Method", "Mean Dice", "Cases, seeds"]
@@ -127,15 +126,15 @@ def numbers(evidence: Evidence, comparison: Comparison, pairs: list[Versus]) -> 
     rows = []
     for one in comparison.methods:
         row: list[Cell] = [one.method, Value(number(one.mean), interval(one.interval)), f"{one.cases}, {one.seeds}"]
-        if pairs and one.method == evidence.reference:
+        if pairs and one.method == inputs.reference:
             row += ["reference", *[MISSING] * 4]
         elif pairs:
             row += _pair_cells(by_name[one.method])
         rows.append(tuple(row))
-    return Grid(tuple(head), tuple(rows))
+    return Table(tuple(head), tuple(rows))
 
 
-def _pair_cells(pair: Versus) -> list[Cell]:
+def _pair_cells(pair: Difference) -> list[Cell]:
     found, same = pair.pair, pair.equivalence
     verdict = ("yes" if same.equivalent else "not shown") if same else MISSING
     return [
@@ -147,7 +146,9 @@ def _pair_cells(pair: Versus) -> list[Cell]:
     ]
 
 
-def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pairs: list[Versus]) -> list[str]:
+def _explanations(
+    inputs: Inputs, comparison: Comparison, settings: ComparisonSettings, pairs: list[Difference]
+) -> list[str]:
     level = _level(1 - comparison.alpha)
     said = [
         wording.METHOD.format(
@@ -155,11 +156,11 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
             protocol=comparison.protocol,
             meaning=wording.PROTOCOLS[comparison.protocol],
             confidence=level,
-            interval=wording.INTERVALS[judge.interval].format(
-                resamples=comparison.resamples, seed=judge.seed, few=FEWEST_STUDENTISED
+            interval=wording.INTERVALS[settings.interval].format(
+                resamples=comparison.resamples, seed=settings.seed, few=FEWEST_STUDENTISED
             ),
             tests=wording.TESTS.format(
-                pairs=counted(len(pairs), "comparison"),
+                pairs=count(len(pairs), "comparison"),
                 alpha=comparison.alpha,
                 gate=wording.GATE if comparison.omnibus else "",
             )
@@ -179,15 +180,15 @@ def _explanations(evidence: Evidence, comparison: Comparison, judge: Judge, pair
         said.append(wording.NUMBERS.format(confidence=level))
         said.append(
             wording.MARGIN.format(
-                margin=judge.margin, confidence=_level(1 - 2 * comparison.alpha), alpha=comparison.alpha
+                margin=settings.margin, confidence=_level(1 - 2 * comparison.alpha), alpha=comparison.alpha
             )
         )
-    if evidence.rows["site"].nunique() > 1:
+    if inputs.rows["site"].nunique() > 1:
         said.append(wording.POOLED)
     return said
 
 
-def _conflicts(pairs: list[Versus]) -> list[str]:
+def _conflicts(pairs: list[Difference]) -> list[str]:
     """Where interval and test do not say the same, the test counts; a reader should know."""
     said = []
     for pair in pairs:
@@ -204,7 +205,7 @@ def _cautions(said: tuple[str, ...]) -> list[Block]:
     return [Heading("Read this with care"), Items(tuple(dict.fromkeys(said)))] if said else []
 
 
-def _margin(pairs: list[Versus]) -> float:
+def _margin(pairs: list[Difference]) -> float:
     found = pairs[0].equivalence
     return found.margin if found else math.nan
 

@@ -7,26 +7,28 @@ from functools import partial
 from fedcowpro.evaluation.statistics.compare import Comparison
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.charts import forest
-from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import interval, signed
-from fedcowpro.reports.comparison.judge import Judge, Versus, against, strata, stratum_name
+from fedcowpro.reports.comparison.inputs import Inputs
+from fedcowpro.reports.comparison.settings import ComparisonSettings, Difference, against, strata, stratum_name
 from fedcowpro.reports.toolkit.blocks import Block, Chart, Heading, Items, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING
+from fedcowpro.reports.toolkit.numbers import MISSING
 
 
-def by_site(evidence: Evidence, comparison: Comparison, judge: Judge, pairs: list[Versus]) -> list[Block]:
+def by_site(
+    inputs: Inputs, comparison: Comparison, settings: ComparisonSettings, pairs: list[Difference]
+) -> list[Block]:
     """A chart and a table of all sites and of each, and where one says the opposite; nothing with a single site."""
-    rows = evidence.rows[evidence.rows["protocol"] == evidence.protocol]
+    rows = inputs.rows[inputs.rows["protocol"] == inputs.protocol]
     groups = strata(rows)
     if not pairs or len(groups) < 2:
         return []
-    found: dict[str, tuple[int, dict[str, Versus]]] = {
+    found: dict[str, tuple[int, dict[str, Difference]]] = {
         "all sites": (comparison.cases, {pair.method: pair for pair in pairs})
     }
     for site, modality, part in groups:
         name = stratum_name(site, modality, groups)
-        if (one := judge.compare(part)) is not None:
-            found[name] = (one.cases, {pair.method: pair for pair in against(one, evidence.reference)})
+        if (one := settings.compare(part)) is not None:
+            found[name] = (one.cases, {pair.method: pair for pair in against(one, inputs.reference)})
     table = [
         (
             place,
@@ -41,10 +43,10 @@ def by_site(evidence: Evidence, comparison: Comparison, judge: Judge, pairs: lis
         for place, (cases, of) in found.items()
     ]
     draw = partial(
-        forest, {place: of for place, (_, of) in found.items()}, [pair.method for pair in pairs], judge.margin
+        forest, {place: of for place, (_, of) in found.items()}, [pair.method for pair in pairs], settings.margin
     )
-    alt = f"Difference of each method from {evidence.reference} with its interval, for all sites and for each"
-    head = ("Site", "Cases", *(f"{pair.method} − {evidence.reference}" for pair in pairs))
+    alt = f"Difference of each method from {inputs.reference} with its interval, for all sites and for each"
+    head = ("Site", "Cases", *(f"{pair.method} − {inputs.reference}" for pair in pairs))
     odd = [
         f"'{method}' at {place}: the difference has the other sign than over all sites, and its interval leaves out 0."
         for place, (_, of) in found.items()

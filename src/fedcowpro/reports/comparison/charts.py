@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from fedcowpro.evaluation.statistics.standard_error import Array
-from fedcowpro.reports.comparison.judge import Versus
+from fedcowpro.reports.comparison.settings import Difference
 from fedcowpro.reports.toolkit.charts import INK, SITE_STYLES, STYLE, WIDTH, canvas, plain, svg
 
 Line = Literal["-", "--", ":", "-."]
@@ -43,7 +43,7 @@ def wrapped(label: str, width: int = 22) -> str:
     return "\n".join([*short[:-1], short[-1] + " …"] if len(lines) > 3 else short)
 
 
-def forest(places: Mapping[str, Mapping[str, Versus]], methods: Sequence[str], margin: float) -> str:
+def forest(places: Mapping[str, Mapping[str, Difference]], methods: Sequence[str], margin: float) -> str:
     """Difference of each method from the reference with its interval, at each place.
 
     Args:

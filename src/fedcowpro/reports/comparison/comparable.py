@@ -10,7 +10,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.protocol import COLUMNS
 from fedcowpro.reports.comparison.naming import SOURCE
 from fedcowpro.reports.comparison.sources import Source
-from fedcowpro.reports.toolkit.blocks import count, listed
+from fedcowpro.reports.toolkit.numbers import count, listed
 
 CELL = ["site", "case", "organ", "protocol"]
 SUPPORT = ["support_site", "support_case", "support_slices"]

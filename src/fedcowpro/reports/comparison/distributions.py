@@ -9,33 +9,33 @@ import pandas as pd
 from fedcowpro.evaluation.statistics.standard_error import Array
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.charts import spread
-from fedcowpro.reports.comparison.evidence import Evidence
-from fedcowpro.reports.comparison.judge import MAIN, Judge, strata, stratum_name
+from fedcowpro.reports.comparison.inputs import Inputs
+from fedcowpro.reports.comparison.settings import MAIN, ComparisonSettings, strata, stratum_name
 from fedcowpro.reports.toolkit.blocks import Cell, Chart, Section, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 
 
-def distributions(evidence: Evidence, judge: Judge) -> Section | None:
+def distributions(inputs: Inputs, settings: ComparisonSettings) -> Section | None:
     """A chart per site: every case of every organ and method."""
-    rows = evidence.rows[evidence.rows["protocol"] == evidence.protocol]
+    rows = inputs.rows[inputs.rows["protocol"] == inputs.protocol]
     groups, blocks = strata(rows), list[Chart]()
     table: list[tuple[Cell, ...]] = []
     for site, modality, part in groups:
         scores: dict[str, dict[str, Array]] = {}
         for organ, of_organ in part.groupby("organ", sort=True):
-            if (cells := judge.cells(of_organ, MAIN)) is not None:
+            if (cells := settings.cells(of_organ, MAIN)) is not None:
                 scores[str(organ)] = dict(cells.values)
         if not scores:
             continue
         name = stratum_name(site, modality, groups)
         alt = f"Site {name}: Dice of every case for each organ and method, with the median; numbers in the table below"
         title = f"Site {name}" + (f", {modality}" if modality and name == site else "")
-        blocks.append(Chart(partial(spread, scores, evidence.methods, title), alt))
-        table += [(name, organ, *_quartiles(of, evidence.methods)) for organ, of in scores.items()]
+        blocks.append(Chart(partial(spread, scores, inputs.methods, title), alt))
+        table += [(name, organ, *_quartiles(of, inputs.methods)) for organ, of in scores.items()]
     if not blocks:
         return None
-    note = Text(wording.SPREAD.format(protocol=evidence.protocol))
-    grids = columns(("Site", "Organ", *evidence.methods), table, 2, words=2)
+    note = Text(wording.SPREAD.format(protocol=inputs.protocol))
+    grids = columns(("Site", "Organ", *inputs.methods), table, 2, words=2)
     return Section("Every case", (note, *blocks, Text("Median, with the quartiles below:", "note"), *grids))
 
 

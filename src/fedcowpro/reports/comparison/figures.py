@@ -6,7 +6,7 @@ import math
 
 from fedcowpro.evaluation.metrics import METRICS
 from fedcowpro.evaluation.statistics.intervals import Interval
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 
 _SMALLEST_P = 0.001
 

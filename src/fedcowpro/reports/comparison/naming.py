@@ -12,7 +12,7 @@ from fedcowpro.evaluation.protocol import COLUMNS
 from fedcowpro.evaluation.summary import BEFORE
 from fedcowpro.reports.comparison.sources import Source, with_distinct_labels
 from fedcowpro.reports.comparison.trainings import Training
-from fedcowpro.reports.toolkit.blocks import count, listed
+from fedcowpro.reports.toolkit.numbers import count, listed
 
 SCORE = [column for column in COLUMNS if column not in METRICS]  # what makes a score another one
 SOURCE = "source"  # column: the number of the table

@@ -11,14 +11,14 @@ from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Method
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.answer import answer, lead
 from fedcowpro.reports.comparison.distributions import distributions
-from fedcowpro.reports.comparison.evidence import Evidence, gather
-from fedcowpro.reports.comparison.judge import Judge
+from fedcowpro.reports.comparison.inputs import Inputs, gather
 from fedcowpro.reports.comparison.provenance import provenance
+from fedcowpro.reports.comparison.settings import ComparisonSettings
 from fedcowpro.reports.comparison.tables import tables
 from fedcowpro.reports.comparison.training import training
-from fedcowpro.reports.toolkit.blocks import Document, Items, Section, listed
-from fedcowpro.reports.toolkit.render_html import to_html
-from fedcowpro.reports.toolkit.render_markdown import to_markdown
+from fedcowpro.reports.toolkit.blocks import Document, Items, Section
+from fedcowpro.reports.toolkit.numbers import listed
+from fedcowpro.reports.toolkit.render import document_html, document_markdown
 
 MARGIN = 0.02  # of Dice
 FORMATS = (".html", ".md")
@@ -68,32 +68,32 @@ def compare_page(
     if seed < 0:
         raise FedCoWProError(f"seed {seed}", "0 or more", "correct --seed")
     folders = {name: Path(path) for name, path in (sites or {}).items()}
-    evidence = gather(sources, reference=reference, protocol=protocol, folders=folders)
-    judge = Judge(evidence.reference, margin, seed, resamples, infinite, interval)
+    inputs = gather(sources, reference=reference, protocol=protocol, folders=folders)
+    settings = ComparisonSettings(inputs.reference, margin, seed, resamples, infinite, interval)
     html = out.suffix.lower() == FORMATS[0]
-    document = _document(evidence, judge, command, folders)
-    write_atomic(out, to_html(document) if html else to_markdown(document))
+    document = _document(inputs, settings, command, folders)
+    write_atomic(out, document_html(document) if html else document_markdown(document))
     return out
 
 
-def _document(evidence: Evidence, judge: Judge, command: str | None, folders: Mapping[str, Path]) -> Document:
-    whole = judge.compare(evidence.rows[evidence.rows["protocol"] == evidence.protocol]) if evidence.protocol else None
-    sections: list[Section | None] = [answer(evidence, whole, judge)]
-    if evidence.protocol is not None:
-        sections += [tables(evidence, judge), distributions(evidence, judge)]
-    sections += [training(evidence), provenance(evidence, judge, command, folders)]
+def _document(
+    inputs: Inputs, settings: ComparisonSettings, command: str | None, folders: Mapping[str, Path]
+) -> Document:
+    whole = settings.compare(inputs.rows[inputs.rows["protocol"] == inputs.protocol]) if inputs.protocol else None
+    sections: list[Section | None] = [answer(inputs, whole, settings)]
+    if inputs.protocol is not None:
+        sections += [tables(inputs, settings), distributions(inputs, settings)]
+    sections += [training(inputs), provenance(inputs, settings, command, folders)]
     sections.append(Section("Limits", (Items(wording.LIMITS),)))
     kept = tuple(section for section in sections if section is not None)
-    return Document(_title(evidence), lead(evidence, whole), kept)
+    return Document(_title(inputs), lead(inputs, whole), kept)
 
 
-def _title(evidence: Evidence) -> str:
-    if names := [str(record["name"]) for source in evidence.sources if (record := source.record or {}).get("name")]:
+def _title(inputs: Inputs) -> str:
+    if names := [str(record["name"]) for source in inputs.sources if (record := source.record or {}).get("name")]:
         return f"Comparison: {listed(names)}"
-    if not evidence.methods:
+    if not inputs.methods:
         return "Comparison of trainings"
-    if len(evidence.methods) > _NAMED:
-        return f"Comparison of {len(evidence.methods)} methods"
-    return (
-        f"Comparison of {listed(evidence.methods)}" if len(evidence.methods) > 1 else f"Scores of {evidence.methods[0]}"
-    )
+    if len(inputs.methods) > _NAMED:
+        return f"Comparison of {len(inputs.methods)} methods"
+    return f"Comparison of {listed(inputs.methods)}" if len(inputs.methods) > 1 else f"Scores of {inputs.methods[0]}"

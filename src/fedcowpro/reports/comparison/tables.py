@@ -14,53 +14,53 @@ from fedcowpro.evaluation.statistics.hypotheses import fewest_cases, holm
 from fedcowpro.evaluation.statistics.standard_error import Array
 from fedcowpro.reports.comparison import wording
 from fedcowpro.reports.comparison.answer import numbers
-from fedcowpro.reports.comparison.evidence import Evidence
 from fedcowpro.reports.comparison.figures import digits, interval, percent, signed
-from fedcowpro.reports.comparison.judge import ALPHA, MAIN, Judge, against, modality_name
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Grid, Heading, Items, Section, Text, Value, columns
-from fedcowpro.reports.toolkit.html import MISSING, number
+from fedcowpro.reports.comparison.inputs import Inputs
+from fedcowpro.reports.comparison.settings import ALPHA, MAIN, ComparisonSettings, against, modality_name
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Heading, Items, Section, Table, Text, Value, columns
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 
 PLACE = ["site", "modality", "organ"]
 _VOLUME = "relative_volume_error"
 BETTER, WORSE = "▲", "▼"
 
 
-def tables(evidence: Evidence, judge: Judge) -> Section:
+def tables(inputs: Inputs, settings: ComparisonSettings) -> Section:
     """Scores of every protocol."""
     blocks: list[Block] = []
-    for protocol in evidence.protocols:
-        rows = evidence.rows[evidence.rows["protocol"] == protocol]
+    for protocol in inputs.protocols:
+        rows = inputs.rows[inputs.rows["protocol"] == protocol]
         blocks += [Heading(f"Dice, {protocol}"), Text(f"In this protocol {wording.PROTOCOLS[protocol]}.")]
-        whole = judge.compare(rows)
-        if protocol != evidence.protocol and whole is not None:
-            blocks += [numbers(evidence, whole, against(whole, evidence.reference)), Text(wording.SECOND, "note")]
-        blocks += _dice(evidence, rows, judge)
+        whole = settings.compare(rows)
+        if protocol != inputs.protocol and whole is not None:
+            blocks += [numbers(inputs, whole, against(whole, inputs.reference)), Text(wording.SECOND, "note")]
+        blocks += _dice(inputs, rows, settings)
         blocks.append(Heading(f"Other metrics, {protocol}"))
-        blocks += _metrics(evidence, rows, judge, whole)
+        blocks += _metrics(inputs, rows, settings, whole)
         blocks.append(Heading(f"What was scored, {protocol}"))
-        blocks.append(_counts(evidence, rows, whole))
-    return Section("Scores", (*blocks, *_definitions(evidence, judge)))
+        blocks.append(_counts(inputs, rows, whole))
+    return Section("Scores", (*blocks, *_definitions(inputs, settings)))
 
 
-def _dice(evidence: Evidence, rows: pd.DataFrame, judge: Judge) -> list[Block]:
-    places = [(place, part, judge.compare(part)) for place, part in rows.groupby(PLACE, sort=True)]
-    marks, tests = _marks([found for _, _, found in places], evidence.reference)
+def _dice(inputs: Inputs, rows: pd.DataFrame, settings: ComparisonSettings) -> list[Block]:
+    places = [(place, part, settings.compare(part)) for place, part in rows.groupby(PLACE, sort=True)]
+    marks, tests = _marks([found for _, _, found in places], inputs.reference)
     table: list[list[Cell]] = []
     for (place, _, found), marked in zip(places, marks, strict=True):
         site, kind, organ = map(str, place)
         line: list[Cell] = [site, modality_name(kind) or MISSING, organ, _cases(found)]
         results = {result.method: result for result in found.methods} if found else {}
-        for method in evidence.methods:
+        for method in inputs.methods:
             one = results.get(method)
             line.append(
                 MISSING if one is None else Value(number(one.mean), interval(one.interval), marked.get(method, ""))
             )
         table.append(line)
-    head = ("Site", "Modality", "Organ", "Cases", *evidence.methods)
+    head = ("Site", "Modality", "Organ", "Cases", *inputs.methods)
     level = percent(1 - ALPHA)
     if tests:
         legend = wording.MARKS.format(
-            confidence=level, reference=evidence.reference, alpha=ALPHA, tests=f"{tests} comparisons"
+            confidence=level, reference=inputs.reference, alpha=ALPHA, tests=f"{tests} comparisons"
         )
         legend += _reach([found.cases for _, _, found in places if found], tests)
     else:
@@ -93,37 +93,39 @@ def _cases(found: Comparison | None) -> str:
     return f"{found.cases} of {found.missing.of_cases}" if found.missing.cases else str(found.cases)
 
 
-def _metrics(evidence: Evidence, rows: pd.DataFrame, judge: Judge, of_dice: Comparison | None) -> list[Block]:
-    names = _metric_names(evidence)
-    cells: dict[str, dict[str, Cell]] = {method: {} for method in evidence.methods}
+def _metrics(
+    inputs: Inputs, rows: pd.DataFrame, settings: ComparisonSettings, of_dice: Comparison | None
+) -> list[Block]:
+    names = _metric_names(inputs)
+    cells: dict[str, dict[str, Cell]] = {method: {} for method in inputs.methods}
     for metric in names:
-        whole = of_dice if metric == MAIN else judge.compare(rows, metric)
-        found = None if whole else judge.cells(rows, metric)
+        whole = of_dice if metric == MAIN else settings.compare(rows, metric)
+        found = None if whole else settings.cells(rows, metric)
         by_case = {name: values.mean(axis=0) for name, values in found.values.items()} if found else {}
-        for method in evidence.methods:
+        for method in inputs.methods:
             cells[method][metric] = _central(by_case, method, metric)
         for one in whole.methods if whole else ():
             places = digits(metric)
             cells[one.method][metric] = Value(number(one.mean, places), interval(one.interval, places))
     head = ["Method", *(_label(metric) for metric in names)]
-    rest: dict[str, tuple[str, ...]] = dict.fromkeys(evidence.methods, ())
+    rest: dict[str, tuple[str, ...]] = dict.fromkeys(inputs.methods, ())
     if _VOLUME in names:
         head.append("Volume bias")
-        biased = judge.cells(rows, _VOLUME, signed=True)
-        for method in evidence.methods:
+        biased = settings.cells(rows, _VOLUME, signed=True)
+        for method in inputs.methods:
             known = biased is not None and method in biased.values
             rest[method] = (signed(float(biased.values[method].mean())) if biased and known else MISSING,)
-    table = tuple((method, *(cells[method][metric] for metric in names), *rest[method]) for method in evidence.methods)
-    return [Grid(tuple(head), table), Text(wording.MORE_METRICS, "note")]
+    table = tuple((method, *(cells[method][metric] for metric in names), *rest[method]) for method in inputs.methods)
+    return [Table(tuple(head), table), Text(wording.MORE_METRICS, "note")]
 
 
-def _definitions(evidence: Evidence, judge: Judge) -> list[Block]:
+def _definitions(inputs: Inputs, settings: ComparisonSettings) -> list[Block]:
     """What the metrics are, and how infinite distances are shown."""
-    said = [definition_of(metric, evidence.tolerance) for metric in _metric_names(evidence)]
-    if _VOLUME in _metric_names(evidence):
+    said = [definition_of(metric, inputs.tolerance) for metric in _metric_names(inputs)]
+    if _VOLUME in _metric_names(inputs):
         said += [wording.VOLUME_ERROR, wording.VOLUME_BIAS]
-    if np.isinf(evidence.rows["hd95"]).any():
-        said.append(wording.HD95 if judge.infinite is None else wording.STAND_IN.format(infinite=judge.infinite))
+    if np.isinf(inputs.rows["hd95"]).any():
+        said.append(wording.HD95 if settings.infinite is None else wording.STAND_IN.format(infinite=settings.infinite))
     return [Heading("Definitions"), Items(tuple(said))]
 
 
@@ -141,10 +143,10 @@ def _central(values: Mapping[str, Array], method: str, metric: str) -> Cell:
     return number(float(by_case.mean()), places)
 
 
-def _counts(evidence: Evidence, rows: pd.DataFrame, whole: Comparison | None) -> Grid:
+def _counts(inputs: Inputs, rows: pd.DataFrame, whole: Comparison | None) -> Table:
     cells = rows[["site", "case", "organ"]].drop_duplicates()
     table = []
-    for method in evidence.methods:
+    for method in inputs.methods:
         mine = rows[rows["method"] == method]
         own = mine[["site", "case", "organ"]].drop_duplicates()
         table.append(
@@ -165,14 +167,12 @@ def _counts(evidence: Evidence, rows: pd.DataFrame, whole: Comparison | None) ->
         "Method", "Seeds", "Sites", "Cases", "Organs", "Support cases", "Scores", "Dice not defined",
         "Case-organ pairs missing", "Not usable for every seed",
     )  # fmt: skip
-    return Grid(head, tuple(table))
+    return Table(head, tuple(table))
 
 
-def _metric_names(evidence: Evidence) -> list[str]:
+def _metric_names(inputs: Inputs) -> list[str]:
     """Metrics that are recorded and comparable."""
-    return [
-        metric for metric in METRICS if metric not in evidence.metrics_left_out and evidence.rows[metric].notna().any()
-    ]
+    return [metric for metric in METRICS if metric not in inputs.metrics_left_out and inputs.rows[metric].notna().any()]
 
 
 def _label(metric: str) -> str:

@@ -10,11 +10,11 @@ import pandas as pd
 
 from fedcowpro.evaluation.summary import share_of_model
 from fedcowpro.reports.comparison import wording
-from fedcowpro.reports.comparison.evidence import Evidence
+from fedcowpro.reports.comparison.inputs import Inputs
 from fedcowpro.reports.comparison.training_charts import curves
 from fedcowpro.reports.comparison.trainings import Training
-from fedcowpro.reports.toolkit.blocks import Block, Cell, Chart, Grid, Heading, Items, Section, Text, Value, count
-from fedcowpro.reports.toolkit.html import number
+from fedcowpro.reports.toolkit.blocks import Block, Cell, Chart, Heading, Items, Section, Table, Text, Value
+from fedcowpro.reports.toolkit.numbers import count, number
 
 _CURVES = (
     ("total", "Training loss", 0.0, None),
@@ -28,9 +28,9 @@ _ARROW = "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"
 Group = tuple[str, list[Training]]
 
 
-def training(evidence: Evidence) -> Section | None:
+def training(inputs: Inputs) -> Section | None:
     """Curves and tables of all trainings, those of one method together."""
-    groups = grouped([one for one in evidence.trainings if len(one.rounds)])
+    groups = grouped([one for one in inputs.trainings if len(one.rounds)])
     if not groups:
         return None
     blocks: list[Block] = [Text(wording.TRAINING)]
@@ -52,7 +52,7 @@ def grouped(trainings: Sequence[Training]) -> list[Group]:
     return list(groups.items())
 
 
-def _ends(groups: Sequence[Group]) -> Grid:
+def _ends(groups: Sequence[Group]) -> Table:
     """First and last round per method and client; many clients in one row."""
     rows: list[tuple[Cell, ...]] = []
     for label, runs in groups:
@@ -64,7 +64,7 @@ def _ends(groups: Sequence[Group]) -> Grid:
             rows.append((label, client, str(len(runs)), *_first_and_last(part)))
     head = ("Method", "Client", "Runs", "Loss", "Pseudo-label Dice", "Cosine", "Norm", "Drift")
     caption = "First → last round, mean over runs and clients of the row; the range of the last round below"
-    return Grid(head, tuple(rows), caption=caption, words=2)
+    return Table(head, tuple(rows), caption=caption, words=2)
 
 
 def _first_and_last(part: pd.DataFrame) -> list[Cell]:
@@ -88,7 +88,7 @@ def _left_out(groups: Sequence[Group]) -> list[Block]:
     return [Items(tuple(said))] if said else []
 
 
-def _traffic(groups: Sequence[Group]) -> Grid:
+def _traffic(groups: Sequence[Group]) -> Table:
     rows = []
     for label, runs in groups:
         table = pd.concat([run.rounds for run in runs])
@@ -104,7 +104,7 @@ def _traffic(groups: Sequence[Group]) -> Grid:
         rows.append((label, str(len(runs)), clients, rounds, cell, *sizes))
     head = ("Method", "Runs", "Clients", "Rounds", "Seconds", "MB received", "MB sent", "MB in all", "Share")
     caption = "Per client and round; in all: a run, mean over runs; share: 1 = the model in full precision, each way"
-    return Grid(head, tuple(rows), caption=caption)
+    return Table(head, tuple(rows), caption=caption)
 
 
 def _span(values: Sequence[int]) -> str:

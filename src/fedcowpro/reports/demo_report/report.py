@@ -9,9 +9,9 @@ import pandas as pd
 
 from fedcowpro.evaluation.summary import by_group, rounds_table, with_groups
 from fedcowpro.reports.demo_report import sections, wording
-from fedcowpro.reports.toolkit.html import Html, join, number, paragraphs, text
+from fedcowpro.reports.toolkit.numbers import number
 from fedcowpro.reports.toolkit.overlays import Overlay
-from fedcowpro.reports.toolkit.page import write_page
+from fedcowpro.reports.toolkit.render import parts, write_page
 
 __all__ = ["Overlay", "write_report"]
 
@@ -46,19 +46,15 @@ def write_report(
     """
     grouped, training = with_groups(results), rounds_table(rounds)
     limits = [wording.PHANTOM_LIMIT, *wording.LIMITS] if synthetic else wording.LIMITS
-    write_page(
-        out_html,
-        "demo.html",
-        title=text(title),
-        lead=text(_lead(grouped, training)),
-        story=paragraphs(story),
-        headline=sections.headline(grouped),
-        overlays=sections.overlays(overlays),
-        organs=sections.organs(grouped),
-        training=sections.training(training),
-        facts=sections.facts(facts),
-        limits=join([Html(f"<li>{text(limit)}</li>") for limit in limits]),
+    content = (
+        ("Before and after", sections.headline(grouped)),
+        ("What it looks like", sections.overlays(overlays)),
+        ("Every organ", sections.organs(grouped)),
+        ("How training went", sections.training(training)),
+        ("Reproduce it", sections.facts(facts)),
+        ("Limits", parts.items(limits)),
     )
+    write_page(out_html, title, _lead(grouped, training), content, story)
 
 
 def _lead(results: pd.DataFrame, training: pd.DataFrame) -> str:

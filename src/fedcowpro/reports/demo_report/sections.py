@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from markupsafe import Markup
 
 from fedcowpro.core.overlap import dice
 from fedcowpro.evaluation.summary import LOSS_TERMS, by_group, by_organ, per_case, share_of_model
 from fedcowpro.reports.demo_report import wording
 from fedcowpro.reports.toolkit.charts import curves, dumbbells
-from fedcowpro.reports.toolkit.html import MISSING, Html, difference, join, number, paragraphs, picture, table, text
+from fedcowpro.reports.toolkit.numbers import MISSING, number
 from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, PANELS, Overlay, panels
+from fedcowpro.reports.toolkit.render import parts
 
 PICTURE_BYTES = 4_000_000
 MAIN, SECOND = "whole-volume", "gt-range"
 
 
-def headline(results: pd.DataFrame) -> Html:
+def headline(results: pd.DataFrame) -> Markup:
     """The table that the page is about: mean whole-volume Dice per site, untrained and trained."""
     groups = by_group(results, MAIN)
     if groups.empty:
-        return paragraphs(["There are no whole-volume results."])
+        return parts.paragraphs(["There are no whole-volume results."])
     rows = [
         (
             row.group,
             number(row.before),
             number(row.after),
-            difference(row.before, row.after),
+            _change(row.before, row.after),
             f"{row.cases}",
             f"{row.better}/{row.pairs}" if row.pairs else MISSING,
         )
@@ -41,16 +44,15 @@ def headline(results: pd.DataFrame) -> Html:
         slices=_listed(results["support_slices"]),
         supports="one support case" if supports == 1 else f"up to {supports} support cases",
     )
-    return join([table(head, rows, kind="headline"), Html(f'<p class="note">{text(note)}</p>')])
+    return parts.table(head, rows, "headline") + parts.note(note)
 
 
-def organs(results: pd.DataFrame) -> Html:
+def organs(results: pd.DataFrame) -> Markup:
     """Chart and table per site: every organ with both protocols."""
     main, second = by_organ(results, MAIN), by_organ(results, SECOND)
     both = main.merge(second, on=["group", "organ"], how="outer", suffixes=("", "_second"))
     cases = per_case(results, MAIN)
-    parts: list[str] = []
-    charts: list[str] = []
+    charts, tables = [], []
     head = ("Organ", *("Before", "After", "Change") * 2, "Cases")
     for group, rows in both.groupby("group"):
         cells = [
@@ -67,35 +69,28 @@ def organs(results: pd.DataFrame) -> Html:
         if len(cells) > 1:
             means = rows[["before", "after", "before_second", "after_second"]].mean()
             mean = _organ_cells("Mean", means.before, means.after, means.before_second, means.after_second, None)
-            cells.append(tuple(Html(f"<strong>{text(cell)}</strong>") for cell in mean))
-        parts.append(Html(f"<h3>Site {text(group)}</h3>"))
-        parts.append(
-            table(
-                head,
-                cells,
-                kind="organs",
-                caption="Mean Dice over cases",
-                spans={" ": 1, "Whole volume": 3, "GT range": 3, "  ": 1},
-            )
-        )
+            cells.append(tuple(parts.strong(cell) for cell in mean))
+        spans = (("", 1), ("Whole volume", 3), ("GT range", 3), ("", 1))
+        tables.append(parts.heading(f"Site {group}"))
+        tables.append(parts.table(head, cells, "organs", spans, "Mean Dice over cases"))
         mine = cases[cases["group"] == group]
         if not mine.empty:
             charts.append(
-                picture(
+                parts.picture(
                     dumbbells(mine, f"Site {group}"),
                     f"Site {group}: Dice of each organ before and after training, "
                     "the means of the table and a dot per case",
                 )
             )
-    if not parts:
-        return paragraphs(["There are no results."])
-    return join([paragraphs([wording.ORGANS]), Html(f'<div class="charts">{"".join(charts)}</div>'), *parts])
+    if not tables:
+        return parts.paragraphs(["There are no results."])
+    return Markup().join([parts.paragraphs([wording.ORGANS]), parts.charts(charts), *tables])
 
 
-def training(rounds: pd.DataFrame) -> Html:
+def training(rounds: pd.DataFrame) -> Markup:
     """Curves of loss, pseudo-label Dice and divergence, then tables of loss terms, time and traffic."""
     if rounds.empty:
-        return paragraphs(["There are no training records."])
+        return parts.paragraphs(["There are no training records."])
     wanted = (
         ("total", "Training loss", 0.0, None),
         ("pseudo_dice", "Dice on pseudo-labels", 0.0, 1.0),
@@ -103,23 +98,18 @@ def training(rounds: pd.DataFrame) -> Html:
         ("update_norm", "Size of updates (norm)", 0.0, None),
     )
     drawn = [(curves(rounds, value, label, low=low, high=high), label) for value, label, low, high in wanted]
-    charts = [picture(uri, f"{label} of each site over the rounds") for uri, label in drawn if uri]
-    return join(
-        [
-            Html(f'<div class="charts">{"".join(charts)}</div>'),
-            Html(f'<p class="note">{text(wording.TRAINING)}</p>'),
-            Html(f'<div class="charts">{_loss_table(rounds)}{_cost_table(rounds)}</div>'),
-        ]
-    )
+    charts = [parts.picture(uri, f"{label} of each site over the rounds") for uri, label in drawn if uri]
+    tables = parts.charts([_loss_table(rounds), _cost_table(rounds)])
+    return parts.charts(charts) + parts.note(wording.TRAINING) + tables
 
 
-def overlays(items: Sequence[Overlay]) -> Html:
+def overlays(items: Sequence[Overlay]) -> Markup:
     """Four pictures per overlay with a legend; beyond `PICTURE_BYTES` the page says how many are left out."""
     if not items:
-        return paragraphs(["There are no pictures."])
+        return parts.paragraphs(["There are no pictures."])
     names = sorted({overlay.organs[label] for overlay in items for label in overlay.present()})
     palette = {name: ORGAN_COLOURS[i % len(ORGAN_COLOURS)] for i, name in enumerate(names)}
-    blocks: list[str] = []
+    blocks: list[Markup] = []
     size = 0
     site: str | None = None
     for overlay in items:
@@ -127,30 +117,25 @@ def overlays(items: Sequence[Overlay]) -> Html:
         uris = panels(overlay, colours)
         size += sum(map(len, uris))
         if size > PICTURE_BYTES:
-            blocks.append(paragraphs([f"Left out to keep this page small: {len(items) - len(blocks)} more."]))
+            blocks.append(parts.paragraphs([f"Left out to keep this page small: {len(items) - len(blocks)} more."]))
             break
-        heading = "" if overlay.site == site else f"<h3>Site {text(overlay.site)}</h3>"
+        heading = "" if overlay.site == site else f"Site {overlay.site}"
         site = overlay.site
         listed = ", ".join(overlay.organs[label] for label in colours) or "no organ"
-        strip = "".join(
-            picture(uri, f"{name}, site {overlay.site}: slice with {listed}", name)
+        strip = [
+            parts.picture(uri, f"{name}, site {overlay.site}: slice with {listed}", name)
             for uri, name in zip(uris, PANELS, strict=True)
-        )
-        blocks.append(
-            Html(
-                f'<div class="overlay">{heading}<p class="note">{text(overlay.caption)}</p>'
-                f'<div class="strip">{strip}</div><ul class="legend">{_legend(overlay, colours)}</ul></div>'
-            )
-        )
-    return join(blocks)
+        ]
+        blocks.append(parts.overlay(heading, overlay.caption, "strip", strip, _legend(overlay, colours)))
+    return Markup().join(blocks)
 
 
-def facts(items: Mapping[str, str]) -> Html:
+def facts(items: Mapping[str, str]) -> Markup:
     """Facts as a table; those whose name begins with "command" as blocks to copy."""
     commands = {name: value for name, value in items.items() if name.lower().startswith("command")}
     rows = [(name, value) for name, value in items.items() if name not in commands]
-    blocks = [Html(f'<p class="note">{text(name)}</p><pre>{text(value)}</pre>') for name, value in commands.items()]
-    return join([*blocks, table(("Fact", "Value"), rows, kind="facts") if rows else ""])
+    blocks = [parts.command(name, value) for name, value in commands.items()]
+    return Markup().join([*blocks, parts.table(("Fact", "Value"), rows, "facts") if rows else ""])
 
 
 def _listed(values: pd.Series) -> str:
@@ -168,10 +153,10 @@ def _organ_cells(
         name,
         number(before),
         number(after),
-        difference(before, after),
+        _change(before, after),
         number(before_second),
         number(after_second),
-        difference(before_second, after_second),
+        _change(before_second, after_second),
         "" if cases is None else str(cases),
     )
 
@@ -188,7 +173,7 @@ def _loss_table(rounds: pd.DataFrame) -> str:
         )
         for term in terms
     ]
-    return table(("Loss", *ends), rows, caption="Loss terms, first → last round")
+    return parts.table(("Loss", *ends), rows, caption="Loss terms, first → last round")
 
 
 def _cost_table(rounds: pd.DataFrame) -> str:
@@ -208,15 +193,25 @@ def _cost_table(rounds: pd.DataFrame) -> str:
         )
     head = ("Site", "Rounds", "Seconds", "Per round", "MB received", "MB sent", "Share of the model")
     caption = "Time and traffic over all rounds, as each site sees them; 1 = the model in full precision, each way"
-    return table(head, rows, caption=caption)
+    return parts.table(head, rows, caption=caption)
 
 
-def _legend(overlay: Overlay, colours: Mapping[int, str]) -> str:
+def _legend(overlay: Overlay, colours: Mapping[int, str]) -> list[tuple[str, str, str]]:
+    """Colour, name and note of each organ."""
     entries = []
     for label, colour in colours.items():
         score = number(dice(overlay.prediction == label, overlay.truth == label), 2)
-        entries.append(
-            f'<li><span class="swatch" style="background:{colour}"></span>{text(overlay.organs[label])} '
-            f'<span class="note">Dice in this slice {score}</span></li>'
-        )
-    return "".join(entries)
+        entries.append((colour, overlay.organs[label], f"Dice in this slice {score}"))
+    return entries
+
+
+def _change(before: float, after: float) -> str:
+    """after - before with its sign, coloured; a dash where one of them is not defined."""
+    change = after - before
+    if not math.isfinite(change):
+        return MISSING
+    rounded = round(change, 3)
+    # Less than a hundredth stays grey: colour would make much of nothing.
+    kind = "same" if abs(rounded) < 0.01 else "gain" if rounded > 0 else "loss"
+    sign = "+" if rounded > 0 else "\N{MINUS SIGN}" if rounded < 0 else "±"
+    return parts.change(kind, f"{sign}{abs(rounded):.3f}")

@@ -16,8 +16,7 @@ from fedcowpro.reports.site_report import page as inspect_page
 from fedcowpro.reports.site_report.case_facts import CaseFacts, measure
 from fedcowpro.reports.site_report.findings import findings
 from fedcowpro.reports.site_report.pictures import pictures
-from fedcowpro.reports.toolkit.html import paragraphs, text
-from fedcowpro.reports.toolkit.page import write_page
+from fedcowpro.reports.toolkit.render import write_page
 
 THREADS = 4  # more wait for each other: half of the work holds Python's lock
 
@@ -49,20 +48,17 @@ def inspect(site: Site, out: Path, *, workers: int = THREADS, shown: int = 3, pr
     cases = _measure(site, workers, progress)
     organs = dict(sorted(site.organs.items()))
     found = findings(cases, site.n_train_slices, organs)
-    write_page(
-        Path(out),
-        "inspect.html",
-        title=text(f"Site {site.path.resolve().name}"),
-        lead=text(inspect_page.lead(cases, site.n_train_slices, found)),
-        story=paragraphs([inspect_page.LABELS_READ]),
-        findings=inspect_page.findings(found),
-        cases=inspect_page.cases_table(cases),
-        grey=inspect_page.grey(cases),
-        superpixels=inspect_page.superpixels(cases),
-        fit=inspect_page.fit(cases, organs),
-        pictures=pictures(site, cases, shown),
-        facts=facts(_settings(site)),
+    sections = (
+        ("What may train badly", inspect_page.findings(found)),
+        ("Cases", inspect_page.cases_table(cases)),
+        ("Grey values", inspect_page.grey(cases)),
+        ("Superpixels", inspect_page.superpixels(cases)),
+        ("How well superpixels fit organs", inspect_page.fit(cases, organs)),
+        ("What it looks like", pictures(site, cases, shown)),
+        ("How it was prepared", facts(_settings(site))),
     )
+    lead = inspect_page.lead(cases, site.n_train_slices, found)
+    write_page(Path(out), f"Site {site.path.resolve().name}", lead, sections, [inspect_page.LABELS_READ])
     return tuple(f"{finding.heading}: {finding.text}" for finding in found if finding.serious)
 
 

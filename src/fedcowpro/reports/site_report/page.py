@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from fedcowpro.reports.site_report.case_facts import CaseFacts
 from fedcowpro.reports.site_report.charts import histograms, organ_dots, spans
 from fedcowpro.reports.site_report.findings import OUTLIER, Finding, outlyingness
 from fedcowpro.reports.site_report.pseudo_labels import TOLERANCE
-from fedcowpro.reports.toolkit.html import MISSING, Html, join, number, paragraphs, picture, table, text
+from fedcowpro.reports.toolkit.numbers import MISSING, count, number
+from fedcowpro.reports.toolkit.render import parts
 
 LABELS_READ = (
     "Where cases have labels, this page reads them, those of training cases too, to show what superpixels could make "
@@ -55,25 +57,20 @@ def lead(cases: Sequence[CaseFacts], train_slices: int, found: Sequence[Finding]
     warnings = sum(finding.serious for finding in found)
     return (
         f"{counts or 'No cases'}, {training} for training with {train_slices} slices to draw from. "
-        f"{_plural(warnings, 'warning')} and {_plural(len(found) - warnings, 'note')}."
+        f"{count(warnings, 'warning')} and {count(len(found) - warnings, 'note')}."
     )
 
 
-def findings(found: Sequence[Finding]) -> Html:
+def findings(found: Sequence[Finding]) -> Markup:
     """The findings as a list, or what was checked without one."""
     if not found:
-        return paragraphs([NOTHING])
-    items = [
-        Html(
-            f'<li class="{"serious" if finding.serious else "mild"}"><strong>'
-            f"{'Warning' if finding.serious else 'Note'}: {text(finding.heading)}</strong> {text(finding.text)}</li>"
-        )
-        for finding in found
-    ]
-    return Html(f'<ul class="findings">{join(items)}</ul>')
+        return parts.paragraphs([NOTHING])
+    kinds = {True: ("serious", "Warning"), False: ("mild", "Note")}
+    entries = ((*kinds[finding.serious], finding) for finding in found)
+    return parts.findings([(kind, f"{word}: {one.heading}", one.text) for kind, word, one in entries])
 
 
-def cases_table(cases: Sequence[CaseFacts]) -> Html:
+def cases_table(cases: Sequence[CaseFacts]) -> Markup:
     """One row per case."""
     head = ("Case", "Role", "Modality", "Slices", "Usable", "Spacing (mm)", "Body width (mm)", "Superpixels", "Organs")
     rows = [
@@ -94,10 +91,10 @@ def cases_table(cases: Sequence[CaseFacts]) -> Html:
         "Usable: slices with a superpixel that training can draw. Spacing: between slices, rows and columns. "
         "Superpixels: median per slice. Organs: labels that occur."
     )
-    return join([table(head, rows), Html(f'<p class="note">{text(note)}</p>')])
+    return parts.table(head, rows) + parts.note(note)
 
 
-def grey(cases: Sequence[CaseFacts]) -> Html:
+def grey(cases: Sequence[CaseFacts]) -> Markup:
     """A chart of histograms per modality."""
     charts = []
     distances = dict(zip((case.id for case in cases), outlyingness(cases), strict=True))
@@ -106,17 +103,15 @@ def grey(cases: Sequence[CaseFacts]) -> Html:
         order = sorted(mine, key=lambda case: -distances[case.id])
         apart = [case.id for case in order if distances[case.id] > OUTLIER][:_APART]
         uri = histograms(
-            {case.id: case.histogram for case in mine}, apart, f"{kind.upper()}: {_plural(len(mine), 'case')}"
+            {case.id: case.histogram for case in mine}, apart, f"{kind.upper()}: {count(len(mine), 'case')}"
         )
-        charts.append(picture(uri, f"Histograms of the grey values of {len(mine)} {kind.upper()} cases"))
+        charts.append(parts.picture(uri, f"Histograms of the grey values of {len(mine)} {kind.upper()} cases"))
     furthest = max(distances.values(), default=0.0)
     note = f"The odd one out is {furthest:.0f} grey values away from the others; from {OUTLIER:g} on it is named."
-    return join(
-        [paragraphs([GREY, note] if len(cases) > 1 else [GREY]), Html(f'<div class="charts">{join(charts)}</div>')]
-    )
+    return parts.paragraphs([GREY, note] if len(cases) > 1 else [GREY]) + parts.charts(charts)
 
 
-def superpixels(cases: Sequence[CaseFacts]) -> Html:
+def superpixels(cases: Sequence[CaseFacts]) -> Markup:
     """Number and area of superpixels, per case."""
     slices = sum(case.record.depth for case in cases)
     unused = slices - sum(case.usable for case in cases)
@@ -124,23 +119,23 @@ def superpixels(cases: Sequence[CaseFacts]) -> Html:
         least=min((case.least for case in cases), default=0), share=f"{unused / slices:.1%}" if slices else MISSING
     )
     charts = [
-        picture(
+        parts.picture(
             spans({case.id: case.per_slice for case in cases}, "Superpixels per slice", "superpixels"),
             "Number of superpixels per slice, one row per case",
         ),
-        picture(
+        parts.picture(
             spans({case.id: case.areas for case in cases}, "Area of superpixels", "pixels", log=True),
             "Area of superpixels in pixels, one row per case",
         ),
     ]
-    return join([paragraphs([note]), Html(f'<div class="charts">{join(charts)}</div>')])
+    return parts.paragraphs([note]) + parts.charts(charts)
 
 
-def fit(cases: Sequence[CaseFacts], organs: Mapping[int, str]) -> Html:
+def fit(cases: Sequence[CaseFacts], organs: Mapping[int, str]) -> Markup:
     """What superpixels could make of the labels."""
     labelled = [case for case in cases if case.labels]
     if not labelled:
-        return paragraphs(["No case has labels, so this cannot be told here."])
+        return parts.paragraphs(["No case has labels, so this cannot be told here."])
     unions: dict[str, list[float]] = {}
     recalls: dict[str, list[float]] = {}
     chance: dict[str, float] = {}
@@ -169,29 +164,19 @@ def fit(cases: Sequence[CaseFacts], organs: Mapping[int, str]) -> Html:
         under=number(_mean([case.whole.undersegmentation for case in labelled]), 2),
     )
     charts = [
-        picture(
+        parts.picture(
             organ_dots(unions, "Best union of superpixels", "Dice over the volume"),
             "Best Dice of a union of superpixels for each organ, a dot per case",
         ),
-        picture(
+        parts.picture(
             organ_dots(recalls, "Boundary recall", f"share within {TOLERANCE} pixels", chance),
             "Boundary recall for each organ, a dot per case, with the level of chance",
         ),
     ]
-    return join(
-        [
-            paragraphs([FIT.format(tolerance=TOLERANCE)]),
-            Html(f'<div class="charts">{join(charts)}</div>'),
-            table(head, rows),
-            Html(f'<p class="note">{text(sentence)}</p>'),
-        ]
-    )
+    explained = parts.paragraphs([FIT.format(tolerance=TOLERANCE)])
+    return explained + parts.charts(charts) + parts.table(head, rows) + parts.note(sentence)
 
 
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
-
-
-def _plural(n: int, name: str) -> str:
-    return f"{n} {name}{'' if n == 1 else 's'}"

@@ -6,24 +6,28 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.reports.site_report.case_facts import CaseFacts
 from fedcowpro.reports.site_report.findings import outlyingness
 from fedcowpro.reports.site_report.pseudo_labels import best_union
-from fedcowpro.reports.toolkit.html import Html, join, number, paragraphs, text
+from fedcowpro.reports.toolkit.numbers import number
 from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, panel
+from fedcowpro.reports.toolkit.render import parts
 
 SLICES = (0.2, 0.5, 0.8)  # of the slices that show something
 
 
-def pictures(site: Site, cases: Sequence[CaseFacts], most: int) -> Html:
+def pictures(site: Site, cases: Sequence[CaseFacts], most: int) -> Markup:
     """Three slices each of at most `most` cases, chosen for what is best and worst about them."""
     chosen = _chosen(cases)
     if not chosen or not most:
-        return paragraphs(["There are no pictures."])
+        return parts.paragraphs(["There are no pictures."])
     organs, colours = site.organs, _colours(cases)
-    return join([_case(site, case, reasons, organs, colours) for case, reasons in list(chosen.values())[:most]])
+    return Markup().join(
+        [_case(site, case, reasons, organs, colours) for case, reasons in list(chosen.values())[:most]]
+    )
 
 
 def mean_fit(case: CaseFacts) -> float:
@@ -54,25 +58,17 @@ def _chosen(cases: Sequence[CaseFacts]) -> dict[str, tuple[CaseFacts, list[str]]
 
 def _case(
     site: Site, case: CaseFacts, reasons: Sequence[str], organs: Mapping[int, str], colours: Mapping[int, str]
-) -> Html:
+) -> Markup:
     showing = [z for z, counts in enumerate(case.slices) if counts.pairs[:, 1:].any()]
     usable = [z for z, n in enumerate(case.per_slice) if n]
     slices = showing or usable or list(range(case.record.depth))
     wanted = sorted({slices[round(at * (len(slices) - 1))] for at in SLICES})
     figures = [_slice(site, case, z, organs, colours) for z in wanted]
-    legend = "".join(
-        f'<li><span class="swatch" style="background:{colour}"></span>{text(organs[label])}</li>'
-        for label, colour in colours.items()
-        if label in case.labels
-    )
-    return Html(
-        f'<div class="overlay"><h3>Case {text(case.id)}</h3>'
-        f'<p class="note">Shown because of: {text("; ".join(reasons))}.</p>'
-        f'<div class="trio">{join(figures)}</div><ul class="legend">{legend}</ul></div>'
-    )
+    legend = [(colour, organs[label], "") for label, colour in colours.items() if label in case.labels]
+    return parts.overlay(f"Case {case.id}", f"Shown because of: {'; '.join(reasons)}.", "trio", figures, legend)
 
 
-def _slice(site: Site, case: CaseFacts, z: int, organs: Mapping[int, str], colours: Mapping[int, str]) -> Html:
+def _slice(site: Site, case: CaseFacts, z: int, organs: Mapping[int, str], colours: Mapping[int, str]) -> Markup:
     image, segments, counts = site.image_slice(case.id, z), site.superpixel_slice(case.id, z), case.slices[z]
     uris = [(panel(image, None, {}, segments=segments), "superpixels")]
     caption = f"Slice {z}: {len(counts.areas)} superpixels"
@@ -80,15 +76,14 @@ def _slice(site: Site, case: CaseFacts, z: int, organs: Mapping[int, str], colou
     if here:
         union = np.zeros(segments.shape, np.uint8)
         for label in sorted(here, key=counts.best_union):  # where unions share a superpixel, the better fit shows
-            _, parts = best_union(counts.pairs[1:, label], counts.areas, counts.pixels(label))
-            union[np.isin(segments, parts + 1)] = label
+            _, chosen = best_union(counts.pairs[1:, label], counts.areas, counts.pixels(label))
+            union[np.isin(segments, chosen + 1)] = label
         drawn = {label: colour for label, colour in colours.items() if label in here}
         labels = site.labels(case.id)[z]
         uris.append((panel(image, labels, drawn, fills=union), "labels as lines, best unions of superpixels filled"))
         fits = ", ".join(f"{organs[label]} {number(counts.best_union(label), 2)}" for label in here)
         caption += f". Best Dice of a union: {fits}"
-    shown = "".join(f'<img src="{uri}" alt="{text(f"Case {case.id}, slice {z}: {what}")}">' for uri, what in uris)
-    return Html(f'<figure><div class="pair">{shown}</div><figcaption>{text(caption)}</figcaption></figure>')
+    return parts.pair([(uri, f"Case {case.id}, slice {z}: {what}") for uri, what in uris], caption)
 
 
 def _colours(cases: Sequence[CaseFacts]) -> dict[int, str]:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedcowpro.reports.toolkit.html import MISSING, Html
-
 
 @dataclass(frozen=True)
 class Value:
@@ -44,7 +42,7 @@ class Items:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Verdict:
     """One answer: its verdict and the numbers behind it; `shown` = the data show a difference."""
 
     verdict: str
@@ -53,7 +51,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """A table; the first cell of each row names it, and so many cells are words, the others numbers."""
 
     head: tuple[str, ...]
@@ -80,14 +78,7 @@ class Command:
     lines: str
 
 
-@dataclass(frozen=True)
-class Raw:
-    """HTML that has no place in Markdown, such as pictures of slices."""
-
-    html: Html
-
-
-Block = Text | Heading | Items | Finding | Grid | Chart | Command | Raw
+Block = Text | Heading | Items | Verdict | Table | Chart | Command
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ class Document:
 
 def columns(
     head: Sequence[str], rows: Sequence[Sequence[Cell]], first: int, most: int = 5, words: int = 1
-) -> list[Grid]:
+) -> list[Table]:
     """A wide table as several narrow ones.
 
     Args:
@@ -120,24 +111,9 @@ def columns(
         words: how many columns are words.
     """
     rest = range(first, len(head))
-    grids = []
+    tables = []
     for start in range(0, len(rest), most) or [0]:
         chosen = [*range(first), *rest[start : start + most]]
         rows_here = tuple(tuple(row[i] for i in chosen) for row in rows)
-        grids.append(Grid(tuple(head[i] for i in chosen), rows_here, words=words))
-    return grids
-
-
-def listed(names: Sequence[str], last: str = "and") -> str:
-    """'a, b and c'."""
-    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else "".join(names)
-
-
-def count(n: int, noun: str) -> str:
-    """'1 case', '2 cases'."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def shown(value: object) -> str:
-    """A recorded value as text; a dash where there is none."""
-    return MISSING if value is None or value == "" or value != value else str(value)
+        tables.append(Table(tuple(head[i] for i in chosen), rows_here, words=words))
+    return tables

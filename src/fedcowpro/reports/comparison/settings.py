@@ -23,7 +23,7 @@ _KINDS = {"ct": "CT", "mr": "MR"}
 
 
 @dataclass(frozen=True)
-class Versus:
+class Difference:
     """A method against the reference: `PairResult` turned round, so that positive means the method is higher.
 
     Attributes:
@@ -71,7 +71,7 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class Judge:
+class ComparisonSettings:
     """How scores are compared.
 
     Attributes:
@@ -146,10 +146,10 @@ class Judge:
         return bool((good == len(rows[["method", "seed"]].drop_duplicates())).any())
 
 
-def against(comparison: Comparison, reference: str | None) -> list[Versus]:
+def against(comparison: Comparison, reference: str | None) -> list[Difference]:
     """The pairs with the reference, in the order of the methods."""
     return [
-        Versus(pair.second, -pair.difference + 0.0, _turned(pair.interval), pair)
+        Difference(pair.second, -pair.difference + 0.0, _turned(pair.interval), pair)
         for pair in comparison.pairs
         if reference is not None and pair.first == reference
     ]

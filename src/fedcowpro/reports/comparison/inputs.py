@@ -23,11 +23,11 @@ from fedcowpro.reports.comparison.naming import joined
 from fedcowpro.reports.comparison.sites import with_modality
 from fedcowpro.reports.comparison.sources import Source, open_source, with_distinct_labels
 from fedcowpro.reports.comparison.trainings import Training
-from fedcowpro.reports.toolkit.blocks import count, listed
+from fedcowpro.reports.toolkit.numbers import count, listed
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Inputs:
     """What is compared.
 
     Attributes:
@@ -70,7 +70,7 @@ class Evidence:
 
 def gather(
     paths: Sequence[Path], *, reference: str | None, protocol: str | None, folders: Mapping[str, Path]
-) -> Evidence:
+) -> Inputs:
     """Read all sources and keep what can be compared.
 
     Args:
@@ -110,7 +110,7 @@ def gather(
             "evaluate all methods with the same --episodes file, or leave that one out",
         )
     chosen, why = _reference(methods, reference, sources)
-    return Evidence(
+    return Inputs(
         sources=sources,
         rows=rows,
         methods=methods,
