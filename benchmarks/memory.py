@@ -22,7 +22,7 @@ from fedcowpro.data.phantom import write_site
 
 PREPARE = """
 from fedcowpro.config import PrepareConfig
-from fedcowpro.data.prepare import prepare
+from fedcowpro.data.preparation.prepare import prepare
 prepare(Path(folder) / "raw", Path(folder) / "site", PrepareConfig(size=size), workers=2, progress=False,
         cases=[str(n) for n in range(count)])
 """
@@ -30,9 +30,9 @@ TRAIN = """
 import torch
 from fedcowpro.config import AugmentConfig, LossConfig, ModelConfig, TrainConfig
 from fedcowpro.data.episodes import EpisodeSampler
-from fedcowpro.data.site import Site
-from fedcowpro.nn.segmenter import build_model
-from fedcowpro.train import fit
+from fedcowpro.data.preparation.site import Site
+from fedcowpro.model.segmenter import build_model
+from fedcowpro.training.loop import fit
 torch.set_num_threads(2)
 source = EpisodeSampler(Site.open(Path(folder) / "site"), AugmentConfig())
 fit(build_model(ModelConfig(frozen_norm=True), 0), source, TrainConfig(), LossConfig(), steps=steps,

@@ -6,7 +6,7 @@ FOLDER has image_<id>.nii.gz and label_<id>.nii.gz. Per method and over the case
 slice (for Felzenszwalb's method and merging with the body mask, for the others without), segments per slice, tenth,
 fiftieth and ninetieth percentile of their areas, and, as means over organs and cases, the best Dice of a union of
 segments in the whole volume, the best Dice of one segment per slice, boundary recall with its chance level, and the
-undersegmentation error (fedcowpro.evaluate.pseudo_labels). OpenCV takes part where it is installed with its extra
+undersegmentation error (reports.site_report.pseudo_labels). OpenCV takes part where it is installed with its extra
 modules.
 """
 
