@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import write_site
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.oneshot import fine_tuning
-from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.training.finetuning import Progress, Recipe
+from fedcowpro.training.pool import IGNORE
+from fedcowpro.volume.nifti import write_labels
 from fedcowpro.volume.read import read_labels, read_volume
 from fedcowpro.volume.volume import Volume
 
@@ -117,6 +120,24 @@ def test_a_trained_network_finds_the_organ_of_the_example(scans: Path, loaded: L
     found = fine_tune(loaded, [(image, painted)], recipe=recipe, organs={1: "liver"}).segment(image).labels == 1
     dice = 2 * (found & truth)[shown].sum() / (found[shown].sum() + truth.sum())
     assert dice > 0.6
+
+
+def test_unknown_voxels_of_a_data_set_are_not_learnt_from(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
+    """The same reader for the shell and Python: what nnU-Net's `ignore` marks is neither organ nor background."""
+    (tmp_path / "labelsTr").mkdir()
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 9}}))
+    image = volume(scans, 1)
+    labels = (read_labels(scans / "label_1.nii.gz", image).voxels == 1).astype(np.uint8)
+    labels[4, :8] = 9
+    mask = tmp_path / "labelsTr" / "p1.nii.gz"
+    write_labels(mask, labels, image.grid)
+    read, annotation = read_example(scans / "image_1.nii.gz", mask)
+    np.testing.assert_array_equal(annotation.hidden, labels == 9)
+    prepared = fine_tuning._example(loaded, read, annotation, "ct", (1,))
+    assert set(np.unique(prepared.labels)) == {0, 1, IGNORE}
+    assert (prepared.labels == IGNORE).any(axis=(1, 2)).nonzero()[0].tolist() == [4]
+    assert prepared.organs == {1}
+    assert fine_tuning._values([(read, annotation)], None) == (1,)
 
 
 @pytest.mark.parametrize("count", [0, 6])

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import a_modality, organ_names
+from fedcowpro.cli.options import a_modality, example_pairs, known_part, organ_names
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from fedcowpro.config import Modality
     from fedcowpro.oneshot.organ_model import OrganModel
+    from fedcowpro.volume.accept import Painted
 
 MINUTES = 10.0
 
@@ -42,8 +42,9 @@ def finetune(
         str | None, typer.Option(help="Label values to learn and their names, as 1=liver,2=spleen; default all.")
     ] = None,
     painted: Annotated[
-        str, typer.Option(help="Which slices are annotated: all, or labelled, those with a label.")
-    ] = "all",
+        str | None,
+        typer.Option(help="all: empty slices of the masks have no organ; labelled: nothing is known of them."),
+    ] = None,
     modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
 ) -> None:
@@ -51,11 +52,9 @@ def finetune(
 
     Ctrl-C keeps the model as it is; the same command goes on from there.
     """
-    if painted not in ("all", "labelled"):
-        raise FedCoWProError(f"--painted {painted}", "all or labelled", "correct --painted")
     made = teach(
-        support, support_mask, out, unlabelled or [], model=model, minutes=None if steps else minutes, steps=steps,
-        names=organ_names(organs) or {}, labelled_only=painted == "labelled", kind=a_modality(modality), seed=seed,
+        example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=None if steps else minutes,
+        steps=steps, names=organ_names(organs) or {}, painted=known_part(painted), kind=a_modality(modality), seed=seed,
     )  # fmt: skip
     done, of = made.card["steps"]["done"], sum(made.card["steps"]["of"])
     state = "" if done == of else f"interrupted after {done} of {of} steps, the same command goes on; "
@@ -63,8 +62,7 @@ def finetune(
 
 
 def teach(
-    support: Sequence[Path],
-    support_mask: Sequence[Path],
+    pairs: Sequence[tuple[Path, Path]],
     out: Path,
     unlabelled: Sequence[Path],
     *,
@@ -72,47 +70,32 @@ def teach(
     minutes: float | None,
     steps: int | None,
     names: Mapping[int, str],
-    labelled_only: bool,
+    painted: Painted | None,
     kind: Modality | None,
     seed: int,
 ) -> OrganModel:
     """Read the files, fine-tune with a bar of progress, and write the model and its card."""
-    import numpy as np
-
-    from fedcowpro.oneshot.annotation import Annotation
+    from fedcowpro.oneshot.annotation import read_example
     from fedcowpro.oneshot.fine_tuning import fine_tune
     from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.oneshot.organ_model import require_ending
-    from fedcowpro.training.adapt import interrupt_sets
-    from fedcowpro.training.finetuning import Progress as Step
+    from fedcowpro.training.adapt import interrupt_sets, progress_bar
+    from fedcowpro.training.finetuning import Progress
     from fedcowpro.volume.find import find_volumes
-    from fedcowpro.volume.read import read_labels, read_volume
+    from fedcowpro.volume.read import read_volume
 
     require_ending(out)
-    if len(support) != len(support_mask):
-        raise FedCoWProError(
-            f"{len(support)} --support and {len(support_mask)} --support-mask",
-            "one mask for each support image",
-            "give both options once per annotated volume",
-        )
     if (minutes is not None and not minutes > 0) or (steps is not None and steps < 1):
         raise FedCoWProError(f"--minutes {minutes}, --steps {steps}", "above 0", "give the time or the steps")
     loaded = load_predictor(model)
-    examples = []
-    for image, mask in zip(support, support_mask, strict=True):
-        volume = read_volume(image)
-        labels = read_labels(mask, volume)
-        whole = Annotation.whole(labels.voxels, str(mask))
-        known = np.any(labels.voxels, axis=(1, 2)) if labelled_only else whole.painted
-        examples.append((volume, Annotation(labels.voxels, known, str(mask))))
-    own = {path.resolve() for path in [*support, *support_mask]}
+    examples = [read_example(image, mask, painted=painted) for image, mask in pairs]
+    own = {path.resolve() for pair in pairs for path in pair}
     paths = [path for path in find_volumes(unlabelled) if path.resolve() not in own] if unlabelled else []
     others = [read_volume(path) for path in paths]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with interrupt_sets() as stop, Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with interrupt_sets() as stop, progress_bar(err.is_terminal) as bar:
         task = bar.add_task("learning", total=None)
 
-        def report(step: Step) -> None:
+        def report(step: Progress) -> None:
             what = "learning the example" if step.round == 0 else f"learning from all volumes, round {step.round}"
             bar.update(task, description=f"{what}, loss {step.loss:.2f}", completed=step.step, total=step.steps)
 

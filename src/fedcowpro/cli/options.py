@@ -12,6 +12,7 @@ from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from fedcowpro.config import Modality
+    from fedcowpro.volume.accept import Painted
 
 
 def split_list(text: str | None) -> list[str] | None:
@@ -86,6 +87,24 @@ def a_modality(text: str | None) -> Modality | None:
     if text is not None and text not in ("ct", "mr"):
         raise FedCoWProError(f"--modality {text}", "ct or mr", "leave it out to go by the values of each file")
     return cast("Modality | None", text)
+
+
+def example_pairs(support: Sequence[Path], support_mask: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Annotated images with their masks, given by two options in the same order."""
+    if len(support) != len(support_mask):
+        raise FedCoWProError(
+            f"{len(support)} --support and {len(support_mask)} --support-mask",
+            "one mask for each support image",
+            "give both options once per annotated volume",
+        )
+    return list(zip(support, support_mask, strict=True))
+
+
+def known_part(text: str | None) -> Painted | None:
+    """Which slices of the masks are known, of --painted."""
+    if text not in (None, "all", "labelled"):
+        raise FedCoWProError(f"--painted {text}", "all or labelled", "correct --painted")
+    return cast("Painted | None", text)
 
 
 def inference_overrides(

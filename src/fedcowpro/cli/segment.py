@@ -15,7 +15,7 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.finetune import MINUTES, teach
-from fedcowpro.cli.options import a_modality, inference_overrides, organ_names
+from fedcowpro.cli.options import a_modality, example_pairs, inference_overrides, known_part, organ_names
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -87,26 +87,18 @@ def segment(
     from fedcowpro.reports.preview import write_preview
     from fedcowpro.volume.find import find_volumes
 
-    support, support_mask = support or [], support_mask or []
-    if len(support) != len(support_mask):
-        raise FedCoWProError(
-            f"{len(support)} --support and {len(support_mask)} --support-mask",
-            "one mask for each support image",
-            "give both options once per annotated volume",
-        )
+    pairs = example_pairs(support or [], support_mask or [])
     if file_format not in ("nifti", "dicom-seg"):
         raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
     if again:
         raise FedCoWProError("--again", "its new name", "use --overwrite")
-    if painted not in (None, "all", "labelled"):
-        raise FedCoWProError(f"--painted {painted}", "all or labelled", "correct --painted")
-    masks = {path.resolve() for path in support_mask}
+    known = known_part(painted)
+    masks = {mask.resolve() for _, mask in pairs}
     queries = [path for path in find_volumes([*query, *(more or [])]) if path.resolve() not in masks]
     if not queries:
         raise FedCoWProError("no query but the support's masks", "an image to segment", "correct --query")
     kind, names = a_modality(modality), organ_names(organs) or {}
     overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
-    pairs = list(zip(support, support_mask, strict=True))
     segmenter: Segmenter
     if fine_tune or (model is not None and is_organ_model(model)):
         if given := [*overrides, *(["spacing"] if spacing is not None else [])]:
@@ -115,7 +107,7 @@ def segment(
                 "leave them out, or segment without --finetune",
             )  # fmt: skip
         if fine_tune:
-            network = _taught(model, pairs, queries, out, minutes, names, painted, kind)
+            network = _taught(model, pairs, queries, out, minutes, names, known, kind)
         else:
             network = _trained(cast("Path", model), pairs, names)
         segmenter, names = network, names or network.names
@@ -130,7 +122,7 @@ def segment(
         prepares = dict(loaded.prepare)
         if spacing is not None:
             prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
-        example = load_support(loaded.predictor, pairs, prepares, kind, names, cast("Painted | None", painted))
+        example = load_support(loaded.predictor, pairs, prepares, kind, names, known)
         segmenter = ByExample(loaded.predictor, example, prepares)
         used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
     failures: dict[Path, str] = {}
@@ -184,16 +176,15 @@ def _taught(
     out: Path,
     minutes: float,
     names: Mapping[int, str],
-    painted: str | None,
+    painted: Painted | None,
     kind: Modality | None,
 ) -> OrganModel:
     """A network for the organs of the example, which stays in the folder of the masks."""
     if not pairs:
         raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
-    images, masks = zip(*pairs, strict=True)
     return teach(
-        images, masks, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
-        labelled_only=painted == "labelled", kind=kind, seed=0,
+        pairs, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
+        painted=painted, kind=kind, seed=0,
     )  # fmt: skip
 
 

@@ -79,10 +79,11 @@ def evaluate_episode(
         for protocol in protocols:
             pairing = predictor.config.pairing if protocol == "gt-range" else "bag"
             support = supports[pairing]
+            choice = _choice(support, truth, episode.organs, pairing)
             for number, organ in enumerate(episode.organs, 1):
                 if number not in support.organs or (protocol == "gt-range" and not truth[organ].any()):
                     continue
-                mask = query.mask(predictor, support, number, _choice(support, truth, episode.organs, pairing))
+                mask = query.mask(predictor, support, number, choice)
                 if protocol == "whole-volume" and on_prediction is not None:
                     on_prediction(case, values[organ], mask)
                 predicted, true, spacing = query.on_grid(grid, mask & known, truth[organ])

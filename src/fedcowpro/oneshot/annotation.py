@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from fedcowpro.config import InferConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.datasets.dataset_json import unknown_value
 from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
-from fedcowpro.volume.checks import UNKNOWN
+from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
+from fedcowpro.volume.checks import UNKNOWN, mark_unknown
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
@@ -134,3 +138,26 @@ def _organs(labels: np.ndarray, annotation: Annotation) -> list[int]:
     """The organs that a label map shows."""
     hidden = UNKNOWN if annotation.unknown else 0
     return [int(organ) for organ in np.unique(labels[labels > 0]) if organ != hidden]
+
+
+def read_example(
+    image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+) -> tuple[Volume, Annotation]:
+    """An annotated volume in whatever form a user has it: array, nibabel image, path.
+
+    Voxels that the data set beside a mask's file declares unknown are marked so.
+
+    Args:
+        image: the volume.
+        mask: its label map; every whole number 1..255 is an organ. An array lies on the image's own axes.
+        spacing: mm (depth, height, width), for an array.
+        painted: see `known_slices`.
+
+    Raises:
+        FedCoWProError: what cannot be read, or an image and a mask that do not match.
+    """
+    volume = as_volume(image, spacing)
+    unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
+    labels = mark_unknown(as_labels(mask, volume), unknown)
+    known = known_slices(painted, labels)
+    return volume, Annotation(labels.voxels, known, labels.name, unknown=unknown is not None)

@@ -12,19 +12,17 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.dataset_json import unknown_value
-from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.annotation import read_example
 from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
 from fedcowpro.oneshot.encoded import encode_volume
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
 from fedcowpro.oneshot.support import Support, encode_example, join_examples
-from fedcowpro.volume.accept import Painted, known_slices
-from fedcowpro.volume.checks import mark_unknown
+from fedcowpro.volume.accept import Painted
 from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import modality_of
-from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
+from fedcowpro.volume.read import is_series, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -92,11 +90,7 @@ def load_support(
         raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
     examples = []
     for image_path, mask_path in pairs:
-        volume = read_volume(image_path)
-        unknown = unknown_value(mask_path)
-        labels = mark_unknown(read_labels(mask_path, volume), unknown)
-        known = known_slices(painted, labels)
-        annotation = Annotation(labels.voxels, known, str(mask_path), unknown=unknown is not None)
+        volume, annotation = read_example(image_path, mask_path, painted=painted)
         config = prepare[modality_of(volume, modality)]
         examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
     return join_examples(predictor, examples)

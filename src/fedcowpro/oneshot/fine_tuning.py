@@ -62,7 +62,7 @@ def fine_tune(
         modality: of all volumes; None = told from the values of each.
         minutes: time for everything; the result then depends on the machine's speed.
         steps: of training in all, instead; None = the recipe's own number.
-        recipe: settings; None = those that were found best, with random convolutions where a volume is of another
+        recipe: settings; None = the defaults, with random convolutions where a volume is of another
             modality than the examples.
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50

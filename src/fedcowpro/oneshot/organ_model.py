@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from scipy import ndimage
 
 from fedcowpro.config import Modality, PrepareConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
 from fedcowpro.oneshot.encoded import prepare_volume
+from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
 from fedcowpro.volume.preprocess import modality_of
@@ -67,8 +67,10 @@ class OrganModel:
         ahead = (soft[1:] - soft[:1]).astype(np.float32)
         labels = np.zeros(volume.voxels.shape, np.uint8)
         write_likeliest(labels, ahead, self.organs, placement, 0.0)
+        anywhere = np.ones(labels.shape[1:], np.float32)  # so that parts rank by their size
         for organ, parts in zip(self.organs, self.parts, strict=True):
-            _keep_largest(labels, organ, parts)
+            mask = labels == organ
+            labels[mask & ~keep_components(mask, anywhere, parts)] = 0
         trust = _trust(soft[1:], placement.to_prepared_labels(labels), self.organs)
         confidence = {
             organ: float(np.nanmean(of)) if (labels == organ).any() and not np.isnan(of).all() else float("nan")
@@ -120,14 +122,6 @@ def require_ending(path: Path) -> None:
     """Raises FedCoWProError for a model file of another ending than .safetensors."""
     if path.suffix != ".safetensors":
         raise FedCoWProError(f"model file {path}", "a name ending with .safetensors", "choose such a name")
-
-
-def _keep_largest(labels: UInt8[np.ndarray, "d h w"], organ: int, parts: int) -> None:
-    found, count = ndimage.label(labels == organ)
-    if count > parts:
-        sizes = np.bincount(found.ravel())[1:]
-        kept = 1 + np.argsort(sizes, kind="stable")[::-1][:parts]
-        labels[(found > 0) & ~np.isin(found, kept)] = 0
 
 
 def _trust(

@@ -12,9 +12,8 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError, NotFittedError
-from fedcowpro.data.datasets.dataset_json import unknown_value
 from fedcowpro.model.checkpoint import save_checkpoint
-from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
@@ -23,8 +22,7 @@ from fedcowpro.oneshot.prediction import Prediction
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
 from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed, progress_bar
-from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
-from fedcowpro.volume.checks import mark_unknown
+from fedcowpro.volume.accept import Given, Painted, as_volume
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
@@ -193,7 +191,7 @@ class OneShotSegmenter:
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
-        self.support_ = self._joined([], *self._annotated(image, mask, spacing, painted))
+        self.support_ = self._joined([], *read_example(image, mask, spacing=spacing, painted=painted))
         self.__dict__.pop("organ_model_", None)
         return self
 
@@ -201,7 +199,7 @@ class OneShotSegmenter:
         self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
     ) -> Self:
         """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
-        volume, annotation = self._annotated(image, mask, spacing, painted)
+        volume, annotation = read_example(image, mask, spacing=spacing, painted=painted)
         before = self.support_.examples if hasattr(self, "support_") else ()
         others = [old for old in before if not _same(old.encoded.volume, volume)]
         self.support_ = self._joined(others, volume, annotation)
@@ -282,17 +280,19 @@ class OneShotSegmenter:
         return f"{type(self).__name__}({', '.join(given)})"
 
     def _organ_model(self) -> OrganModel | None:
-        if not hasattr(self, "organ_model_") and self.model is not None and is_organ_model(Path(self.model)):
+        """The fine-tuned network, where there is one; the model's card is looked at until something is loaded."""
+        nothing = not hasattr(self, "organ_model_") and not hasattr(self, "loaded_")
+        if nothing and self.model is not None and is_organ_model(Path(self.model)):
             self.organ_model_ = OrganModel.load(Path(self.model))
         return getattr(self, "organ_model_", None)
 
     def _ready(self) -> Loaded:
-        if self.model is not None and is_organ_model(Path(self.model)):
-            raise FedCoWProError(
-                f"{self.model}, a network for its own organs", "a federated model, which takes examples",
-                "call predict at once, or start from another model",
-            )  # fmt: skip
         if not hasattr(self, "loaded_"):
+            if self.model is not None and is_organ_model(Path(self.model)):
+                raise FedCoWProError(
+                    f"{self.model}, a network for its own organs", "a federated model, which takes examples",
+                    "call predict at once, or start from another model",
+                )  # fmt: skip
             self.loaded_ = load_predictor(None if self.model is None else Path(self.model), self.inference)
         return self.loaded_
 
@@ -305,15 +305,6 @@ class OneShotSegmenter:
         ct, mr = (self._ready().prepare[kind] for kind in ("ct", "mr"))
         changes = {"modality": self.modality, "spacing": self.spacing or ct.spacing, "percentile": mr.percentile}
         return ct.model_copy(update=changes)
-
-    def _annotated(
-        self, image: Given, mask: Given, spacing: Sequence[float] | None, painted: Painted | None
-    ) -> tuple[Volume, Annotation]:
-        volume = as_volume(image, spacing)
-        unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
-        labels = mark_unknown(as_labels(mask, volume), unknown)
-        known = known_slices(painted, labels)
-        return volume, Annotation(labels.voxels, known, labels.name, unknown=unknown is not None)
 
     def _joined(self, others: Sequence[Example], volume: Volume, annotation: Annotation) -> Support:
         """Annotated volumes and one more, which follows the first one's pixels."""

@@ -220,7 +220,7 @@ def _put_in_place(
     else:
         job.volume.parent.mkdir(exist_ok=True)
         partial_volume = _partial(job.volume)
-        np.savez(partial_volume, allow_pickle=False, **own_grid)
+        np.savez(partial_volume, **own_grid)  # type: ignore[arg-type]
         os.replace(partial_volume, job.volume)
         job.labels.parent.mkdir(exist_ok=True)
         partial_labels = _partial(job.labels)
