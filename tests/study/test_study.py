@@ -276,6 +276,23 @@ def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
     pd.testing.assert_frame_equal(table[table["support_case"] == "2"].reset_index(drop=True), fixed)
 
 
+def test_arms_may_train_networks_on_the_example(run: Run) -> None:
+    """From the encoder of the arm's own training, once for each seed."""
+    lite0 = {"model": {"encoder": "lite0", "channels": None}}
+    arms = {
+        "prototypes": {"regime": "untrained", "config": lite0},
+        "self-trained": {"regime": "untrained", "config": lite0, "teaching": "self-trained", "teaching_steps": 2},
+    }
+    sites = {"ct": {"pool": "ct", "support": 2, "query": [3], "training": [1]}}
+    out = run("taught", arms=arms, compare="prototypes", evaluation=sites)
+    table = read_table(out).set_index("arm")
+    assert set(table.loc["self-trained", "unlabelled"]) == {"2"}
+    assert set(table.loc["self-trained", "seed"]) == {0, 3}
+    assert len(table.loc["self-trained"]) == len(table.loc["prototypes"])
+    assert len(list((out / "networks").glob("*.safetensors"))) == 2
+    assert times(out) == times(run("taught", arms=arms, compare="prototypes", evaluation=sites))
+
+
 def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:
     bad = {"config": {"train": {"lr": 1e30, "clip_norm": None, "schedule": "constant", "optimizer": "sgd"}}}
     arms = {"bad": bad, **STUDY["arms"], "late": {"regime": "single-site", "site": "b"}}

@@ -24,7 +24,7 @@ MINUTES = 10.0
 
 @app.command()
 def finetune(
-    support: Annotated[list[Path], typer.Option(help="Annotated image; repeat for up to five.")],
+    support: Annotated[list[Path], typer.Option(help="Annotated image; repeat.")],
     support_mask: Annotated[list[Path], typer.Option(help="Its label map, in the same order.")],
     out: Annotated[Path, typer.Option(help="Model to write, NAME.safetensors.")],
     unlabelled: Annotated[
@@ -48,7 +48,7 @@ def finetune(
     modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
 ) -> None:
-    """Learn the organs of one to five annotated volumes; 'segment --model' then needs no example.
+    """Learn the organs of annotated volumes; 'segment --model' then needs no example.
 
     Ctrl-C keeps the model as it is; the same command goes on from there.
     """

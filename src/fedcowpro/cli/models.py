@@ -58,6 +58,15 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option(help="Score the encoder before training too, with the same settings.")
     ] = False,
+    teach: Annotated[
+        str | None,
+        typer.Option(
+            help="Score networks that learn each example, too; comma-separated: fine-tuned (on the example), "
+            "self-trained (also on query and training cases without labels), supervised (on training cases with "
+            "labels: the ceiling)."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps of these networks.")] = None,
 ) -> None:
     """Score a model on labelled sites with one annotated case each; writes one tidy row per score.
 
@@ -85,6 +94,8 @@ def evaluate(
         tolerance=tolerance,
         method=method,
         untrained=untrained,
+        teachings=split_list(teach) or (),
+        steps=steps,
         on_case=lambda method, site, case: err.print(f"{method}, {site}: case {case}"),
     )
     echo.print(_summary(table))

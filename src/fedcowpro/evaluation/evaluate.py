@@ -12,10 +12,12 @@ import pandas as pd
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import load_episodes, plan_episodes
-from fedcowpro.evaluation.protocol import PROTOCOLS, table_of, write_results
+from fedcowpro.evaluation.fine_tuned import FineTuned
+from fedcowpro.evaluation.protocol import PROTOCOLS, TEACHINGS, Teaching, table_of, write_results
 from fedcowpro.evaluation.run import TOLERANCE, Grid, evaluate_episode
 from fedcowpro.evaluation.summary import BEFORE
 from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
 def evaluate(
@@ -36,7 +38,10 @@ def evaluate(
     tolerance: float = TOLERANCE,
     method: str = "fedcowpro",
     untrained: bool = False,
+    teachings: Sequence[str] = (),
+    steps: int | None = None,
     on_case: Callable[[str, str, str], None] | None = None,
+    on_step: Callable[..., None] | None = None,
 ) -> pd.DataFrame:
     """Segment every query case like one annotated case of its site, and score it; one row per score.
 
@@ -58,7 +63,12 @@ def evaluate(
         tolerance: of NSD, in mm.
         method: name in the column `method`.
         untrained: score the encoder before training too, with the same settings, as method "untrained".
+        teachings: score networks that learn each example, too: "fine-tuned", "self-trained" or "supervised" (see
+            `FineTuned`), under these names. With `out` they are kept in OUT.networks, and an evaluation that was
+            interrupted goes on.
+        steps: of training of these networks; None = the recipe's own number.
         on_case: told method, site and case of each finished query.
+        on_step: told the `Progress` of a network's training after each step.
 
     Returns:
         Columns `method`, `seed`, `site`, `case`, `organ`, `protocol`, the scores (`dice` in 0..1, `hd95` in mm, ...;
@@ -72,6 +82,8 @@ def evaluate(
         raise FedCoWProError(f"protocol {sorted(unknown)}", f"among {PROTOCOLS}", "correct --protocol")
     if grid not in ("native", "prepared"):
         raise FedCoWProError(f"--grid {grid}", "native or prepared", "correct --grid")
+    if unknown := set(teachings) - set(TEACHINGS):
+        raise FedCoWProError(f"teaching {sorted(unknown)}", f"among {TEACHINGS}", "correct --teach")
     opened = {name: Site.open(Path(path)) for name, path in sites.items()}
     overrides = dict(settings or {})
     loaded = load_predictor(None if model is None else Path(model), overrides, head, evaluation=True)
@@ -94,8 +106,14 @@ def evaluate(
     else:
         plan = load_episodes(Path(episodes))
         plan.require_sites(opened)
-    rows = []
+    methods: dict[str, tuple[OneShotPredictor | FineTuned, int]] = {}
     for label, candidate in {**({BEFORE: loaded.untrained()} if untrained else {}), method: loaded}.items():
+        methods[label] = (candidate.predictor, candidate.seed)
+    folder = None if out is None else Path(out).with_suffix(".networks")
+    for teaching in cast("Sequence[Teaching]", teachings):
+        methods[teaching] = (FineTuned(loaded, teaching, steps, loaded.seed, folder, on_step), loaded.seed)
+    rows = []
+    for label, (candidate_method, seed) in methods.items():
         for episode in plan.episodes:
 
             def told(case: str, label: str = label, site: str = episode.site) -> None:
@@ -103,11 +121,11 @@ def evaluate(
                     on_case(label, site, case)
 
             rows += evaluate_episode(
-                candidate.predictor,
+                candidate_method,
                 opened,
                 episode,
                 method=label,
-                seed=candidate.seed,
+                seed=seed,
                 protocols=protocols,
                 grid=cast("Grid", grid),
                 tolerance=tolerance,

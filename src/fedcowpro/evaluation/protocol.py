@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.evaluation.metrics import METRICS
 
 PROTOCOLS = ("gt-range", "whole-volume")
+Teaching = Literal["fine-tuned", "self-trained", "supervised"]
+TEACHINGS: tuple[Teaching, ...] = ("fine-tuned", "self-trained", "supervised")
+"""What a network that is scored beside prototypes learns from; see `fine_tuned`."""
 COLUMNS = (
     "method", "seed", "site", "case", "organ", "protocol", *METRICS, "support_site", "support_case", "support_slices",
 )  # fmt: skip

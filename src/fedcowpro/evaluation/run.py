@@ -1,4 +1,4 @@
-"""Evaluate a one-shot predictor on episodes: annotated cases support, other labelled cases query.
+"""Evaluate a one-shot method on episodes: annotated cases support, other labelled cases query.
 
 Masks come from the pipeline that users have (`oneshot`), from the volumes on their own grids; only the truth, the
 protocol and the scores are added here.
@@ -6,12 +6,12 @@ protocol and the scores are added here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import Episode
@@ -19,19 +19,43 @@ from fedcowpro.evaluation.metrics import score
 from fedcowpro.evaluation.options import options_of
 from fedcowpro.evaluation.protocol import PROTOCOLS, Row, chunk_of, gt_range
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.encoded import encode_volume
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
 from fedcowpro.volume.checks import UNKNOWN
-from fedcowpro.volume.preprocess import Placement
+from fedcowpro.volume.volume import Volume
 
 TOLERANCE = 2.0  # mm; of NSD
 Grid = Literal["native", "prepared"]
+Masks = Callable[[int, str], Bool[np.ndarray, "d h w"]]
+"""Where an organ (its number in the episode, from 1) lies on the query's own grid, under a protocol."""
+
+
+@runtime_checkable
+class Learnt(Protocol):
+    """What has learned the examples of an episode."""
+
+    @property
+    def organs(self) -> Collection[int]:
+        """Numbers of the organs that it knows."""
+
+    def query(self, site: Site, case: str, volume: Volume, truth: Mapping[int, np.ndarray]) -> Masks:
+        """Masks of a case. `truth`, by organ, is for protocols that use it."""
+
+    def options(self, protocol: str) -> Mapping[str, str]:
+        """Settings, for the columns of the table."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """What can learn the examples of an episode."""
+
+    def learn(self, sites: Mapping[str, Site], episode: Episode) -> Learnt: ...
 
 
 def evaluate_episode(
-    predictor: OneShotPredictor,
+    method_of: OneShotPredictor | Method,
     sites: Mapping[str, Site],
     episode: Episode,
     *,
@@ -50,8 +74,9 @@ def evaluate_episode(
     the organ's ends, so its surfaces end there too.
 
     Args:
-        predictor: its configuration says which views and which post-processing; the episode which slices support.
-            Where organs do not compete (`exclusive` false), each is segmented as if it were the only one, as published.
+        method_of: a predictor by prototypes, whose configuration says which views and which post-processing, with the
+            episode's slices as support (where organs do not compete, `exclusive` false, each is segmented as if it
+            were the only one, as published); or another method.
         sites: name -> prepared folder with labels; those that the episode names.
         episode: examples, queries and organs.
         method, seed: columns of the rows.
@@ -67,26 +92,30 @@ def evaluate_episode(
         FedCoWProError: a site or case that is not there or has no labels, or thirds asked for with examples of
             different numbers of slices.
     """
+    if isinstance(method_of, OneShotPredictor):
+        learnt: Learnt = _Prototypes(method_of, sites, episode)
+    else:
+        learnt = method_of.learn(sites, episode)
     site = sites[episode.site]
     values = {name: value for value, name in site.organs.items()}
-    examples = _examples(predictor, sites, episode)
-    supports = {way: join_examples(predictor, examples, way) for way in {predictor.config.pairing, "bag"}}
     rows = []
     for case in episode.queries:
-        query = _Query.encode(predictor, site, case, supports["bag"])
-        known = query.truth != UNKNOWN if UNKNOWN not in site.organs else np.ones(query.truth.shape, bool)
-        truth = {organ: query.truth == values[organ] for organ in episode.organs}
+        volume, labels = site.volume(case)
+        own = site.place(case)
+        known = labels != UNKNOWN if UNKNOWN not in site.organs else np.ones(labels.shape, bool)
+        truth = {number: labels == values[organ] for number, organ in enumerate(episode.organs, 1)}
+        masks = learnt.query(site, case, volume, truth)
         for protocol in protocols:
-            pairing = predictor.config.pairing if protocol == "gt-range" else "bag"
-            support = supports[pairing]
-            choice = _choice(support, truth, episode.organs, pairing)
             for number, organ in enumerate(episode.organs, 1):
-                if number not in support.organs or (protocol == "gt-range" and not truth[organ].any()):
+                if number not in learnt.organs or (protocol == "gt-range" and not truth[number].any()):
                     continue
-                mask = query.mask(predictor, support, number, choice)
+                mask = masks(number, protocol)
                 if protocol == "whole-volume" and on_prediction is not None:
                     on_prediction(case, values[organ], mask)
-                predicted, true, spacing = query.on_grid(grid, mask & known, truth[organ])
+                predicted, true, spacing = mask & known, truth[number], own.spacing
+                if grid == "prepared":
+                    predicted, true = (own.to_prepared_labels(m.astype(np.uint8)) > 0 for m in (predicted, true))
+                    spacing = own.spacing_prepared
                 scored = slice(None)
                 if protocol == "gt-range":
                     if not true.any():  # an organ of a few voxels can vanish where pixels are coarser
@@ -108,8 +137,7 @@ def evaluate_episode(
                         options={
                             "modality": site.record(case).modality,
                             "grid": grid,
-                            "pairing": pairing,
-                            **options_of(predictor),
+                            **learnt.options(protocol),
                             "tolerance_mm": f"{tolerance:g}",
                         },
                     )
@@ -119,28 +147,83 @@ def evaluate_episode(
     return rows
 
 
-def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> list[Example]:
-    """The annotated cases; an organ's label value is its number among the episode's organs, from 1."""
-    examples: list[Example] = []
+def annotated_volumes(sites: Mapping[str, Site], episode: Episode) -> list[tuple[Volume, Annotation]]:
+    """The annotated cases of an episode; an organ's label value is its number among the episode's organs, from 1."""
+    found = []
     for example in episode.supports:
+        wanted = [organ for organ in example.slices if organ in episode.organs]
+        found.append(numbered_volume(sites[example.site], example.case, episode.organs, wanted))
+    return found
+
+
+def numbered_volume(site: Site, case: str, organs: Sequence[str], wanted: Collection[str]) -> tuple[Volume, Annotation]:
+    """A labelled case with each organ of `wanted` under its number in `organs`, from 1."""
+    volume, labels = site.volume(case)
+    numbered = np.zeros_like(labels)
+    for value, organ in site.organs.items():
+        if organ in wanted:
+            numbered[labels == value] = organs.index(organ) + 1
+    unknown = UNKNOWN not in site.organs and bool((labels == UNKNOWN).any())
+    if unknown:
+        numbered[labels == UNKNOWN] = UNKNOWN
+    return volume, replace(Annotation.whole(numbered, volume.name), unknown=unknown)
+
+
+class _Prototypes:
+    """Prototypes of an episode's support slices."""
+
+    def __init__(self, predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> None:
+        self._predictor = predictor
+        examples = _examples(predictor, sites, episode)
+        pairings = {self._pairing(protocol) for protocol in PROTOCOLS}
+        self._supports = {pairing: join_examples(predictor, examples, pairing) for pairing in pairings}
+        self.organs = self._supports["bag"].organs
+
+    def _pairing(self, protocol: str) -> Literal["bag", "chunk"]:
+        return self._predictor.config.pairing if protocol == "gt-range" else "bag"
+
+    def options(self, protocol: str) -> dict[str, str]:
+        return {"pairing": self._pairing(protocol), **options_of(self._predictor)}
+
+    def query(self, site: Site, case: str, volume: Volume, truth: Mapping[int, np.ndarray]) -> Masks:
+        predictor, support = self._predictor, self._supports["bag"]
+        settings = site.settings(site.record(case).modality)
+        encoded = encode_volume(predictor, volume, settings, pixel=support.pixel, size=support.size)
+        found: dict[tuple[object, ...], np.ndarray] = {}
+
+        def mask(organ: int, protocol: str) -> np.ndarray:
+            pairing = self._pairing(protocol)
+            support = self._supports[pairing]
+            choice = _choice(support, truth, pairing)
+            together = predictor.config.exclusive
+            key = (None if together else organ, choice.tobytes())
+            if key not in found:
+                if not together:
+                    row = choice[[support.organs.index(organ)]]
+                    first = next(i for i, group in enumerate(support.groups) if group.organ == organ)
+                    support, choice = support.only(organ), row - first
+                found[key] = segment_encoded(predictor, support, encoded, choice=choice, trust=False).labels
+            return np.asarray(found[key] == organ)
+
+        return mask
+
+
+def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: Episode) -> list[Example]:
+    examples: list[Example] = []
+    for example, (volume, annotation) in zip(episode.supports, annotated_volumes(sites, episode), strict=True):
         site = sites[example.site]
-        values = {name: value for value, name in site.organs.items()}
-        numbers = {episode.organs.index(organ) + 1: organ for organ in example.slices if organ in episode.organs}
-        volume, labels = site.volume(example.case)
-        numbered = np.zeros_like(labels)
-        for number, organ in numbers.items():
-            numbered[labels == values[organ]] = number
-        unknown = UNKNOWN not in site.organs and bool((labels == UNKNOWN).any())
-        if unknown:
-            numbered[labels == UNKNOWN] = UNKNOWN
         first = examples[0].encoded.placement if examples else None
         examples.append(
             encode_example(
                 predictor,
                 volume,
-                replace(Annotation.whole(numbered, volume.name), unknown=unknown),
+                annotation,
                 site.settings(site.record(example.case).modality),
-                chosen={number: example.slices[organ] for number, organ in numbers.items()},
+                chosen={
+                    episode.organs.index(organ) + 1: slices
+                    for organ, slices in example.slices.items()
+                    if organ in episode.organs
+                },
                 pixel=first.pixel if first else None,
                 size=first.size if first else None,
             )
@@ -148,57 +231,14 @@ def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: E
     return examples
 
 
-def _choice(
-    support: Support, truth: Mapping[str, np.ndarray], organs: Sequence[str], pairing: str
-) -> Int[np.ndarray, "k d"]:
+def _choice(support: Support, truth: Mapping[int, np.ndarray], pairing: str) -> Int[np.ndarray, "k d"]:
     """Group of each organ of the support on each slice: its part of the organ's true extent, or its only one."""
     depth = len(next(iter(truth.values())))
     groups = [[i for i, group in enumerate(support.groups) if group.organ == organ] for organ in support.organs]
     rows = []
     for organ, own in zip(support.organs, groups, strict=True):
-        mask = truth[organs[organ - 1]]
         part = np.zeros(depth, np.int64)
-        if pairing == "chunk" and mask.any():
-            part = chunk_of(np.arange(depth), *gt_range(mask), len(own))
+        if pairing == "chunk" and truth[organ].any():
+            part = chunk_of(np.arange(depth), *gt_range(truth[organ]), len(own))
         rows.append(own[0] + part)
     return np.stack(rows)
-
-
-@dataclass
-class _Query:
-    """A case that is segmented: encoded once, its truth, and the masks so far."""
-
-    encoded: EncodedVolume
-    truth: UInt8[np.ndarray, "d h w"]
-    own: Placement
-    masks: dict[tuple[object, ...], np.ndarray]
-
-    @classmethod
-    def encode(cls, predictor: OneShotPredictor, site: Site, case: str, support: Support) -> _Query:
-        volume, truth = site.volume(case)
-        settings = site.settings(site.record(case).modality)
-        encoded = encode_volume(predictor, volume, settings, pixel=support.pixel, size=support.size)
-        return cls(encoded, truth, site.place(case), {})
-
-    def mask(
-        self, predictor: OneShotPredictor, support: Support, organ: int, choice: Int[np.ndarray, "k d"]
-    ) -> Bool[np.ndarray, "d h w"]:
-        """Where an organ lies, on the volume's own grid."""
-        together = predictor.config.exclusive
-        key = (None if together else organ, choice.tobytes())
-        if key not in self.masks:
-            if not together:
-                row = choice[[support.organs.index(organ)]]
-                first = next(i for i, group in enumerate(support.groups) if group.organ == organ)
-                support, choice = support.only(organ), row - first
-            self.masks[key] = segment_encoded(predictor, support, self.encoded, choice=choice, trust=False).labels
-        return np.asarray(self.masks[key] == organ)
-
-    def on_grid(
-        self, grid: Grid, mask: Bool[np.ndarray, "d h w"], truth: Bool[np.ndarray, "d h w"]
-    ) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float]]:
-        """Mask, truth and spacing where they are compared."""
-        if grid == "native":
-            return mask, truth, self.own.spacing
-        predicted, true = (self.own.to_prepared_labels(one.astype(np.uint8)) > 0 for one in (mask, truth))
-        return predicted, true, self.own.spacing_prepared

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
@@ -29,7 +30,6 @@ from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
-_LIMIT = 5  # examples
 _EVERY = 50  # steps between two files to go on from
 _CROSS = 0.8  # chance of random convolutions where example and unlabelled volumes differ in modality
 
@@ -39,8 +39,10 @@ def fine_tune(
     examples: Sequence[tuple[Volume, Annotation]],
     unlabelled: Sequence[Volume] = (),
     *,
+    prepared: Sequence[tuple[Float[np.ndarray, "d s s"], float, Modality]] = (),
     organs: Mapping[int, str] | None = None,
     modality: Modality | None = None,
+    targets: Collection[Modality] = (),
     minutes: float | None = None,
     steps: int | None = None,
     recipe: Recipe | None = None,
@@ -49,7 +51,7 @@ def fine_tune(
     on_step: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> OrganModel:
-    """Fine-tune a network on one to five annotated volumes, then train it on its own confident labels of others.
+    """Fine-tune a network on annotated volumes, then train it on its own confident labels of others.
 
     Slices that are not painted are unknown, and so is an organ in an example that does not show it, where another
     example does. The schedule is fixed: there is nothing to validate on.
@@ -58,8 +60,10 @@ def fine_tune(
         loaded: the federated model, whose encoder is the start.
         examples: volumes and their annotations; values are organs, the same in all.
         unlabelled: volumes without annotation, the queries themselves among them if wanted.
+        prepared: more of them as a site folder holds them: slices, mm per pixel, modality.
         organs: label values to learn, with their names; None = all that the annotations show.
         modality: of all volumes; None = told from the values of each.
+        targets: modalities of the volumes to be segmented, where they are not among `unlabelled`.
         minutes: time for everything; the result then depends on the machine's speed.
         steps: of training in all, instead; None = the recipe's own number.
         recipe: settings; None = the defaults, with random convolutions where a volume is of another
@@ -71,24 +75,24 @@ def fine_tune(
         stop: asked after each step; True ends with the model as it is then.
 
     Raises:
-        FedCoWProError: no example or more than five, an annotation without an organ, another encoder than lite0, or
-            volumes that cannot be used.
+        FedCoWProError: no example, an annotation without an organ, another encoder than lite0, or volumes that
+            cannot be used.
     """
-    if not 1 <= len(examples) <= _LIMIT:
-        raise FedCoWProError(f"{len(examples)} annotated volumes", f"1 to {_LIMIT}", "choose the best ones")
     encoder = _encoder(loaded)
     kind = {id(one): modality_of(one, modality) for one in [*(v for v, _ in examples), *unlabelled]}
     values = _values(examples, organs)
-    prepared = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
+    annotated = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
     others = [_slices(prepare_volume(volume, loaded.prepare[kind[id(volume)]])) for volume in unlabelled]
+    others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
     kinds = {kind[id(volume)] for volume, _ in examples}
+    other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
     if recipe is None:
-        crosses = any(kind[id(volume)] not in kinds for volume in unlabelled)
+        crosses = any(of not in kinds for of in [*other_kinds, *targets])
         recipe = Recipe(distortion=Distortion(convolution=_CROSS if crosses else 0.0))
     if steps is not None:
         recipe = scaled(recipe, steps, len(others) > 0)
-    tuning = FineTuning(encoder, prepared, len(values), others, recipe, seed)
-    inputs = _digest(encoder, prepared, others, recipe, values, minutes, seed)
+    tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed)
+    inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)
     if resume is not None:
         _go_on(tuning, resume, inputs)
 
@@ -106,7 +110,7 @@ def fine_tune(
         else:
             _keep(tuning, resume, inputs)
     parts = [
-        max(count_parts(one.labels == number) for one in prepared if (one.labels == number).any())
+        max(count_parts(one.labels == number) for one in annotated if (one.labels == number).any())
         for number in range(1, len(values) + 1)
     ]
     names = organs or {}
@@ -123,7 +127,7 @@ def fine_tune(
             }
             for volume, annotation in examples
         ],
-        "unlabelled": {name: sum(kind[id(volume)] == name for volume in unlabelled) for name in ("ct", "mr")},
+        "unlabelled": {name: other_kinds.count(name) for name in ("ct", "mr")},
         "encoder_digest": state_digest(encoder),
         "recipe": asdict(recipe),
         "steps": {"done": sum(tuning.steps[: tuning.round]) + tuning.step, "of": list(tuning.steps)},

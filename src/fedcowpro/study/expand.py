@@ -10,6 +10,7 @@ from typing import Any
 
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.evaluation.protocol import Teaching
 from fedcowpro.study.layout import Member, Sites, require_cases, require_pool, training_sites
 from fedcowpro.study.spec import Arm, Evaluation, Regime, Study
 
@@ -34,6 +35,8 @@ class Variant:
     config: ExperimentConfig
     sites: Sites
     evaluation: Mapping[str, Evaluation]
+    teaching: Teaching | None = None
+    teaching_steps: int | None = None
 
 
 def expand(study: Study) -> tuple[Variant, ...]:
@@ -62,7 +65,8 @@ def expand(study: Study) -> tuple[Variant, ...]:
         for label, changes in points:
             full = ", ".join(part for part in (name, label) if part)
             config = _config(study, arm, changes, full)
-            variants.append(Variant(full, arm.regime, config, sites, evaluations.get(name, study.evaluation)))
+            scored = evaluations.get(name, study.evaluation)
+            variants.append(Variant(full, arm.regime, config, sites, scored, arm.teaching, arm.teaching_steps))
     _require_names(study, [variant.arm for variant in variants])
     return tuple(variants)
 
@@ -158,11 +162,11 @@ def _evaluation(study: Study, arm: Arm, name: str) -> dict[str, Evaluation]:
 
 def _require_evaluation(study: Study, evaluation: Evaluation, where: str) -> None:
     require_pool(evaluation.pool, study.pools, where)
-    pool, cases = study.pools[evaluation.pool], (*evaluation.support, *evaluation.query)
+    pool, cases = study.pools[evaluation.pool], (*evaluation.support, *evaluation.query, *evaluation.training)
     require_cases([Member(evaluation.pool, case) for case in cases], study.pools, where)
     if twice := sorted({case for case in cases if cases.count(case) > 1}):
         raise FedCoWProError(
-            f"{where}: {', '.join(twice)} twice", "cases that support or are scored, each once", "drop one"
+            f"{where}: {', '.join(twice)} twice", "cases that support, teach or are scored, each once", "drop one"
         )
     known = pool.organ_names
     if known is not None and (unknown := sorted(set(evaluation.organs) - set(known.values()))):

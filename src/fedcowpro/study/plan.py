@@ -14,6 +14,7 @@ from fedcowpro.config import Config, ExperimentConfig, InferConfig
 from fedcowpro.data.preparation.compose import Part, compose_site
 from fedcowpro.data.preparation.manifest import Role
 from fedcowpro.data.preparation.site import Site
+from fedcowpro.evaluation.protocol import Teaching
 from fedcowpro.study.expand import Variant
 from fedcowpro.study.layout import Member
 from fedcowpro.study.spec import Study
@@ -30,10 +31,17 @@ class Scored(Config):
 
 
 class Scoring(Config):
-    """One evaluation of a model: its table of scores goes to `out`."""
+    """One evaluation of a model: its table of scores goes to `out`; networks that it trains go to `networks`.
+
+    `seed` is theirs: an untrained model is the same for all seeds.
+    """
 
     key: str
     inference: InferConfig
+    teaching: Teaching | None = None
+    teaching_steps: int | None = None
+    seed: int
+    networks: Path
     sites: dict[str, Scored]
     protocols: tuple[str, ...]
     out: Path
@@ -120,8 +128,10 @@ class _Composer:
     def training(self, members: Sequence[Member]) -> Site:
         return self._compose([Part(self._pools[one.pool], one.case, one.id, "train") for one in members])
 
-    def evaluation(self, pool: str, support: Sequence[str], query: Sequence[str]) -> Site:
-        roles: dict[str, Role] = {**dict.fromkeys(support, "support"), **dict.fromkeys(query, "query")}
+    def evaluation(self, pool: str, support: Sequence[str], query: Sequence[str], train: Sequence[str]) -> Site:
+        roles: dict[str, Role] = {
+            **dict.fromkeys(support, "support"), **dict.fromkeys(train, "train"), **dict.fromkeys(query, "query"),
+        }  # fmt: skip
         return self._compose([Part(self._pools[pool], case, case, role) for case, role in roles.items()])
 
     def _compose(self, parts: Sequence[Part]) -> Site:
@@ -157,14 +167,17 @@ def _scoring(
     sites = {}
     names = []
     for name, evaluation in variant.evaluation.items():
-        site = composer.evaluation(evaluation.pool, evaluation.support, evaluation.query)
+        site = composer.evaluation(evaluation.pool, evaluation.support, evaluation.query, evaluation.training)
         sites[name] = Scored(path=site.path, organs=evaluation.organs, every_support=evaluation.every_support)
         in_turn = ("in turn",) if evaluation.every_support else ()
-        names.append((name, site.labelled_digest, evaluation.organs, *in_turn))
+        roles = [(case.id, case.role) for case in site.cases] if variant.teaching else []
+        names.append((name, site.labelled_digest, evaluation.organs, *in_turn, *roles))
     inference = config.inference.model_dump(mode="json")
-    digest = _digest([__version__, training, inference, names, study.protocols])
+    taught = [variant.teaching, variant.teaching_steps, config.seed] if variant.teaching else []
+    digest = _digest([__version__, training, inference, names, study.protocols, *taught])
     return Scoring(
-        key=digest, inference=config.inference, sites=sites, protocols=study.protocols,
+        key=digest, inference=config.inference, sites=sites, protocols=study.protocols, teaching=variant.teaching,
+        teaching_steps=variant.teaching_steps, seed=config.seed, networks=store / "networks",
         out=store / "results" / f"{digest}.csv",
     )  # fmt: skip
 

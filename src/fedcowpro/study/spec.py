@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from fedcowpro.config import Config, Modality, PrepareConfig, SuperpixelConfig, parse
 from fedcowpro.data.phantom import ORGANS, Kind
-from fedcowpro.evaluation.protocol import PROTOCOLS
+from fedcowpro.evaluation.protocol import PROTOCOLS, Teaching
 
 Regime = Literal["federated", "pooled", "single-site", "untrained"]
 Protocol = Literal["gt-range", "whole-volume"]
@@ -143,12 +143,14 @@ class Layout(Config):
 class Evaluation(Config):
     """An evaluation site: annotated cases, together one example, and the cases that are segmented like it.
 
-    `every_support`: each of these cases alone is the example for all the others, in turn.
+    `every_support`: each of these cases alone is the example for all the others, in turn. `training`: cases that arms
+    with `teaching` learn from, too.
     """
 
     pool: str
     support: CaseIds
     query: CaseIds
+    training: Annotated[tuple[CaseId, ...], BeforeValidator(_several)] = ()
     every_support: bool = False
     organs: tuple[str, ...] = Field((), description="names; none = all that the pool has")
 
@@ -168,6 +170,10 @@ class Arm(Config):
     evaluate: dict[str, OtherEvaluation] = Field({})
     regime: Regime = "federated"
     site: str | None = Field(None, description="single-site: which")
+    teaching: Teaching | None = Field(
+        None, description="score networks that learn each example in place of prototypes (see evaluate --teach)"
+    )
+    teaching_steps: int | None = Field(None, ge=1, description="of their training")
 
     @model_validator(mode="after")
     def _site_where_one_is_meant(self) -> Arm:

@@ -17,6 +17,7 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.core.processes import end_with_parent
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import Episodes, plan_episodes
+from fedcowpro.evaluation.fine_tuned import FineTuned
 from fedcowpro.evaluation.protocol import Row, write_results
 from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.evaluation.summary import AFTER, BEFORE
@@ -24,7 +25,7 @@ from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.site.local_training import reproducible
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.study.plan import COST, Job, Scoring
 
@@ -89,7 +90,7 @@ def score(job: Job, scoring: Scoring) -> list[Row]:
     episodes.save(scoring.out.with_suffix(".episodes.json"))
     for episode in episodes.episodes:
         rows += evaluate_episode(
-            _predictor(job, scoring, episode.site),
+            _method(job, scoring, episode.site),
             sites,
             episode,
             method=AFTER if job.trains else BEFORE,
@@ -99,14 +100,20 @@ def score(job: Job, scoring: Scoring) -> list[Row]:
     return rows
 
 
-def _predictor(job: Job, scoring: Scoring, site: str) -> OneShotPredictor:
+def _method(job: Job, scoring: Scoring, site: str) -> OneShotPredictor | FineTuned:
+    loaded = _loaded(job, scoring, site)
+    if scoring.teaching is None:
+        return loaded.predictor
+    return FineTuned(loaded, scoring.teaching, scoring.teaching_steps, scoring.seed, scoring.networks)
+
+
+def _loaded(job: Job, scoring: Scoring, site: str) -> Loaded:
     if not job.trains:
-        return OneShotPredictor(build_model(job.config.model, job.config.seed, project=False), scoring.inference)
+        model = build_model(job.config.model, job.config.seed, project=False)
+        return Loaded(OneShotPredictor(model, scoring.inference), job.config.seed, {})
     # With local normalisation a training site has a model of its own, for the evaluation site of its name.
     own = job.folder / "sites" / f"{site}.safetensors"
-    return load_predictor(
-        own if own.is_file() else job.folder, scoring.inference.model_dump(), evaluation=True
-    ).predictor
+    return load_predictor(own if own.is_file() else job.folder, scoring.inference.model_dump(), evaluation=True)
 
 
 def _peak_megabytes() -> float | None:

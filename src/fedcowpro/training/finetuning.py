@@ -87,7 +87,7 @@ class FineTuning:
 
     Args:
         encoder: state of a `Lite0Encoder`.
-        examples: one to five.
+        examples: annotated volumes.
         organs: number of organs k.
         unlabelled: volumes for self-training; without them only the first round is done.
         recipe: settings.
@@ -249,7 +249,7 @@ def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, "
 
 def _require_organs(examples: Sequence[Example], organs: int) -> None:
     if not examples:
-        raise FedCoWProError("no annotated volume", "one to five", "give an example with its mask")
+        raise FedCoWProError("no annotated volume", "one at least", "give an example with its mask")
     for organ in range(1, organs + 1):
         if not any((one.labels == organ).any() for one in examples):
             raise FedCoWProError(
