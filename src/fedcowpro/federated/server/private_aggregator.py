@@ -49,30 +49,28 @@ class PrivateAggregator(Aggregator):
         self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
         if self._privacy.mechanism == "local":
-            self._conclude(number)
-            return super()._combine(number, good, weights, before)
-        norms = [update_norm(before, reply.arrays) for reply in good.values()]
-        factors = [clip_factor(norm, self._privacy.clip) * weight for norm, weight in zip(norms, weights, strict=True)]
-        common = {}
-        for name in sorted(self._expected):
-            start = before[name].astype(np.float64)
-            common[name] = start + sum(
-                factor * (reply.arrays[name] - start) for factor, reply in zip(factors, good.values(), strict=True)
-            )
+            common = super()._combine(number, good, weights, before)
+        else:
+            norms = [update_norm(before, reply.arrays) for reply in good.values()]
+            factors = [
+                clip_factor(norm, self._privacy.clip) * weight for norm, weight in zip(norms, weights, strict=True)
+            ]
+            common = {}
+            for name in sorted(self._expected):
+                start = before[name].astype(np.float64)
+                common[name] = start + sum(
+                    factor * (reply.arrays[name] - start) for factor, reply in zip(factors, good.values(), strict=True)
+                )
         self._noise_and_note(number, common, len(good))
         return common
 
     def _noise_and_note(self, number: int, common: dict[str, np.ndarray], sites: int) -> None:
-        """Add the server's noise to the mean of the updates of so many sites, in place."""
+        """Add the server's noise, if it is to add some, to the mean of so many updates, in place; note the cost."""
         if self._privacy.mechanism == "central" and self._privacy.noise_multiplier:
             key = noise_key(self._privacy.randomness, self._seed, "server", number)
             deviation = self._privacy.noise_multiplier * self._privacy.clip / sites
             for name in common:
                 common[name] = common[name] + deviation * gaussian(key, name, common[name].shape)
-        self._conclude(number)
-
-    def _conclude(self, number: int) -> None:
-        """Note the clip, and the cost of all rounds so far."""
         cost = spent(self._privacy, number)
         self._note = {"clip": self._privacy.clip, **({} if cost is None else cost.facts())}
 
