@@ -39,8 +39,8 @@ from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.site import client_app
 from fedcowpro.federated.site.local_training import describe_site, reproducible, site_generator
-from fedcowpro.federated.transport import encoding as traffic
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import decode
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.model.segmenter import Segmenter, build_model
 from fedcowpro.training.loop import fit
@@ -54,9 +54,7 @@ _LOCAL = {"mechanism": "local", "clip": 0.01, "randomness": "seed"}  # an update
 # Name -> settings of training, of the federation, number of sites. The server knows single updates but for the last.
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "one step, SGD: the gradient itself": (_PLAIN, {}, 1),
-    "the same, fp16": (_PLAIN, {"uplink": "fp16"}, 1),
-    "the same, int8": (_PLAIN, {"uplink": "int8"}, 1),
-    "the same, largest 5 %": (_PLAIN, {"uplink": "topk"}, 1),
+    "the same, float16": (_PLAIN, {"precision": "float16"}, 1),
     "the same, clipped": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 0.0}}, 1),
     "the same, local noise 0.01": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 0.01}}, 1),
     "the same, local noise 1": (_PLAIN, {"privacy": {**_LOCAL, "noise_multiplier": 1.0}}, 1),
@@ -107,7 +105,7 @@ def seen(config: ExperimentConfig, sites: Mapping[str, Path]) -> dict[str, Array
         return {"sum": {key: len(sites) * (state[key] - start[key]) for key in learnt}}
     return {
         site: {
-            key: traffic.decode(array, start[key]) - start[key]
+            key: decode(array, start[key]) - start[key]
             for key, array in reply.content[records.ARRAYS].items()  # type: ignore[union-attr]
         }
         for site, reply in replies.items()
@@ -280,7 +278,7 @@ def membership(encoder: str, own: Path, foreign: Path, steps: int) -> dict[str, 
     found["loss, untrained model"] = of()
     noise = {"mechanism": "local", "clip": 1.0, "noise_multiplier": 0.01, "randomness": "seed"}
     updates = {}
-    for name, more in {"": {}, ", int8": {"uplink": "int8"}, ", local noise 0.01": {"privacy": noise}}.items():
+    for name, more in {"": {}, ", local noise 0.01": {"privacy": noise}}.items():
         arm = experiment(encoder, 0, training, {"local_steps": 30, **more})
         updates[name] = seen(arm, {"victim": own})["victim"]
         found[f"update of a round of 30 steps{name}"] = of(updates[name])

@@ -1,4 +1,4 @@
-"""Bytes, seconds and peak memory of each encoding of the messages, for models of several sizes.
+"""Bytes, seconds and peak memory of the messages in either precision, for models of several sizes.
 
     python benchmarks/traffic.py [--models lite0 resnet101 60M]
 
@@ -21,19 +21,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 
-from fedcowpro.config import FederationConfig, ModelConfig
+from fedcowpro.config import ModelConfig
 from fedcowpro.federated.site.local_training import exchanged_names, trained_names
-from fedcowpro.federated.transport import encoding as traffic
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import Downlink, decode, encode
 from fedcowpro.model.segmenter import build_model
 
-ARMS = {
-    "none": {},
-    "fp16": {"uplink": "fp16", "downlink": "fp16"},
-    "int8": {"uplink": "int8", "downlink": "int8"},
-    "topk 5 %": {"uplink": "topk", "downlink": "int8"},
-    "topk 1 %": {"uplink": "topk", "downlink": "int8", "topk_share": 0.01},
-}
+PRECISIONS = ("float32", "float16")
 MODELS = ("lite0", "resnet101", "60M")
 
 
@@ -45,27 +39,27 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one)))
         return
-    print("| model | encoding | MB down | MB up | encode (s) | decode (s) | memory (MB) | chunks up |")
+    print("| model | precision | MB down | MB up | encode (s) | decode (s) | memory (MB) | chunks up |")
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models:
-        for arm in ARMS:
-            command = [sys.executable, __file__, "--one", model, arm]
+        for precision in PRECISIONS:
+            command = [sys.executable, __file__, "--one", model, precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            print(f"| {model} | {arm} | " + " | ".join(json.loads(done.stdout.splitlines()[-1])) + " |", flush=True)
+            print(
+                f"| {model} | {precision} | " + " | ".join(json.loads(done.stdout.splitlines()[-1])) + " |", flush=True
+            )
 
 
-def measure(model: str, arm: str) -> list[str]:
+def measure(model: str, precision: str) -> list[str]:
     """Megabytes down and up, seconds to encode and to decode a reply, megabytes of memory, number of chunks."""
-    config = FederationConfig.model_validate(ARMS[arm])
     initial, trained = weights(model)
     rng = np.random.default_rng(0)
     now = {name: value + noise(rng, value) for name, value in initial.items()}
     before = peak()
-    common, sent = traffic.Downlink(config, initial).encode(now, ConfigRecord())
+    common, sent = Downlink(initial, precision).encode(now, ConfigRecord())
     update = {name: sent[name] + noise(rng, sent[name]) for name in trained}
-    state = RecordDict()
     started = time.perf_counter()
-    reply = traffic.reply(records.from_numpy(update), records.from_numpy(sent), state, config)
+    reply = encode(update, sent, precision)
     encoding = time.perf_counter() - started
     del update
     chunks = {name: array.slice_array() for name, array in reply.items()}
@@ -76,7 +70,7 @@ def measure(model: str, arm: str) -> list[str]:
         arrived[name] = Array(array.dtype, tuple(array.shape), array.stype, data)
     started = time.perf_counter()
     for name, array in arrived.items():
-        assert np.isfinite(traffic.decode(array, sent[name])).all()
+        assert np.isfinite(decode(array, sent[name])).all()
     decoding = time.perf_counter() - started
     sizes = (records.payload_bytes(content) / 1e6 for content in (common, RecordDict({records.ARRAYS: reply})))
     numbers = [*(f"{size:.2f}" for size in sizes), f"{encoding:.2f}", f"{decoding:.2f}", f"{peak() - before:.0f}"]

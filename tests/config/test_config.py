@@ -30,6 +30,7 @@ from fedcowpro.config import (
     parse,
 )
 from fedcowpro.config.base import parse_card
+from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,9 @@ def test_values_out_of_range_are_named(part: type[Config], values: dict[str, Any
     assert caught.value.expected == f"a valid {part.__name__}"
 
 
+NO_ENCODINGS = "was removed with the encodings in 8 bits and of the largest entries"
+
+
 @pytest.mark.parametrize(
     ("values", "fate"),
     [
@@ -120,6 +124,13 @@ def test_values_out_of_range_are_named(part: type[Config], values: dict[str, Any
         ({"episodes": {"merge": 0.5}}, "'merge' was removed"),
         ({"episodes": {"shots": 3}}, "'shots' is called 'support_views' now"),
         ({"federation": {"unseen": "initial"}}, "'unseen' is called 'new_site_layers' now"),
+        ({"federation": {"uplink": "none"}}, f"'uplink' {NO_ENCODINGS}; set 'precision' to float32 or float16"),
+        ({"federation": {"downlink": "int8"}}, f"'downlink' {NO_ENCODINGS}; set 'precision' to float32 or float16"),
+        ({"federation": {"topk_share": 0.1}}, f"'topk_share' {NO_ENCODINGS}; leave it out"),
+        (
+            {"federation": {"privacy": {"adaptive": True}}},
+            "'adaptive' was removed with adaptive clipping: leave it out, and set 'clip' itself",
+        ),
         ({"model": {"stride": 4}}, "'stride' was removed"),
         ({"train": {"ema": 0.9}}, "'ema' was removed"),
         ({"train": {"schedule": "one-cycle"}}, "'one-cycle' is called 'warmup-cosine' now"),
@@ -128,6 +139,11 @@ def test_values_out_of_range_are_named(part: type[Config], values: dict[str, Any
 def test_names_of_earlier_versions_say_what_became_of_them(values: dict[str, Any], fate: str) -> None:
     with pytest.raises(FedCoWProError, match=re.escape(fate)):
         parse(ExperimentConfig, values, "here")
+
+
+def test_a_policy_of_an_earlier_version_says_what_became_of_its_field() -> None:
+    with pytest.raises(FedCoWProError, match=f"'compression' {NO_ENCODINGS}; leave it out"):
+        parse(SitePolicy, {"privacy": {"compression": None}}, "here")
 
 
 def test_the_card_of_an_earlier_checkpoint_passes_where_the_forward_pass_is_the_same() -> None:

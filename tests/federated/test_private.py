@@ -142,7 +142,7 @@ def test_sums_of_two_are_refused(sites: Sites, private: Experiment, tmp_path: Pa
     [
         ({"aggregate": "median"}, "privacy"),
         ({"weighting": "slices"}, "weighting"),
-        ({"uplink": "int8"}, "uplink"),
+        ({"precision": "float16"}, "precision"),
         ({"max_update_norm": 3.0}, "max_update_norm"),
     ],
 )

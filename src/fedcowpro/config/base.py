@@ -16,12 +16,22 @@ from fedcowpro.core.errors import FedCoWProError
 ModelT = TypeVar("ModelT", bound="Config")
 
 _GONE = "was removed: docs/results.md has what it was worth"
+_ENCODINGS = "was removed with the encodings in 8 bits and of the largest entries"
 # Settings of earlier versions: class -> field, or (field, value) -> what has become of it.
 OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {
     "AugmentConfig": {"pseudo_correlation": _GONE, "invert": _GONE, "curve": _GONE},
     "EpisodeConfig": {"shots": "is called 'support_views' now", "merge": _GONE},
-    "FederationConfig": {"unseen": "is called 'new_site_layers' now"},
+    "FederationConfig": {
+        "unseen": "is called 'new_site_layers' now",
+        "uplink": f"{_ENCODINGS}; set 'precision' to float32 or float16, for both ways",
+        "downlink": f"{_ENCODINGS}; set 'precision' to float32 or float16, for both ways",
+        "topk_share": f"{_ENCODINGS}; leave it out",
+    },
     "ModelConfig": {"stride": f"{_GONE}; features have stride 8"},
+    "PrivacyConfig": dict.fromkeys(
+        ("adaptive", "quantile", "clip_rate"), "was removed with adaptive clipping: leave it out, and set 'clip' itself"
+    ),
+    "PrivacyPolicy": {"compression": f"{_ENCODINGS}; leave it out"},
     "TrainConfig": {"ema": _GONE, ("schedule", "one-cycle"): "is called 'warmup-cosine' now"},
 }
 # Fields of a checkpoint's model that leave its forward pass as it is where they have these values.

@@ -36,13 +36,9 @@ class FederationConfig(Config):
         description="local normalisation: layers of the model for sites that did not train; "
         "average: the sites send theirs once, after the last round",
     )
-    uplink: Literal["none", "fp16", "int8", "topk"] = Field(
-        "none", description="encoding of what sites send: changes since the round's start, with error feedback"
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="of the tensors that travel, both ways; float16 sends changes in half the bytes"
     )
-    downlink: Literal["none", "fp16", "int8"] = Field(
-        "none", description="encoding of what the server sends: changes since the initial model, with error feedback"
-    )
-    topk_share: float = Field(0.05, gt=0, le=1, description="topk: share of a tensor's entries that is sent")
     initial: Literal["rebuild", "send"] = Field(
         "rebuild", description="sites build the initial model, and its digest is sent; send = its bytes are"
     )
@@ -86,8 +82,10 @@ class FederationConfig(Config):
 
     @model_validator(mode="after")
     def _private_updates_are_not_looked_at(self) -> FederationConfig:
-        if self.privacy.site_clips and self.uplink != "none":
-            raise ValueError(f"uplink: '{self.uplink}' with updates that the site clips itself; set uplink to none")
+        if self.privacy.site_clips and self.precision != "float32":
+            raise ValueError(
+                f"precision: '{self.precision}' with updates that the site clips itself; set it to float32"
+            )
         if self.privacy.secure_aggregation and (self.max_update_norm is not None or self.norm_factor is not None):
             raise ValueError("max_update_norm, norm_factor: secure aggregation shows no single update; leave out")
         return self

@@ -23,7 +23,6 @@ class PrivacyPolicy(Config):
     max_clip: float | None = Field(None, gt=0, description="largest bound on the norm of an update")
     min_noise_multiplier: float | None = Field(None, gt=0, description="least noise, in units of that bound")
     secure_aggregation: bool = Field(False, description="whether the server may see nothing but sums of updates")
-    compression: tuple[str, ...] | None = Field(None, description="allowed ways to compress updates; None = all")
 
 
 class SitePolicy(Config):

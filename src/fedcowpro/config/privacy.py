@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from fedcowpro.config.base import Config
 
@@ -23,11 +23,6 @@ class PrivacyConfig(Config):
     clip: float = Field(1.0, gt=0, description="largest L2 norm of a site's update of the learnt tensors")
     noise_multiplier: float = Field(1.0, ge=0, description="standard deviation of the noise, in units of clip")
     delta: float = Field(1e-5, gt=0, lt=1)
-    adaptive: bool = Field(False, description="clip follows a quantile of the updates' norms")
-    quantile: float = Field(0.5, gt=0, lt=1, description="adaptive: share of the updates that should not be clipped")
-    clip_rate: float = Field(
-        0.2, gt=0, description="adaptive: clip changes by at most the factor exp(clip_rate) a round"
-    )
     randomness: Literal["os", "seed"] = Field(
         "os", description="source of noise; seed is for experiments: whoever knows the seed can take the noise off"
     )
@@ -41,11 +36,3 @@ class PrivacyConfig(Config):
     def site_clips(self) -> bool:
         """Whether a site bounds its own update, because the server sees no single one as it was."""
         return self.mechanism == "local" or self.secure_aggregation
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> PrivacyConfig:
-        if self.adaptive and self.mechanism == "none":
-            raise ValueError("adaptive: only with mechanism central or local")
-        if self.adaptive and not self.noise_multiplier:
-            raise ValueError("adaptive: needs a noise_multiplier above 0, as the quantile is noised with it")
-        return self

@@ -42,23 +42,6 @@ def read_table(folder: Path) -> pd.DataFrame:
     return table
 
 
-def read_costs(folder: Path) -> pd.DataFrame:
-    """What each finished training took: `COST_COLUMNS`; bytes of all rounds, memory in megabytes.
-
-    `seconds` (of a clock) and `cpu_seconds` are those of the `measured_rounds`, which are fewer than `rounds` where the
-    study was killed meanwhile.
-    `site_seconds` are the local training of all sites in all rounds. `start_rss_mb` is the memory of the process
-    before the training, `peak_rss_mb` its largest until the end.
-
-    Raises:
-        FedCoWProError: no such file.
-    """
-    try:
-        return pd.read_csv(folder / COSTS, dtype={"run": str, "arms": str})
-    except OSError as error:
-        raise FedCoWProError(f"no readable {folder / COSTS}", "the folder of a study", "run the study first") from error
-
-
 def write_table(folder: Path, trials: Sequence[Trial], results: Path) -> int:
     """Write the scores of all trials that are evaluated, in the order of the trials; returns how many trials are.
 
@@ -80,7 +63,12 @@ def write_table(folder: Path, trials: Sequence[Trial], results: Path) -> int:
 
 
 def write_costs(folder: Path, plan: Plan) -> None:
-    """Write the costs of all finished trainings."""
+    """Write what each finished training took: `COST_COLUMNS`; bytes of all rounds, memory in megabytes.
+
+    `seconds` (of a clock) and `cpu_seconds` are those of the `measured_rounds`, which are fewer than `rounds` where the
+    study was killed meanwhile. `site_seconds` are the local training of all sites in all rounds. `start_rss_mb` is the
+    memory of the process before the training, `peak_rss_mb` its largest until the end.
+    """
     arms: dict[str, list[str]] = {}
     for trial in plan.trials:
         arms.setdefault(trial.job, []).append(trial.variant.arm)

@@ -35,9 +35,7 @@ def refusal_behind(error: BaseException | None) -> RefusedError | None:
 
 @dataclass(frozen=True)
 class Announcement:
-    """What a message says of itself: `settings` are the experiment as the server tells it, `clip` bounds the updates of
-    this round, where sites clip.
-    """
+    """What a message says of itself: `settings` are the experiment as the server tells it."""
 
     kind: str
     run: str = ""
@@ -45,7 +43,6 @@ class Announcement:
     package: str = ""
     participants: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
-    clip: float | None = None
 
     @property
     def federation(self) -> Mapping[str, Any]:
@@ -74,7 +71,6 @@ def announcement(message: Message) -> Announcement:
             str(given.get(records.PACKAGE, "")),
             int(str(given.get(records.PARTICIPANTS, 0))),
             _mapping(json.loads(str(given.get(records.EXPERIMENT, "{}")))),
-            _number(given.get(records.CLIP)),
         )
     except ValueError as error:
         raise RefusedError("the message's settings cannot be read") from error
@@ -150,17 +146,13 @@ def _check_privacy(policy: SitePolicy, said: Announcement) -> None:
         raise RefusedError(f"differential privacy is '{mechanism}', required is {' or '.join(wanted.mechanism)}")
     if wanted.secure_aggregation and not secure:
         raise RefusedError("updates are not aggregated securely (federation.privacy.secure_aggregation)")
-    clip, noise = said.clip or _number(given.get("clip")), _number(given.get("noise_multiplier"))
+    clip, noise = _number(given.get("clip")), _number(given.get("noise_multiplier"))
     clipped = "none" if mechanism == "none" and not secure else ""
     if wanted.max_clip is not None and (clipped == "none" or clip is None or clip > wanted.max_clip):
         raise RefusedError(f"updates are clipped at {_shown(clip, clipped)}, required is {wanted.max_clip:g} or less")
     least = wanted.min_noise_multiplier
     if least is not None and (mechanism == "none" or noise is None or noise < least):
         raise RefusedError(f"the noise multiplier is {_shown(noise, mechanism)}, required is {least:g} or more")
-    if wanted.compression is not None:
-        used = str(said.federation.get("uplink", "none"))
-        if used not in wanted.compression:
-            raise RefusedError(f"updates are compressed by '{used}', allowed is {' or '.join(wanted.compression)}")
 
 
 def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]]) -> None:

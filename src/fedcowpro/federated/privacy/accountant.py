@@ -69,7 +69,7 @@ def privacy_facts(config: PrivacyConfig, rounds: int) -> dict[str, object]:
     if not config.active:
         return {}
     cost = spent(config, rounds)
-    facts = {"secure_aggregation": config.secure_aggregation, "clip": config.clip, "adaptive": config.adaptive}
+    facts = {"secure_aggregation": config.secure_aggregation, "clip": config.clip}
     return {"privacy": {**facts, **({} if cost is None else cost.facts())}}
 
 

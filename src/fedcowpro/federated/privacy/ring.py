@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedcowpro.config import PrivacyConfig
+
 _WORDS = 2**32
+_TAIL = 8.0  # deviations of noise that the ring has room for; what lies beyond, 1 number in 10^15, is cut off there
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class Ring:
     def decode_sum(self, total: np.ndarray, count: int) -> np.ndarray:
         """Sum of `count` encoded numbers as float64."""
         return total.astype(np.float64) * self.step - count * self.bound
+
+    def clip_before_rounding(self, clip: float, count: int) -> float:
+        """A little less than `clip`: rounding of `count` numbers cannot carry the update beyond `clip`."""
+        return max(clip - math.sqrt(count) * self.step / 2, clip / 2)
+
+
+def ring_of(config: PrivacyConfig, sites: int) -> Ring:
+    """The ring for numbers of clipped updates, with the site's noise if it adds some."""
+    noise = config.noise_multiplier if config.mechanism == "local" else 0.0
+    return Ring(config.clip + _TAIL * noise * config.clip, sites)
 
 
 def pack(arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -63,7 +63,7 @@ class Aggregator:
         self._scratch = scratch
         self._absent: dict[str, str] = {}
         self._declared: dict[str, int] = {}
-        self._downlink = downlink or Downlink(config)
+        self._downlink = downlink or Downlink()
         self._global: Arrays = {}
         self._sent: Arrays = {}  # the global model as sites have it
         self._bytes_down: dict[str, int] = {}
@@ -92,10 +92,9 @@ class Aggregator:
         """
         settings[records.ROUND] = number
         self._global = model
-        common, self._sent = self._downlink.encode(dict(model), settings)
-        contents = {node: self._downlink.content(common, site) for node, site in self._sites.items()}
-        self._bytes_down = {site: records.payload_bytes(contents[node]) for node, site in self._sites.items()}
-        return [Message(content, node, MessageType.TRAIN) for node, content in contents.items()]
+        content, self._sent = self._downlink.encode(model, settings)
+        self._bytes_down = dict.fromkeys(self._sites.values(), records.payload_bytes(content))
+        return [Message(content, node, MessageType.TRAIN) for node in self._sites]
 
     def messages_for_layers(self, like: Arrays, config: ConfigRecord | None = None) -> list[Message]:
         """Messages that ask for what sites keep to themselves, without a training; `like` has its shapes and types.
@@ -120,7 +119,6 @@ class Aggregator:
     ) -> tuple[dict[str, np.ndarray], RoundRecord]:
         before = self._sent
         good, left_out = self._sort_out(replies, before, store)
-        self._downlink.answered(good)
         used, outlying = limit_updates(before, {site: reply.arrays for site, reply in good.items()}, self._config)
         good = {site: replace(good[site], arrays=arrays) for site, arrays in used.items()}
         clipped = {site: reason for site, reason in outlying.items() if site in used}
@@ -143,7 +141,7 @@ class Aggregator:
         stepped, self.moments = adam_step(number, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
         record = replace(self._record(number, good, left_out, weights, before, common, after), clipped=clipped)
-        # What the way down lost comes back into the model here, and so into what is sent next.
+        # The server's own model keeps full precision: to it comes what sites learnt from the one that was sent.
         arrays = {name: np.asarray(value + (self._global[name] - before[name])) for name, value in after.items()}
         return {**self._global, **arrays}, record
 

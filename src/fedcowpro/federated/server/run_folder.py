@@ -8,7 +8,6 @@ RUN/audit/<site>.jsonl              in one process and on Ray: the same as the s
 RUN/evaluation.json, evaluation.csv scores that sites gave of the model, where they were asked for
 RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
 RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
-RUN/rounds/round_0003/residuals/    what the encoding of their replies has lost so far (federation.uplink)
 RUN/rounds/round_0003/server.safetensors  and the moments of the server's optimiser, where it has one
 RUN/model.safetensors, model.json   the result
 RUN/MODEL_CARD.md                   the result in words, to be read by people
@@ -43,21 +42,18 @@ from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors, save_checkpoint, save_tensors
 
 FORMAT = "fedcowpro-run/1"
-_MOMENTS, _SITES, _RESIDUALS = "server.safetensors", "sites", "residuals"
+_MOMENTS, _SITES = "server.safetensors", "sites"
 SiteStates = Mapping[str, Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class CompleteRound:
-    """A round from which to go on: global tensors; where there are any, each site's own and what the encoding of its
-    replies has lost, and the server's moments.
-    """
+    """A round from which to go on: global tensors; where there are any, each site's own, and the server's moments."""
 
     number: int
     state: dict[str, Tensor]
     sites: dict[str, dict[str, Tensor]]
     moments: dict[str, Tensor] = field(default_factory=dict)
-    residuals: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 class RunFolder:
@@ -174,13 +170,8 @@ class RunFolder:
         folder = self._round_folder(number)
         state, _ = load_checkpoint(folder)
         moments = folder / _MOMENTS
-        return CompleteRound(
-            number,
-            state,
-            _load_by_site(folder / _SITES),
-            load_tensors(moments) if moments.is_file() else {},
-            _load_by_site(folder / _RESIDUALS),
-        )
+        sites = {file.stem: load_tensors(file) for file in sorted((folder / _SITES).glob("*.safetensors"))}
+        return CompleteRound(number, state, sites, load_tensors(moments) if moments.is_file() else {})
 
     def commit(
         self,
@@ -189,17 +180,15 @@ class RunFolder:
         card: Mapping[str, Any],
         sites: SiteStates,
         moments: Mapping[str, Tensor] | None = None,
-        residuals: SiteStates | None = None,
     ) -> None:
         """Keep a complete round in place of the one before it: one rename makes it count."""
         folder = self._round_folder(number)
         temporary = folder.with_name(f".{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         save_checkpoint(temporary / FILE_NAME, state, card)
-        for name, by_site in ((_SITES, sites), (_RESIDUALS, residuals or {})):
-            (temporary / name).mkdir()
-            for site, own in by_site.items():
-                save_tensors(temporary / name / f"{site}.safetensors", own)
+        (temporary / _SITES).mkdir()
+        for site, own in sites.items():
+            save_tensors(temporary / _SITES / f"{site}.safetensors", own)
         if moments:
             save_tensors(temporary / _MOMENTS, moments)
         older = list(self._rounds.glob("round_*"))
@@ -249,7 +238,3 @@ class RunFolder:
                 "the same sites with the same prepared data",
                 "bring the folders back, or choose another folder for a new run",
             )
-
-
-def _load_by_site(folder: Path) -> dict[str, dict[str, Tensor]]:
-    return {file.stem: load_tensors(file) for file in sorted(folder.glob("*.safetensors"))}

@@ -20,7 +20,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord
 from fedcowpro.federated.privacy.clip import update_norm
 from fedcowpro.federated.privacy.masking import join, sum_unmasked
-from fedcowpro.federated.privacy.payload import count_words, from_words, ring_of
+from fedcowpro.federated.privacy.ring import ring_of, unpack
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.private_aggregator import PrivateAggregator
@@ -83,7 +83,7 @@ class SecureAggregator(PrivateAggregator):
         record, metrics = contents_of(message)
         if set(record) != {records.MASKED}:
             raise BadReply("the reply has no masked update")
-        count = count_words(self._privacy, self._shapes(before))
+        count = sum(map(math.prod, self._shapes(before).values()))
         try:
             words = decode(record[records.MASKED], np.empty(count, np.uint32))
         except ValueError as error:
@@ -97,17 +97,17 @@ class SecureAggregator(PrivateAggregator):
         publics = {name: bytes(self._keys[name]["public-key"]) for name in self._shared}  # type: ignore[arg-type]
         masked = {site: reply.arrays[records.MASKED] for site, reply in good.items()}
         total = sum_unmasked(masked, seeds_of_masks, seeds_of_keys, publics)
-        ring, shapes = ring_of(self._privacy, self._clip, len(self._shared)), self._shapes(before)
-        updates, bit = from_words(self._privacy, total, len(good), ring, shapes)
+        ring, shapes = ring_of(self._privacy, len(self._shared)), self._shapes(before)
+        updates = unpack(ring.decode_sum(total, len(good)), shapes)
         common = {name: before[name].astype(np.float64) + value / len(good) for name, value in updates.items()}
         length = update_norm(before, common)
-        if self._privacy.mechanism != "local" and length > _SLACK * self._clip:
+        if self._privacy.mechanism != "local" and length > _SLACK * self._privacy.clip:
             raise FedCoWProError(
                 f"round {number}: the mean of the masked updates has the norm {length:.3g}",
-                f"at most the clip, {self._clip:g}, as each site clips its own",
+                f"at most the clip, {self._privacy.clip:g}, as each site clips its own",
                 "a site runs another program or is at fault; secure aggregation cannot say which: ask the sites",
             )
-        self._noise_and_note(number, common, [bit / len(good)] * len(good))
+        self._noise_and_note(number, common, len(good))
         self._note["summed"] = len(good)
         return common
 

@@ -100,11 +100,10 @@ def serve(
             "an engine in one process, or averaged normalisation",
             "start a new run: the sites' own layers are lost with the nodes' state",
         )
-    for kind, tensors in ((records.LOCAL, last.sites), (records.RESIDUAL, last.residuals)):
-        for site, own in tensors.items() if states else ():
-            states[site][kind] = records.to_record(own)
-    initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged})
-    send = config.federation.initial == "send" or config.model.weights is not None
+    for site, own in last.sites.items() if states else ():
+        states[site][records.LOCAL] = records.to_record(own)
+    rebuilt = config.federation.initial == "rebuild" and config.model.weights is None
+    initial = records.to_numpy({name: model.state_dict()[name] for name in exchanged}) if rebuilt else None
     aggregator = aggregator_for(
         config,
         registry.nodes(),
@@ -112,7 +111,7 @@ def serve(
         config.federation,
         learnt=learnt_names(model) - kept,
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
-        downlink=Downlink(config.federation, initial, send),
+        downlink=Downlink(initial, config.federation.precision),
         scratch=folder.replies,
     )
     settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
@@ -133,15 +132,14 @@ def serve(
             last = CompleteRound(
                 number,
                 {**last.state, **records.from_numpy(averaged)},
-                _kept_at_sites(states, records.LOCAL),
+                _kept_at_sites(states),
                 {name: torch.from_numpy(array) for name, array in aggregator.moments.items()},
-                _kept_at_sites(states, records.RESIDUAL),
             )
             if every is not None and number % every == 0:
                 evaluation.run({OWN if kept else GLOBAL: last.state}, number)
             folder.joined(registry.facts())
             card = model_card(config, registry.facts(), number)
-            folder.commit(number, last.state, card, last.sites, last.moments, last.residuals)
+            folder.commit(number, last.state, card, last.sites, last.moments)
             tell(record)
         local = kept & exchanged if config.federation.new_site_layers == "average" else set()
         like = {name: last.state[name] for name in local}
@@ -157,8 +155,8 @@ def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
     return {site.name: site.train_slices for site in facts}
 
 
-def _kept_at_sites(states: Mapping[str, RecordDict], name: str) -> dict[str, dict[str, Tensor]]:
-    found = {site: records.array_record(state, name) for site, state in states.items()}
+def _kept_at_sites(states: Mapping[str, RecordDict]) -> dict[str, dict[str, Tensor]]:
+    found = {site: records.array_record(state, records.LOCAL) for site, state in states.items()}
     return {site: records.to_tensors(record) for site, record in found.items() if record is not None}
 
 

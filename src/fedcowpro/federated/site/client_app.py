@@ -1,8 +1,7 @@
 """The Flower ClientApp of a site; the same in one process, in simulation and in a deployment.
 
 It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
-with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local,
-and what the encoding of its replies has lost so far.
+with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local.
 `enforce_policy` stands before all of it: it needs `site-policy` and `audit-log`, both with a default.
 """
 
@@ -24,8 +23,8 @@ from fedcowpro.federated.site.node import site_of, working
 from fedcowpro.federated.site.private_update import private_content
 from fedcowpro.federated.site.scoring import score
 from fedcowpro.federated.site.secure_aggregation import add_queries
-from fedcowpro.federated.transport import encoding as traffic
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.federated.transport.encoding import encode, receive
 from fedcowpro.federated.transport.site_errors import sanitised
 
 app = ClientApp(mods=[enforce_policy])
@@ -57,7 +56,7 @@ def train(message: Message, context: Context) -> Message:
         )  # fmt: skip
     config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
-    received = traffic.receive(message.content, context.state, config)
+    received = receive(message.content, config)
     approve_weights(message, context, config, received)
     with working(context):
         update = local_update(
@@ -74,7 +73,8 @@ def train(message: Message, context: Context) -> Message:
     if config.federation.privacy.site_clips:
         content = private_content(config, name, update.shared, received, metrics, message.content, context)
     else:
-        arrays = traffic.reply(update.shared, received, context.state, config.federation)
+        shared, start = records.to_numpy(update.shared), records.to_numpy(received)
+        arrays = encode(shared, start, config.federation.precision)
         content = RecordDict({records.ARRAYS: arrays, records.METRICS: metrics})
     return Message(content, reply_to=message)
 

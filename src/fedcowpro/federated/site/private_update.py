@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,8 +9,7 @@ from flwr.app import Array, ArrayRecord, Context, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.federated.privacy.payload import clip_before_rounding, ring_of, to_words
+from fedcowpro.federated.privacy.ring import pack, ring_of
 from fedcowpro.federated.privacy.site import protect
 from fedcowpro.federated.site.secure_aggregation import mask
 from fedcowpro.federated.transport import messages as records
@@ -34,33 +32,25 @@ def private_content(
     Args:
         shared: the site's tensors after training.
         received: the tensors before.
-        question: the server's message: the clip, with secure aggregation the sealed shares.
+        question: the server's message; with secure aggregation it has the sealed shares.
 
     Raises:
-        FedCoWProError: a clip that is not as the settings say, or an exchange of keys out of turn.
+        FedCoWProError: an exchange of keys out of turn.
     """
     privacy, settings = config.federation.privacy, records.config_record(question, records.CONFIG)
-    number, clip = int(str(settings[records.ROUND])), float(str(settings.get(records.CLIP, math.nan)))
-    if not 0 < clip < math.inf or (not privacy.adaptive and clip != privacy.clip):
-        raise FedCoWProError(
-            f"site '{site}': the server asks for updates clipped to {clip:g}",
-            f"the clip of the settings, {privacy.clip:g}",
-            "use the same version of fedcowpro at the server and at all sites",
-        )
+    number = int(str(settings[records.ROUND]))
     before = {name: received[name].numpy() for name in shared}
     after = {name: tensor.numpy() for name, tensor in shared.items()}
     sent = MetricRecord({name: value for name, value in metrics.items() if name in _HARMLESS})
     if privacy.secure_aggregation:
         names = settings["names"]
         sites = len(names) if isinstance(names, list) else 0
-        ring = ring_of(privacy, clip, sites)
-        limit = clip_before_rounding(clip, ring, sum(value.size for value in after.values()))
+        ring = ring_of(privacy, sites)
+        limit = ring.clip_before_rounding(privacy.clip, sum(value.size for value in after.values()))
         own = protect(privacy, before, after, limit, config.seed, site, number)
-        record = ArrayRecord({records.MASKED: Array(mask(to_words(privacy, own, ring), settings, context))})
+        record = ArrayRecord({records.MASKED: Array(mask(ring.encode(pack(own)), settings, context))})
         return RecordDict({records.ARRAYS: record, records.METRICS: sent})
-    own = protect(privacy, before, after, clip, config.seed, site, number)
-    if privacy.adaptive:  # else nothing pays for it
-        sent[records.BELOW] = own.below
-    noised = {name: np.asarray(before[name] + value, before[name].dtype) for name, value in own.update.items()}
+    own = protect(privacy, before, after, privacy.clip, config.seed, site, number)
+    noised = {name: np.asarray(before[name] + value, before[name].dtype) for name, value in own.items()}
     record = ArrayRecord({name: Array(value) for name, value in noised.items()})
     return RecordDict({records.ARRAYS: record, records.METRICS: sent})

@@ -60,16 +60,12 @@ class _Facts(_Answer):
 
 
 class Metrics(_Answer):
-    """Numbers that come with a site's tensors; NaN where it has none.
-
-    `weight` are the slices that it trained on, `below_clip` what adaptive clipping asks for.
-    """
+    """Numbers that come with a site's tensors; NaN where it has none. `weight` are the slices that it trained on."""
 
     weight: Annotated[float, Field(strict=True, gt=0, le=10**7, allow_inf_nan=False)]
     steps: Count = 0
     seconds: Value = math.nan
     pseudo_dice: Annotated[float, Field(strict=True), AfterValidator(_in_unit_or_nan)] = math.nan
-    below_clip: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 0.0
     losses: Annotated[dict[Term, Value], Field(max_length=32)] = Field(default_factory=dict)
 
 
@@ -88,7 +84,7 @@ def read_metrics(record: Mapping[str, Any]) -> Metrics:
     Raises:
         BadAnswer: as `read_facts`.
     """
-    names = {records.WEIGHT: "weight", records.BELOW: "below_clip", "pseudo-dice": "pseudo_dice"}
+    names = {records.WEIGHT: "weight", "pseudo-dice": "pseudo_dice"}
     found: dict[str, Any] = {"losses": {}}
     for key, value in record.items():
         if key.startswith(records.LOSS_PREFIX):

@@ -1,123 +1,100 @@
-"""What travels between server and sites, encoded as the settings say.
+"""The model as it travels between server and sites, in the precision that the settings say.
 
 Down: the tensors in which the model differs from the initial one, which every site builds for itself from its
-installed package (or got once as bytes and keeps); its digest travels instead. So a message needs nothing of the
-messages before it: a site that was away or began anew reads it as any other. Up: the tensors that the site trained.
+installed package; its digest travels instead. So a message needs nothing of the messages before it: a site that was
+away or began anew reads it as any other. Up: the tensors that the site trained.
 
-`none` sends values, bit for bit. The other encodings send the change of each larger tensor since its start (down:
-the initial model; up: the model that the site received), and small tensors as they are. Error feedback (Karimireddy
-et al. 2019, arXiv 1901.09847): what an encoding lost is added to what is encoded next. A site keeps its loss in its
-state; the server's is the difference between its own model and the one it sent, which never leaves its model.
+`float32` sends values, bit for bit. `float16` sends the change of each tensor but vectors since what the receiver has
+(down: the initial model; up: the model that the site received): two bytes an entry, and an error of at most 1/2048 of
+the change or 2^-25, whichever is larger. A change beyond 65504 becomes infinite, which who reads it refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
 from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.lib import format as npy
 from torch import Tensor
 
-from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig
+from fedcowpro.config import ExperimentConfig, ModelConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays
-from fedcowpro.federated.transport import codec
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.model.segmenter import build_model
 
-_PREFIX = "fedcowpro/"
+HALF = "float16"
 _SAME = "use the same versions of fedcowpro and torch at the server and at all sites, or set federation.initial to send"
 
 
-def encode(values: Arrays, start: Arrays, kind: str, share: float = 1.0) -> tuple[ArrayRecord, dict[str, np.ndarray]]:
-    """Tensors as a record, and those of them that lose something, as the receiver will have them.
+def encode(values: Arrays, start: Arrays, precision: str) -> ArrayRecord:
+    """Tensors as a record.
 
     Args:
         start: what the receiver has already, by name; a tensor without one travels as it is.
-        kind: "none" or one of `codec.KINDS`.
-        share: of the entries that "topk" sends.
+        precision: "float32" or "float16".
     """
-    record, lossy = ArrayRecord(), {}
+    record = ArrayRecord()
     for name in sorted(values):
         value = values[name]
-        if kind not in codec.KINDS or name not in start or codec.is_small(value.shape):
-            record[name] = Array(value)
-            continue
-        data = codec.pack(kind, value - start[name], share)
-        record[name] = Array(str(value.dtype), tuple(value.shape), _PREFIX + kind, data)
-        lossy[name] = decode(record[name], start[name])
-    return record, lossy
+        if precision == HALF and name in start and value.ndim > 1:
+            with np.errstate(over="ignore"):  # who reads checks for finite values
+                value = (value - start[name]).astype(HALF)
+        record[name] = Array(value)
+    return record
 
 
 def decode(array: Array, start: np.ndarray) -> np.ndarray:
     """A tensor out of a record, of the shape and type of `start`, from which its change counts.
 
     Raises:
-        ValueError: the array is of another shape, type or encoding, or its bytes are not what they should be.
+        ValueError: the array is of another shape or type, or its bytes are not what they should be.
     """
-    shape, kind = tuple(array.shape), array.stype.removeprefix(_PREFIX)
-    if shape != start.shape or array.dtype != str(start.dtype):
+    shape, half = tuple(array.shape), array.dtype == HALF and start.dtype == np.float32
+    if shape != start.shape or not (half or array.dtype == str(start.dtype)):
         raise ValueError(f"is {array.dtype} {shape}, expected {start.dtype} {start.shape}")
-    try:
-        if array.stype == "numpy.ndarray":
-            return codec.read_npy(array.data, shape, start.dtype)
-        if kind not in codec.KINDS or array.stype == kind:
-            raise ValueError(f"encoding '{array.stype[:40]}' is not known")
-        with np.errstate(over="ignore", invalid="ignore"):  # who reads checks for finite values
-            return np.asarray(start + codec.unpack(kind, array.data, shape), start.dtype)
-    except ValueError as error:
-        raise ValueError(f"cannot be read: {error}") from error
+    if array.stype != "numpy.ndarray":
+        raise ValueError(f"cannot be read: encoding '{array.stype[:40]}' is not known")
+    value = _read_npy(array.data, shape, np.dtype(HALF) if half else start.dtype)
+    return start + value if half else value
 
 
 class Downlink:
     """The server's side of what goes down.
 
     Args:
-        config: `downlink` and `initial`.
-        initial: the model before training; without one, all of a model travels in each message.
-        send: sites get the initial model's bytes, once and after a round in which they gave no good answer.
+        initial: the model before training, where sites build it themselves; else all of a model travels, as it is.
+        precision: "float32" or "float16".
     """
 
-    def __init__(self, config: FederationConfig, initial: Arrays | None = None, send: bool = False) -> None:
-        if send and config.downlink == "none":
-            initial = None  # twice the bytes, and no use: nothing is encoded
-        self._kind, self._initial = config.downlink, initial or {}
-        tensors = records.from_numpy(self._initial)
-        self._digest = state_digest(tensors)
-        self._bytes = records.to_record(tensors) if send and tensors else None
-        self._holders: frozenset[str] = frozenset()
+    def __init__(self, initial: Arrays | None = None, precision: str = "float32") -> None:
+        self._initial, self._precision = initial or {}, precision
+        self._digest = state_digest(records.from_numpy(self._initial))
 
-    def encode(self, values: Arrays, config: ConfigRecord) -> tuple[RecordDict, dict[str, np.ndarray]]:
-        """The part of the messages that is the same for all sites, and the model as sites will have it."""
+    def encode(self, values: Arrays, config: ConfigRecord) -> tuple[RecordDict, Arrays]:
+        """The message to every site, and the model as sites will have it."""
+        initial = self._initial
         changed = {
             name: value
             for name, value in values.items()
-            if name not in self._initial or not np.array_equal(value, self._initial[name])
+            if name not in initial or not np.array_equal(value, initial[name])
         }
-        record, lossy = encode(changed, self._initial, self._kind)
-        if self._initial:
+        record = encode(changed, initial, self._precision)
+        if initial:
             config[records.INITIAL] = self._digest
-        return RecordDict({records.ARRAYS: record, records.CONFIG: config}), {**values, **lossy}
-
-    def content(self, common: RecordDict, site: str) -> RecordDict:
-        """A site's message: with the bytes of the initial model, if it may lack them."""
-        if self._bytes is None or site in self._holders:
-            return common
-        return RecordDict({**common, records.INITIAL: self._bytes})
-
-    def answered(self, sites: Iterable[str]) -> None:
-        """These sites answered well in this round, so they have the initial model; any other may lack it."""
-        self._holders = frozenset(sites)
+        rounded = {name: decode(array, initial[name]) for name, array in record.items() if array.dtype == HALF}
+        return RecordDict({records.ARRAYS: record, records.CONFIG: config}), {**values, **rounded}
 
 
-def receive(content: RecordDict, state: RecordDict, config: ExperimentConfig) -> dict[str, Tensor]:
+def receive(content: RecordDict, config: ExperimentConfig) -> dict[str, Tensor]:
     """The model that the server sent to this site.
 
     Args:
         content: of the message.
-        state: the site's own; keeps an initial model that came as bytes.
 
     Raises:
         FedCoWProError: arrays that cannot be read, or that count from an initial model which this site has not.
@@ -126,7 +103,11 @@ def receive(content: RecordDict, state: RecordDict, config: ExperimentConfig) ->
     expected = records.config_record(content, records.CONFIG).get(records.INITIAL)
     if expected is None:
         return records.to_tensors(arrays)
-    initial = _initial_of(content, state, config, str(expected))
+    initial, found = initial_model(config.model, config.seed)
+    if found != expected:
+        raise FedCoWProError(
+            f"this site's initial weights have the digest {found[:16]}", f"{str(expected)[:16]}, the server's", _SAME
+        )
     start, changed = records.to_numpy(initial), {}
     for name, array in arrays.items():
         try:
@@ -140,41 +121,30 @@ def receive(content: RecordDict, state: RecordDict, config: ExperimentConfig) ->
     return {**initial, **records.from_numpy(changed)}
 
 
-def reply(
-    trained: Mapping[str, Tensor], received: Mapping[str, Tensor], state: RecordDict, config: FederationConfig
-) -> ArrayRecord:
-    """What a site sends after its round; `state` keeps what the encoding lost."""
-    kept = records.array_record(state, records.RESIDUAL)
-    lost = records.to_numpy(records.to_tensors(kept)) if kept is not None else {}
-    values = records.to_numpy(trained)
-    values = {name: value + lost[name] if name in lost else value for name, value in values.items()}
-    record, lossy = encode(values, records.to_numpy(received), config.uplink, config.topk_share)
-    if lossy:
-        rest = {name: values[name] - arrived for name, arrived in lossy.items()}
-        state[records.RESIDUAL] = records.to_record(records.from_numpy(rest))
-    return record
-
-
-def _initial_of(content: RecordDict, state: RecordDict, config: ExperimentConfig, expected: str) -> dict[str, Tensor]:
-    sent = records.array_record(content, records.INITIAL)
-    kept = sent if sent is not None else records.array_record(state, records.INITIAL)
-    if kept is not None:
-        initial = records.to_tensors(kept)
-        found = state_digest(initial)
-    else:
-        initial, found = initial_model(config.model, config.seed)
-    if found != expected:
-        raise FedCoWProError(
-            f"this site's initial weights have the digest {found[:16]}", f"{expected[:16]}, the server's", _SAME
-        )
-    if sent is not None:
-        state[records.INITIAL] = sent
-    return initial
-
-
 @lru_cache(maxsize=1)  # the sites of one process have the same; who gets it must not change it
 def initial_model(config: ModelConfig, seed: int) -> tuple[dict[str, Tensor], str]:
     """The floating-point tensors before training as this package builds them, and their digest."""
     state = build_model(config, seed).state_dict()
     initial = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     return initial, state_digest(initial)
+
+
+def _read_npy(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array as `numpy.save` writes it; unlike `numpy.load`, nothing is made of the size that its header claims.
+
+    Raises:
+        ValueError: other bytes, or an array of another shape or type.
+    """
+    stream = BytesIO(data)
+    try:
+        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        found, by_columns, kind = readers[npy.read_magic(stream)](stream)
+    except Exception as error:  # the header is a Python literal: bad ones fail in every way that a parser can
+        raise ValueError(f"cannot be read: no array of NumPy's format 1 or 2 ({type(error).__name__})") from error
+    start = stream.tell()
+    if (found, kind) != (shape, dtype) or len(data) - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError(
+            f"cannot be read: its bytes hold {kind} {found} in {len(data) - start} bytes, expected {dtype} {shape}"
+        )
+    values = np.frombuffer(data, dtype, offset=start).reshape(shape, order="F" if by_columns else "C")
+    return np.array(values, order="C")  # a copy that may be changed

@@ -19,11 +19,10 @@ CONFIG = "config"
 FACTS = "facts"
 VERSIONS = "versions"
 SCORES = "scores"
-# The initial model: the key of its digest in CONFIG, the record of its bytes, and the site's own copy of them.
+# Key of CONFIG: digest of the initial model.
 INITIAL = "initial"
-# Records of a site's own state, which stay there: its layers, and what the encoding of its replies has lost so far.
+# Record of a site's own state: its layers, which stay there.
 LOCAL = "local"
-RESIDUAL = "residual"
 # The question for its layers, and its kind of message.
 LAYERS = "layers"
 ASK_FOR_LAYERS = f"{MessageType.QUERY}.{LAYERS}"
@@ -34,7 +33,6 @@ MASKED = "masked"
 # Keys of CONFIG (server to site).
 EXPERIMENT = "experiment"
 ROUND = "server-round"
-CLIP = "clip"
 RUN = "run"
 PACKAGE = "package"  # digest of the server's sources
 PARTICIPANTS = "participants"  # sites that a round's messages go to
@@ -43,7 +41,6 @@ OWN_LAYERS = "own-layers"  # evaluation: whether the site puts its own normalisa
 # Keys of METRICS (site to server).
 WEIGHT = "num-examples"
 LOSS_PREFIX = "loss-"
-BELOW = "below-clip"
 
 _REASON_LENGTH = 600  # characters
 # How Flower's client process words an exception: <class 'package.module.Kind'>:<'text'>
