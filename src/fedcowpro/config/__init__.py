@@ -10,6 +10,7 @@ from fedcowpro.config.federation import FederationConfig
 from fedcowpro.config.inference import InferConfig
 from fedcowpro.config.model import HeadConfig, ModelConfig
 from fedcowpro.config.privacy import PrivacyConfig
+from fedcowpro.config.teaching import TeachingConfig
 from fedcowpro.config.training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PrivacyConfig",
     "SiteConfig",
     "SuperpixelConfig",
+    "TeachingConfig",
     "TrainConfig",
     "load",
     "parse",

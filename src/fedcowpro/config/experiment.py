@@ -13,6 +13,7 @@ from fedcowpro.config.base import Config
 from fedcowpro.config.federation import FederationConfig
 from fedcowpro.config.inference import InferConfig
 from fedcowpro.config.model import ModelConfig
+from fedcowpro.config.teaching import TeachingConfig
 from fedcowpro.config.training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
 
 
@@ -36,6 +37,9 @@ class ExperimentConfig(Config):
     train: TrainConfig = TrainConfig()
     federation: FederationConfig = FederationConfig()
     inference: InferConfig = InferConfig()
+    teaching: TeachingConfig | None = Field(
+        None, description="a second stage, in which annotated cases of some sites teach organs to all"
+    )
     sites: tuple[SiteConfig, ...] = ()
 
     @model_validator(mode="after")
@@ -57,3 +61,29 @@ class ExperimentConfig(Config):
                 "model.frozen_norm, or federation.normalisation to local and federation.new_site_layers to initial"
             )
         return self
+
+    @model_validator(mode="after")
+    def _teaching_is_plain_averaging(self) -> ExperimentConfig:
+        federation = self.federation
+        if self.teaching is None:
+            return self
+        if self.model.encoder != "lite0":
+            raise ValueError(f"teaching: takes the depths of the encoder 'lite0', got '{self.model.encoder}'")
+        if federation.privacy.active or federation.normalisation == "local":
+            raise ValueError(
+                "teaching: works neither under federation.privacy nor with local normalisation; leave one of them out"
+            )
+        return self
+
+    @property
+    def first_stage(self) -> ExperimentConfig:
+        """The settings without `teaching`."""
+        return self.model_copy(update={"teaching": None})
+
+    @property
+    def second_stage(self) -> ExperimentConfig:
+        """The settings of `teaching`, whose rounds and steps are those of the federation; sites check them there."""
+        if self.teaching is None:
+            raise ValueError("no teaching")
+        changes = {"rounds": self.teaching.rounds, "local_steps": self.teaching.local_steps, "initial": "send"}
+        return self.model_copy(update={"federation": self.federation.model_copy(update=changes)})

@@ -51,6 +51,9 @@ class SitePolicy(Config):
     min_participants: int = Field(1, ge=0, description="fewest sites whose updates make an average")
     privacy: PrivacyPolicy = PrivacyPolicy()
     messages: tuple[Kind, ...] = ("train", "evaluate", "layers")
+    teaching: bool = Field(
+        False, description="whether the site's annotated cases and labels of its volumes may teach a network of organs"
+    )
     min_cases: int = Field(3, ge=2, description="fewest held-out cases behind a number that leaves the site")
     hours: tuple[int, int] | None = Field(
         None, description="from, to: hours of the day (local time) in which the site works; may pass midnight"
@@ -65,4 +68,4 @@ class SitePolicy(Config):
 
 
 # Where one person holds all sites in one process: there is nobody to protect them from.
-OPEN = SitePolicy(packages=(ANY,), min_participants=0, max_weight=math.inf, max_norm_ratio=math.inf)
+OPEN = SitePolicy(packages=(ANY,), teaching=True, min_participants=0, max_weight=math.inf, max_norm_ratio=math.inf)

@@ -12,11 +12,12 @@ import pandas as pd
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import load_episodes, plan_episodes
-from fedcowpro.evaluation.fine_tuned import FineTuned
+from fedcowpro.evaluation.fine_tuned import FineTuned, Trained
 from fedcowpro.evaluation.protocol import PROTOCOLS, TEACHINGS, Teaching, table_of, write_results
-from fedcowpro.evaluation.run import TOLERANCE, Grid, evaluate_episode
+from fedcowpro.evaluation.run import TOLERANCE, Grid, Method, evaluate_episode
 from fedcowpro.evaluation.summary import BEFORE
 from fedcowpro.oneshot.loading import load_predictor
+from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
@@ -46,7 +47,8 @@ def evaluate(
     """Segment every query case like one annotated case of its site, and score it; one row per score.
 
     Args:
-        model: checkpoint file or run folder; None takes the model that comes with the package.
+        model: checkpoint file or run folder; None takes the model that comes with the package. A fine-tuned model of
+            organs is scored as it is: it needs no example, and settings of inference do not apply.
         sites: folder of each prepared site with labels, by its name.
         out: CSV to write; the episodes go beside it (OUT.episodes.json), for other models to be scored alike.
         episodes: file of an earlier evaluation: the same supports, queries and slices. Without one, the roles given to
@@ -86,7 +88,14 @@ def evaluate(
         raise FedCoWProError(f"teaching {sorted(unknown)}", f"among {TEACHINGS}", "correct --teach")
     opened = {name: Site.open(Path(path)) for name, path in sites.items()}
     overrides = dict(settings or {})
-    loaded = load_predictor(None if model is None else Path(model), overrides, head, evaluation=True)
+    organ_model = OrganModel.load(Path(model)) if model is not None and is_organ_model(Path(model)) else None
+    if organ_model is not None and (overrides or head or untrained or teachings):
+        raise FedCoWProError(
+            f"{model}, a fine-tuned model of organs, beside settings of inference, --head, --untrained or --teach",
+            "the model alone",
+            "leave them out, or give the model that it was fine-tuned from",
+        )
+    loaded = load_predictor(None if model is None or organ_model else Path(model), overrides, head, evaluation=True)
     if episodes is None:
         plan = plan_episodes(
             opened,
@@ -106,9 +115,11 @@ def evaluate(
     else:
         plan = load_episodes(Path(episodes))
         plan.require_sites(opened)
-    methods: dict[str, tuple[OneShotPredictor | FineTuned, int]] = {}
+    methods: dict[str, tuple[OneShotPredictor | Method, int]] = {}
+    if organ_model is not None:
+        methods[method] = (Trained(organ_model), int(organ_model.card.get("seed", 0)))
     for label, candidate in {**({BEFORE: loaded.untrained()} if untrained else {}), method: loaded}.items():
-        methods[label] = (candidate.predictor, candidate.seed)
+        methods.setdefault(label, (candidate.predictor, candidate.seed))
     folder = None if out is None else Path(out).with_suffix(".networks")
     for teaching in cast("Sequence[Teaching]", teachings):
         methods[teaching] = (FineTuned(loaded, teaching, steps, loaded.seed, folder, on_step), loaded.seed)

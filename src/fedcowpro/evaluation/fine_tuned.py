@@ -53,7 +53,7 @@ class FineTuned:
         site = sites[episode.site]
         kept = None if self.folder is None else self.folder / f"{self._key(sites, episode)}.safetensors"
         if kept is not None and kept.is_file():
-            return _Network(OrganModel.load(kept), self.teaching)
+            return _Network(OrganModel.load(kept), {}, self.teaching)
         training = site.with_role("train")
         if self.teaching == "supervised":
             training = tuple(case for case in training if case in site.labelled_cases)
@@ -86,7 +86,7 @@ class FineTuned:
         )
         if kept is not None:
             model.save(kept)
-        return _Network(model, self.teaching)
+        return _Network(model, {}, self.teaching)
 
     def _key(self, sites: Mapping[str, Site], episode: Episode) -> str:
         """Digest of all that the network depends on."""
@@ -100,24 +100,54 @@ class FineTuned:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-class _Network:
-    """The network of an episode: its labels are the organs' numbers."""
+@dataclass(frozen=True)
+class Trained:
+    """A method that has learned its organs already: an episode's example is not looked at."""
 
-    def __init__(self, model: OrganModel, teaching: Teaching) -> None:
+    model: OrganModel
+
+    def learn(self, sites: Mapping[str, Site], episode: Episode) -> _Network:
+        """The network, for those organs of the episode that it names.
+
+        Raises:
+            FedCoWProError: it names none of them.
+        """
+        values = {organ: value for value, organ in self.model.names.items()}
+        known = {number: values[organ] for number, organ in enumerate(episode.organs, 1) if organ in values}
+        if not known:
+            raise FedCoWProError(
+                f"a model of {', '.join(values) or 'organs without names'}",
+                f"one of the organs {', '.join(episode.organs)}",
+                "prepare the site with the model's names (--organs), or name the organs when you fine-tune",
+            )
+        return _Network(self.model, known, "taught")
+
+
+class _Network:
+    """A network in an episode.
+
+    Args:
+        model: the network.
+        values: its label value of each of the episode's organs; empty = the values are the organs' numbers.
+        teaching: how it learned, for the table.
+    """
+
+    def __init__(self, model: OrganModel, values: Mapping[int, int], teaching: str) -> None:
         self._model, self._teaching = model, teaching
+        self._values = dict(values) or {number: number for number in model.organs}
 
     @property
     def organs(self) -> Collection[int]:
-        return self._model.organs
+        return self._values.keys()
 
     def query(self, site: Site, case: str, volume: Volume, truth: Mapping[int, np.ndarray]) -> Masks:
         labels = self._model.segment(volume, site.record(case).modality).labels
-        return lambda organ, protocol: labels == organ
+        return lambda organ, protocol: labels == self._values[organ]
 
     def options(self, protocol: str) -> Mapping[str, str]:
-        unlabelled = sum(self._model.card["unlabelled"].values())
-        return {
-            "teaching": self._teaching,
-            "teaching_steps": "+".join(map(str, self._model.card["steps"]["of"])),
-            "unlabelled": str(unlabelled),
-        }
+        card = self._model.card
+        told = {"teaching": self._teaching}
+        if "steps" in card:
+            told["teaching_steps"] = "+".join(map(str, card["steps"]["of"]))
+            told["unlabelled"] = str(sum(card["unlabelled"].values()))
+        return told

@@ -22,7 +22,8 @@ from fedcowpro.federated.server.aggregate import check_federation
 from fedcowpro.federated.server.client_registry import check_sites
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
-from fedcowpro.federated.server.server_app import serve
+from fedcowpro.federated.server.server_app import serve_stage
+from fedcowpro.federated.server.stages import stages_of
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.site import client_app
@@ -65,7 +66,7 @@ def federate(
         watch: show the table of `fedcowpro.federated.monitoring.watch`, in one process above the bar.
 
     Returns:
-        The checkpoint, OUT/model.safetensors.
+        The checkpoint, OUT/model.safetensors; with `teaching`, that of its organs, OUT/teaching/model.safetensors.
 
     Raises:
         FedCoWProError: before the first round: a site or policy that cannot be read, no slice to train on, sites
@@ -86,15 +87,22 @@ def federate(
     check_sites(facts)
     check_federation(config.federation, len(facts))
     folder, console = RunFolder(out), Console(stderr=True)
-    folder.start(config, facts, resume, command or _as_call(folder, folders))
-    rounds = config.federation.rounds
-    scored = any(found.round == rounds for found in read_scores(out))
-    if folder.is_finished(rounds) and (scored or not evaluate):
-        with tracking(sinks, folder, config):
-            console.print(f"{out}: this run is finished, all {rounds} rounds; nothing to do.")
-        if not folder.card_file.exists():
+    stages = stages_of(config, folder)
+    folder.start(stages[0][0], facts, resume, command or _as_call(folder, folders))
+    result = stages[-1][1].model_file
+    unfinished = []
+    for stage, own in stages:
+        rounds = stage.federation.rounds
+        scored = any(found.round == rounds for found in read_scores(own.path))
+        if not (own.is_finished(rounds) and (scored or not evaluate)):
+            unfinished.append((stage, own))
+            continue
+        with tracking(sinks, own, stage):
+            console.print(f"{own.path}: this run is finished, all {rounds} rounds; nothing to do.")
+        if own is folder and not folder.card_file.exists():
             write_model_card(folder.model_file)
-        return folder.model_file
+    if not unfinished:
+        return result
     logging.getLogger("flwr").setLevel(logging.ERROR)
     threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
     nodes: dict[str, UserConfig] = {
@@ -110,19 +118,23 @@ def federate(
     if engine == "ray":
         with live_table(console, out, visible=watch and progress):
             run_on_ray(config, folder, list(nodes.values()), track=track, evaluate=evaluate)
-        return folder.model_file
-    display = ProgressDisplay(console, out, folder.completed(), rounds, len(sites), visible=progress, table=watch)
-    with reproducible(config.threads), display:
-        grid = InProcessGrid(client_app.app, nodes, display.count)
-        try:
-            serve(grid, config, folder, track=track, evaluate=evaluate)
-        except KeyboardInterrupt:
-            done = folder.completed()
-            console.print(f"Interrupted: {done} of {rounds} rounds are safe in {out}; the same command goes on.")
-            raise
-    for line in privacy_lines(config.federation.privacy, rounds):
+        return result
+    for stage, own in unfinished:
+        rounds = stage.federation.rounds
+        display = ProgressDisplay(console, own.path, own.completed(), rounds, len(sites), visible=progress, table=watch)
+        with reproducible(config.threads), display:
+            grid = InProcessGrid(client_app.app, nodes, display.count)
+            try:
+                serve_stage(grid, stage, own, track=track, evaluate=evaluate)
+            except KeyboardInterrupt:
+                done = own.completed()
+                console.print(
+                    f"Interrupted: {done} of {rounds} rounds are safe in {own.path}; the same command goes on."
+                )
+                raise
+    for line in privacy_lines(config.federation.privacy, config.federation.rounds):
         console.print(line)
-    return folder.model_file
+    return result
 
 
 def _as_call(folder: RunFolder, sites: Mapping[str, Path]) -> str:

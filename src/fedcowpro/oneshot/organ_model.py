@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from fedcowpro.oneshot.encoded import prepare_volume
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
+from fedcowpro.training.finetuning import Recipe
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
 FORMAT = "fedcowpro-organs/1"
+MODALITIES: tuple[Modality, ...] = ("ct", "mr")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,12 @@ class OrganModel:
     spacing: float
     prepare: Mapping[Modality, PrepareConfig]
     card: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, net: OrganUNet, organs: Sequence[str], prepare: Mapping[Modality, PrepareConfig]) -> OrganModel:
+        """A network whose outputs are named organs of one part each, seen at the recipe's spacing."""
+        card = organ_facts(net, organs)
+        return cls(net, tuple(range(1, len(organs) + 1)), tuple(card["parts"]), Recipe().spacing, prepare, card)
 
     @property
     def names(self) -> dict[int, str]:
@@ -107,10 +115,23 @@ class OrganModel:
             raise FedCoWProError(
                 f"{path}: {error}", "a model that 'fedcowpro finetune' wrote", "use the version that wrote it"
             ) from error
+        other: dict[str, Any] = next(
+            iter(stored.values()), {}
+        )  # a modality that no training site had is prepared like the other
         prepare: dict[Modality, PrepareConfig] = {
-            kind: parse(PrepareConfig, stored[kind], f"card of {path}, 'prepare'") for kind in ("ct", "mr")
+            kind: parse(PrepareConfig, stored.get(kind, {**other, "modality": kind}), f"card of {path}, 'prepare'")
+            for kind in MODALITIES
         }
         return cls(net.eval(), organs, parts, spacing, prepare, card)
+
+
+def organ_facts(net: OrganUNet, organs: Sequence[str]) -> dict[str, Any]:
+    """What the card of a model of named organs, of one part each, says of its network."""
+    return {
+        "organs": {str(number): organ for number, organ in enumerate(organs, 1)},
+        "parts": [1] * len(organs),
+        "network": {"widths": list(net.widths), "spacing": Recipe().spacing},
+    }
 
 
 def is_organ_model(path: Path) -> bool:

@@ -69,6 +69,75 @@ def scaled(recipe: Recipe, steps: int, unlabelled: bool) -> Recipe:
     return replace(recipe, steps=tuple(max(1, round(steps * of / sum(rounds))) for of in rounds))
 
 
+class Learner:
+    """A network in training: its optimiser, the moving average of its weights, and the source of all draws.
+
+    Args:
+        net: with the weights to begin with.
+        recipe: settings.
+        balance: weight of each class (see `class_balance`).
+        generator: of all draws.
+    """
+
+    def __init__(self, net: OrganUNet, recipe: Recipe, balance: Tensor, generator: torch.Generator) -> None:
+        self.net, self.recipe, self.balance, self.generator = net.train(), recipe, balance, generator
+        self.mean = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        self.optimizer = _optimizer(net, recipe)
+
+    def step(self, labelled: Pool | None, unlabelled: Pool | None, share: float, decay: float) -> float:
+        """One step on a batch of both pools, or of the one that is there; returns its loss.
+
+        Args:
+            share: of the recipe's learning rate.
+            decay: of the moving average.
+
+        Raises:
+            FedCoWProError: the loss is NaN or infinite.
+        """
+        settings = self.recipe
+        for group, of in zip(self.optimizer.param_groups, (settings.encoder_share, 1.0), strict=True):
+            group["lr"] = settings.lr * share * of
+        own = max(1, round(settings.batch * settings.labelled_share)) if labelled and unlabelled else settings.batch
+        counts = (own, settings.batch - own) if labelled else (0, settings.batch)
+        drawn = [
+            pool.draw(count, self.generator)
+            for pool, count in zip((labelled, unlabelled), counts, strict=True)
+            if pool is not None and count
+        ]
+        images, labels, weights, known = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        images, labels, weights = distort(images, labels, weights, settings.distortion, self.generator)
+        loss = organ_loss(self.net(images), labels.long(), weights, known, self.balance)
+        if not math.isfinite(loss.item()):
+            raise FedCoWProError(
+                f"the loss became {loss.item()}", "finite losses",
+                "check the volumes for NaN, or lower the learning rate",
+            )  # fmt: skip
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        self.optimizer.step()
+        for name, tensor in self.net.state_dict().items():
+            if tensor.is_floating_point():
+                self.mean[name].lerp_(tensor, 1 - decay)
+        return loss.item()
+
+    def averaged(self) -> OrganUNet:
+        """The averaged network, in evaluation mode."""
+        net = OrganUNet(self.net.organs, self.net.widths)
+        net.load_state_dict(self.mean)
+        return net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def restart(self) -> None:
+        """Go on from the average, with a new optimiser."""
+        self.net.load_state_dict(self.mean)
+        self.optimizer = _optimizer(self.net, self.recipe)
+
+
+def average_decay(recipe: Recipe, step: int) -> float:
+    """Decay of the average at a step of the first training: short at first, so that it forgets initial weights."""
+    return min(recipe.average, (1 + step) / (10 + step))
+
+
 @dataclass(frozen=True)
 class Progress:
     """After a step: steps done of all, the round from 0, its loss, seconds left at the present speed."""
@@ -113,12 +182,10 @@ class FineTuning:
         self._labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
         self._frames = frames_of(unlabelled, settings.spacing, settings.window)
         self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
-        self._balance = class_balance(self._labelled)
         self._unlabelled: Pool | None = None
-        self._net = build_unet(organs, encoder, seed, settings.widths).train()
-        self._mean = {name: tensor.clone() for name, tensor in self._net.state_dict().items()}
-        self._optimizer = _optimizer(self._net, settings)
-        self._generator = torch.Generator().manual_seed(seed)
+        net = build_unet(organs, encoder, seed, settings.widths)
+        balance = class_balance(self._labelled)
+        self._learner = Learner(net, settings, balance, torch.Generator().manual_seed(seed))
         self.steps = settings.steps if unlabelled else settings.steps[:1]
         self.round, self.step = 0, 0  # the step within the round
 
@@ -164,18 +231,16 @@ class FineTuning:
 
     def network(self) -> OrganUNet:
         """The averaged network of the present step, in evaluation mode."""
-        net = OrganUNet(self._net.organs, self._net.widths)
-        net.load_state_dict(self._mean)
-        return net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return self._learner.averaged()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later `load_state_dict` on the same examples and volumes needs to go on."""
-        labels = self._unlabelled
+        labels, learner = self._unlabelled, self._learner
         return {
-            "net": copy.deepcopy(self._net.state_dict()),
-            "mean": copy.deepcopy(self._mean),
-            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
-            "generator": self._generator.get_state(),
+            "net": copy.deepcopy(learner.net.state_dict()),
+            "mean": copy.deepcopy(learner.mean),
+            "optimizer": copy.deepcopy(learner.optimizer.state_dict()),
+            "generator": learner.generator.get_state(),
             "steps": self.steps,
             "round": self.round,
             "step": self.step,
@@ -184,12 +249,13 @@ class FineTuning:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self._net.load_state_dict(state["net"])
-        self._mean = {name: tensor.clone() for name, tensor in state["mean"].items()}
+        learner = self._learner
+        learner.mean = {name: tensor.clone() for name, tensor in state["mean"].items()}
+        learner.restart()
+        learner.net.load_state_dict(state["net"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.generator.set_state(state["generator"])
         self.round, self.step, self.steps = state["round"], state["step"], tuple(state["steps"])
-        self._optimizer = _optimizer(self._net, self.recipe)
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._generator.set_state(state["generator"])
         if state["labels"] is not None:
             depths = [len(frame) for frame in self._frames]
             self._unlabelled = pool_of(self._frames, *(part.split(depths) for part in state["labels"]))
@@ -197,45 +263,37 @@ class FineTuning:
     def _begin_round(self) -> None:
         if self.round == 0:
             return
-        teacher = self.network()
-        found = [self_labels(teacher, frame, self._least, self.recipe.sure) for frame in self._frames]
-        pool = pool_of(self._frames, *zip(*found, strict=True))
-        self._unlabelled = pool if pool.chance.any() else None  # nothing that the teacher is sure of
-        self._net.load_state_dict(self._mean)
-        self._optimizer = _optimizer(self._net, self.recipe)
+        self._unlabelled = own_labels(self.network(), self._frames, self._least, self.recipe)
+        self._learner.restart()
 
     def _train_step(self) -> float:
-        settings = self.recipe
-        rate = settings.lr * _rate(self.step, self.steps[self.round], 1.0 if self.round == 0 else settings.round_lr)
-        for group, share in zip(self._optimizer.param_groups, (settings.encoder_share, 1.0), strict=True):
-            group["lr"] = rate * share
-        count = settings.batch
-        own = count if self._unlabelled is None else max(1, round(count * settings.labelled_share))
-        drawn = [self._labelled.draw(own, self._generator)]
-        if self._unlabelled is not None and own < count:
-            drawn.append(self._unlabelled.draw(count - own, self._generator))
-        images, labels, weights, known = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        images, labels, weights = distort(images, labels, weights, settings.distortion, self._generator)
-        loss = organ_loss(self._net(images), labels.long(), weights, known, self._balance)
-        if not math.isfinite(loss.item()):
-            raise FedCoWProError(
-                f"the loss became {loss.item()} at step {self.step} of round {self.round}",
-                "finite losses",
-                "check the volumes for NaN, or lower the learning rate",
-            )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._net.parameters(), 5.0)
-        self._optimizer.step()
-        # A short memory at first, so that the average forgets the initial weights.
-        decay = min(settings.average, (1 + self.step) / (10 + self.step)) if self.round == 0 else settings.average
-        for name, tensor in self._net.state_dict().items():
-            if tensor.is_floating_point():
-                self._mean[name].lerp_(tensor, 1 - decay)
-        return loss.item()
+        settings, first = self.recipe, self.round == 0
+        share = schedule(self.step, self.steps[self.round]) * (1.0 if first else settings.round_lr)
+        decay = average_decay(settings, self.step) if first else settings.average
+        try:
+            return self._learner.step(self._labelled, self._unlabelled, share, decay)
+        except FedCoWProError as error:
+            got = f"step {self.step} of round {self.round}: {error.got}"
+            raise FedCoWProError(got, error.expected, error.remedy) from error
 
 
 _LABELLING = 1.1  # time of all rounds over that of their steps: labelling volumes between the rounds
+
+
+def own_labels(net: OrganUNet, frames: Sequence[Tensor], least: Tensor, recipe: Recipe) -> Pool | None:
+    """Slices of unlabelled volumes with a network's own labels; None where it is sure of nothing.
+
+    Args:
+        net: teacher.
+        frames: grey values (see `frames_of`).
+        least: see `self_labels`.
+        recipe: settings.
+    """
+    if not frames:
+        return None
+    found = [self_labels(net, frame, least, recipe.sure) for frame in frames]
+    pool = pool_of(frames, *zip(*found, strict=True))
+    return pool if pool.chance.any() else None
 
 
 def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, " k"]:
@@ -264,7 +322,7 @@ def _optimizer(net: OrganUNet, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW([{"params": encoder}, {"params": rest}], lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
-def _rate(step: int, steps: int, height: float) -> float:
+def schedule(step: int, steps: int) -> float:
     """Linear rise over a twentieth, then a cosine to a fiftieth."""
     rise = min(1.0, (step + 1) / max(1, steps // 20))
-    return height * rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return rise * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))

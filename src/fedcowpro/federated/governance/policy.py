@@ -111,6 +111,8 @@ def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iter
     _check_architecture(policy, said)
     _check_privacy(policy, said)
     if kind == "train":
+        if said.settings.get("teaching") is not None and not policy.teaching:
+            raise RefusedError("the site's annotated cases and volumes may not teach a network of organs (teaching)")
         _check_rounds(policy, said, log)
 
 

@@ -132,6 +132,13 @@ class Aggregator:
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
             )
+        if not (learning := {site: reply for site, reply in good.items() if not reply.metrics.abstains}):
+            raise FedCoWProError(
+                f"round {number}: none of {len(good)} sites has anything to learn from",
+                "an annotated case with one of the organs at one site at least",
+                "see that teaching.organs has the names that the sites gave to 'prepare'",
+            )
+        good = learning
         slices = {site: self._declared.get(site, reply.metrics.weight) for site, reply in good.items()}
         raw = weights_of(slices) if self._config.weighting == "slices" else dict.fromkeys(slices, 1.0)
         total = math.fsum(raw.values())

@@ -13,6 +13,8 @@ RUN/model.safetensors, model.json   the result
 RUN/MODEL_CARD.md                   the result in words, to be read by people
 RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
 RUN/tensorboard/, RUN/mlruns/       tracks, where asked for
+RUN/teaching/                       the second stage, where the settings have one: a run folder like this one, whose
+                                    model.safetensors segments its organs without an example
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from fedcowpro.federated.monitoring.scores import forget_scores
 from fedcowpro.federated.privacy.accountant import privacy_facts
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from fedcowpro.model.checkpoint import FORMAT as MODEL
 
 FORMAT = "fedcowpro-run/1"
 _MOMENTS, _SITES = "server.safetensors", "sites"
@@ -57,10 +60,15 @@ class CompleteRound:
 
 
 class RunFolder:
-    """Reads and writes a run's folder; every write is whole or not there."""
+    """Reads and writes a run's folder; every write is whole or not there.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: the folder.
+        kind: format of its checkpoints.
+    """
+
+    def __init__(self, path: Path, kind: str = MODEL) -> None:
+        self.path, self._kind = path, kind
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.model_file = path / FILE_NAME
@@ -168,7 +176,7 @@ class RunFolder:
         if number == 0:
             return None
         folder = self._round_folder(number)
-        state, _ = load_checkpoint(folder)
+        state, _ = load_checkpoint(folder, self._kind)
         moments = folder / _MOMENTS
         sites = {file.stem: load_tensors(file) for file in sorted((folder / _SITES).glob("*.safetensors"))}
         return CompleteRound(number, state, sites, load_tensors(moments) if moments.is_file() else {})
@@ -185,7 +193,7 @@ class RunFolder:
         folder = self._round_folder(number)
         temporary = folder.with_name(f".{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_checkpoint(temporary / FILE_NAME, state, card)
+        save_checkpoint(temporary / FILE_NAME, state, card, self._kind)
         (temporary / _SITES).mkdir()
         for site, own in sites.items():
             save_tensors(temporary / _SITES / f"{site}.safetensors", own)
@@ -206,14 +214,15 @@ class RunFolder:
         """
         for site, own in last.sites.items():
             save_checkpoint(self.path / "sites" / f"{site}.safetensors", {**last.state, **own}, card)
-        save_checkpoint(self.model_file, {**last.state, **(new_site_layers or {})}, card)
-        write_model_card(self.model_file)
+        save_checkpoint(self.model_file, {**last.state, **(new_site_layers or {})}, card, self._kind)
+        if self._kind == MODEL:
+            write_model_card(self.model_file)
         shutil.rmtree(self.replies, ignore_errors=True)
 
     def is_finished(self, rounds: int) -> bool:
         """Whether the result is there and whole."""
         try:
-            return load_checkpoint(self.model_file)[1].get("round") == rounds
+            return load_checkpoint(self.model_file, self._kind)[1].get("round") == rounds
         except FedCoWProError:
             return False
 

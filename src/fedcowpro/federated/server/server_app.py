@@ -33,6 +33,7 @@ from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
 from fedcowpro.federated.server.secure_aggregator import aggregator_for
+from fedcowpro.federated.server.stages import initial_network, organ_card, stages_of
 from fedcowpro.federated.server.tracking import open_sinks, tracking
 from fedcowpro.federated.site.local_training import (
     SiteFacts,
@@ -43,7 +44,6 @@ from fedcowpro.federated.site.local_training import (
 )
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
-from fedcowpro.model.segmenter import build_model
 
 app = ServerApp()
 
@@ -74,7 +74,29 @@ def serve(
     track: Sequence[str] = (),
     evaluate: bool = False,
 ) -> None:
+    """All stages, each as `serve_stage`; one that is finished is not done again.
+
+    Raises:
+        FedCoWProError: see `serve_stage`.
+    """
+    for stage, stage_folder in stages_of(config, folder):
+        if not (resume and config.teaching is not None and stage_folder.is_finished(stage.federation.rounds)):
+            serve_stage(grid, stage, stage_folder, resume, command, track, evaluate)
+
+
+def serve_stage(
+    grid: Grid,
+    config: ExperimentConfig,
+    folder: RunFolder,
+    resume: bool = True,
+    command: str | None = None,
+    track: Sequence[str] = (),
+    evaluate: bool = False,
+) -> None:
     """All rounds that are not done yet, then the result; with `evaluate`, the sites' scores of it.
+
+    Args:
+        config, folder: of the stage.
 
     Raises:
         FedCoWProError: a site cannot take part, too few good replies, a folder that holds another run, or a track
@@ -88,7 +110,7 @@ def serve(
     folder.start(config, registry.facts(), resume, command, registry.absent())
     audited.names = registry.nodes()
     audited.name_run(folder.key())
-    model = build_model(config.model, config.seed)
+    model = initial_network(config, folder)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
     last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
@@ -193,7 +215,7 @@ def common_layers(
 
 def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
     """The card of the global model after a round; counts and modalities, no names of sites or cases."""
-    return {
+    card = {
         "model": {**config.model.model_dump(mode="json"), "weights": None},
         "seed": config.seed,
         "config_digest": config.model_copy(update={"sites": ()}).digest(),
@@ -214,6 +236,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
             "size": facts[0].size,
         },
     }
+    return organ_card(config, card)
 
 
 def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from fedcowpro.federated.site.node import site_of, working
 from fedcowpro.federated.site.private_update import private_content
 from fedcowpro.federated.site.scoring import score
 from fedcowpro.federated.site.secure_aggregation import add_queries
+from fedcowpro.federated.site.teaching import teaching_update
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import encode, receive
 from fedcowpro.federated.transport.site_errors import sanitised
@@ -58,15 +59,13 @@ def train(message: Message, context: Context) -> Message:
     local = records.array_record(context.state, records.LOCAL)
     received = receive(message.content, config)
     approve_weights(message, context, config, received)
+    number = int(str(settings[records.ROUND]))
     with working(context):
-        update = local_update(
-            config,
-            name,
-            Site.open(path),
-            received,
-            records.to_tensors(local) if local is not None else {},
-            int(str(settings[records.ROUND])),
-        )
+        if config.teaching is not None:
+            update = teaching_update(config, name, Site.open(path), received, number)
+        else:
+            own = records.to_tensors(local) if local is not None else {}
+            update = local_update(config, name, Site.open(path), received, own, number)
     if update.local:
         context.state[records.LOCAL] = records.to_record(update.local)
     metrics = _metrics(update)
@@ -104,6 +103,7 @@ def _metrics(update: LocalUpdate) -> MetricRecord:
             "steps": report.steps,
             "seconds": report.seconds,
             "pseudo-dice": report.pseudo_dice,
+            **({records.ABSTAINS: 1} if update.abstains else {}),
             **losses,
         }
     )

@@ -40,12 +40,16 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """A site's result of a round: `shared` goes to the server, `local` stays at the site."""
+    """A site's result of a round: `shared` goes to the server, `local` stays at the site.
+
+    `abstains`: the site had nothing to learn from, and its tensors are those that it got.
+    """
 
     shared: dict[str, Tensor]
     local: dict[str, Tensor]
     train_slices: int
     report: FitReport
+    abstains: bool = False
 
 
 def describe_site(name: str, path: Path) -> SiteFacts:
@@ -162,9 +166,10 @@ def exchanged_names(model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
 
 
-def trained_names(model: Segmenter) -> set[str]:
+def trained_names(model: nn.Module) -> set[str]:
     """Of the exchanged tensors those that a training may change: all but frozen running statistics."""
-    return learnt_names(model) if model.config.frozen_norm else exchanged_names(model)
+    moving = isinstance(model, Segmenter) and not model.config.frozen_norm
+    return exchanged_names(model) if moving else learnt_names(model)
 
 
 def learnt_names(model: nn.Module) -> set[str]:

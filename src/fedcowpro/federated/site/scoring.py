@@ -9,10 +9,11 @@ from statistics import mean, stdev
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
-from fedcowpro.config import ExperimentConfig, parse
+from fedcowpro.config import ExperimentConfig, Modality, PrepareConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import plan_episodes
+from fedcowpro.evaluation.fine_tuned import Trained
 from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.federated.governance.enforcement import approve_weights, policy_of
 from fedcowpro.federated.governance.policy import RefusedError
@@ -20,7 +21,9 @@ from fedcowpro.federated.monitoring.scores import FEWEST, OrganScore, to_text
 from fedcowpro.federated.site.local_training import received_model
 from fedcowpro.federated.site.node import site_of, working
 from fedcowpro.federated.transport import messages as records
+from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.predictor import OneShotPredictor
+from fedcowpro.training.teaching import received_unet
 
 
 def score_site(
@@ -51,19 +54,30 @@ def score_site(
             f"scores need an annotated example and {fewest} other annotated cases that are held out of training; "
             "the site has fewer"
         )
-    predictor = OneShotPredictor(received_model(config, name, weights, own), config.inference)
+    method = _method(config, name, site, weights, own)
     planned = plan_episodes(
         {name: site}, supports=examples, queries=queries, slices=config.inference.support_slices
     ).episodes
     dice: dict[tuple[str, str], list[float]] = {}
     for episode in planned:
-        for row in evaluate_episode(predictor, {name: site}, episode, method=name, seed=config.seed):
+        for row in evaluate_episode(method, {name: site}, episode, method=name, seed=config.seed):
             if row.dice == row.dice:
                 dice.setdefault((row.organ, row.protocol), []).append(row.dice)
     scores = tuple(_score(organ, protocol, values, fewest) for (organ, protocol), values in sorted(dice.items()))
     if all(score.mean is None for score in scores):
         raise RefusedError(f"no organ is in {fewest} of the held-out cases")
     return scores
+
+
+def _method(
+    config: ExperimentConfig, name: str, site: Site, weights: Mapping[str, Tensor], own: Mapping[str, Tensor] | None
+) -> OneShotPredictor | Trained:
+    if config.teaching is None:
+        return OneShotPredictor(received_model(config, name, weights, own), config.inference)
+    organs = config.teaching.organs
+    prepare: dict[Modality, PrepareConfig] = {"ct": site.settings("ct"), "mr": site.settings("mr")}
+    net = received_unet(weights, len(organs)).eval()
+    return Trained(OrganModel.of(net, organs, prepare))
 
 
 def _score(organ: str, protocol: str, values: Sequence[float], fewest: int) -> OrganScore:

@@ -64,6 +64,7 @@ class Metrics(_Answer):
 
     weight: Annotated[float, Field(strict=True, gt=0, le=10**7, allow_inf_nan=False)]
     steps: Count = 0
+    abstains: Annotated[int, Field(strict=True, ge=0, le=1)] = 0
     seconds: Value = math.nan
     pseudo_dice: Annotated[float, Field(strict=True), AfterValidator(_in_unit_or_nan)] = math.nan
     losses: Annotated[dict[Term, Value], Field(max_length=32)] = Field(default_factory=dict)

@@ -41,6 +41,7 @@ OWN_LAYERS = "own-layers"  # evaluation: whether the site puts its own normalisa
 # Keys of METRICS (site to server).
 WEIGHT = "num-examples"
 LOSS_PREFIX = "loss-"
+ABSTAINS = "abstains"  # 1: the site had nothing to learn from
 
 _REASON_LENGTH = 600  # characters
 # How Flower's client process words an exception: <class 'package.module.Kind'>:<'text'>

@@ -1,0 +1,109 @@
+"""A site's part in a federation that learns organs from the annotated examples of some sites.
+
+Federated averaging (McMahan et al. 2017, arXiv 1602.05629) of a network that is fine-tuned where an example is; the
+other sites' volumes are labelled by the averaged network itself (self-training). Only weights leave a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.model.unet import OrganUNet
+from fedcowpro.training.finetuning import Learner, Recipe, average_decay, own_labels, schedule
+from fedcowpro.training.organ_loss import class_balance
+from fedcowpro.training.pool import Example, Unlabelled, frames_of, pool_of_examples
+
+_SMALLEST = 25.0  # mm2: an organ whose largest area in a volume is less is not found there, and unknown
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a round stands in its half of the stage: examples only, or labels of the model, too.
+
+    Attributes:
+        on_examples: whether it is a round of the first half.
+        first_step: of this half, before the round.
+        total_steps: of this half.
+    """
+
+    on_examples: bool
+    first_step: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a site learned in a round: the network's state, and the mean loss of its steps."""
+
+    state: dict[str, Tensor]
+    loss: float
+
+
+def learn_round(
+    received: Mapping[str, Tensor],
+    organs: int,
+    examples: Sequence[Example],
+    unlabelled: Sequence[Unlabelled],
+    *,
+    steps: int,
+    phase: Phase,
+    generator: torch.Generator,
+    recipe: Recipe | None = None,
+) -> Lesson | None:
+    """Train the federation's network at one site for one round; None where the site has nothing to learn from.
+
+    Args:
+        received: state of an `OrganUNet`, complete.
+        organs: number of organs.
+        examples: annotated volumes of the site, with the federation's numbers of organs.
+        unlabelled: its other volumes; not used while `phase.on_examples`.
+        steps: of this round.
+        phase: for the learning rate, which follows one schedule over all rounds of a half.
+        generator: of all draws.
+        recipe: settings; None = the defaults.
+
+    Raises:
+        FedCoWProError: weights of another network, or a loss that is NaN or infinite.
+    """
+    recipe = recipe or Recipe()
+    net = received_unet(received, organs, recipe)
+    labelled = pool_of_examples(examples, organs, recipe.spacing, recipe.window) if examples else None
+    pool = None
+    if not phase.on_examples:
+        frames = frames_of(unlabelled, recipe.spacing, recipe.window)
+        pool = own_labels(net.eval(), frames, torch.full((organs,), _SMALLEST / recipe.spacing**2), recipe)
+    taught = labelled or pool
+    if taught is None:
+        return None
+    learner = Learner(net, recipe, class_balance(taught), generator)
+    total = 0.0
+    for step in range(steps):
+        share = schedule(phase.first_step + step, phase.total_steps)
+        share *= 1.0 if phase.on_examples else recipe.round_lr
+        decay = average_decay(recipe, step) if phase.on_examples else recipe.average
+        total += learner.step(labelled, pool, share, decay)
+    return Lesson(dict(learner.mean), total / steps)
+
+
+def received_unet(state: Mapping[str, Tensor], organs: int, recipe: Recipe | None = None) -> OrganUNet:
+    """The network with a state that came from elsewhere.
+
+    Raises:
+        FedCoWProError: weights of another network.
+    """
+    net = OrganUNet(organs, (recipe or Recipe()).widths)
+    try:
+        net.load_state_dict({**net.state_dict(), **state})
+        if missing := {name for name, tensor in net.state_dict().items() if tensor.is_floating_point()} - set(state):
+            raise RuntimeError(f"{len(missing)} tensors are missing, '{sorted(missing)[0]}' among them")
+    except RuntimeError as error:
+        raise FedCoWProError(
+            f"weights that are not this network's: {error}", f"a network of {organs} organs",
+            "use the same version of fedcowpro at the server and at all sites",
+        ) from error  # fmt: skip
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
