@@ -153,7 +153,7 @@ def _choice(
 ) -> Int[np.ndarray, "k d"]:
     """Group of each organ of the support on each slice: its part of the organ's true extent, or its only one."""
     depth = len(next(iter(truth.values())))
-    groups = [[i for i, group in enumerate(support.groups) if group.organ == organ] for organ in support.organs]
+    groups = [[i for i, of in enumerate(support.prototypes.organs) if of == organ] for organ in support.organs]
     rows = []
     for organ, own in zip(support.organs, groups, strict=True):
         mask = truth[organs[organ - 1]]
@@ -189,8 +189,8 @@ class _Query:
         if key not in self.masks:
             if not together:
                 row = choice[[support.organs.index(organ)]]
-                first = next(i for i, group in enumerate(support.groups) if group.organ == organ)
-                support, choice = support.only(organ), row - first
+                choice = row - support.prototypes.organs.index(organ)
+                support = support.only(organ)
             self.masks[key] = segment_encoded(predictor, support, self.encoded, choice=choice, trust=False).labels
         return np.asarray(self.masks[key] == organ)
 

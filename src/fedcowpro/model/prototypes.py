@@ -31,7 +31,7 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class ClassPrototypes:
     """What the class has in each of b groups of s support slices.
 
     Attributes:
@@ -69,7 +69,7 @@ def class_prototypes(
     window: int,
     config: HeadConfig,
     foreground: bool,
-) -> Prototypes:
+) -> ClassPrototypes:
     """Which prototypes a class has in groups of support slices.
 
     `cowpro`, `cowpro-raw`, `alpnet`: the cells whose mean coverage exceeds the threshold and, for the foreground, the
@@ -90,20 +90,22 @@ def class_prototypes(
     if config.kind == "panet":
         average = masked_mean(features, masks)[slices].mean(1, keepdim=True)
         nowhere = torch.zeros(*slices.shape, 0, dtype=torch.bool, device=masks.device)
-        return Prototypes(nowhere, average, torch.ones_like(average[..., 0], dtype=torch.bool))
+        return ClassPrototypes(nowhere, average, torch.ones_like(average[..., 0], dtype=torch.bool))
     threshold = _MAJORITY if config.kind == "nearest-support" else config.threshold
     local = _covered(masks, _side(window, config), threshold)[slices]
     if config.kind == "nearest-support":
         average = masked_mean(features, masks)[slices].mean(1, keepdim=True)
-        return Prototypes(local, average, ~local.any((1, 2))[:, None])
+        return ClassPrototypes(local, average, ~local.any((1, 2))[:, None])
     if not foreground:
-        return Prototypes(local, features.new_empty(len(slices), 0, features.shape[1]), local.new_empty(len(slices), 0))
+        return ClassPrototypes(
+            local, features.new_empty(len(slices), 0, features.shape[1]), local.new_empty(len(slices), 0)
+        )
     whole = masked_mean(features, masks)[slices]
     if config.kind == "alpnet":
         large = _covered(masks, config.train_window, config.threshold)[slices].any((1, 2))[:, None, None]
         # In the fallback all slices have the one average: equal prototypes weigh as one.
         local, whole = local & large, torch.where(large, whole, whole.mean(1, keepdim=True))
-    return Prototypes(local, whole, torch.ones_like(whole[..., 0], dtype=torch.bool))
+    return ClassPrototypes(local, whole, torch.ones_like(whole[..., 0], dtype=torch.bool))
 
 
 def build_bag(

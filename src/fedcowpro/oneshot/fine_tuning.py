@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedcowpro.config import Modality
+from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.encoded import PreparedVolume, prepare_volume
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
@@ -26,7 +25,7 @@ from fedcowpro.training.distortion import Distortion
 from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
 from fedcowpro.volume.checks import UNKNOWN
-from fedcowpro.volume.preprocess import modality_of
+from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
 
 _LIMIT = 5  # examples
@@ -80,7 +79,7 @@ def fine_tune(
     kind = {id(one): modality_of(one, modality) for one in [*(v for v, _ in examples), *unlabelled]}
     values = _values(examples, organs)
     prepared = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
-    others = [_slices(prepare_volume(volume, loaded.prepare[kind[id(volume)]])) for volume in unlabelled]
+    others = [_unlabelled(volume, loaded.prepare[kind[id(volume)]]) for volume in unlabelled]
     kinds = {kind[id(volume)] for volume, _ in examples}
     if recipe is None:
         crosses = any(kind[id(volume)] not in kinds for volume in unlabelled)
@@ -163,23 +162,24 @@ def _values(examples: Sequence[tuple[Volume, Annotation]], organs: Mapping[int, 
     return values
 
 
-def _slices(prepared: PreparedVolume) -> Unlabelled:
-    return Unlabelled(prepared.slices, prepared.placement.pixel)
+def _unlabelled(volume: Volume, config: PrepareConfig) -> Unlabelled:
+    slices, placement = preprocess(volume, config)
+    return Unlabelled(slices, placement.pixel)
 
 
 def _example(
     loaded: Loaded, volume: Volume, annotation: Annotation, kind: Modality, values: tuple[int, ...]
 ) -> Example:
     annotation.require_fits(volume)
-    prepared = prepare_volume(volume, loaded.prepare[kind])
-    labels = prepared.placement.to_prepared_labels(annotation.only(values).labels)
+    slices, placement = preprocess(volume, loaded.prepare[kind])
+    labels = placement.to_prepared_labels(annotation.only(values).labels)
     table = np.zeros(256, np.uint8)
     table[list(values)] = np.arange(1, len(values) + 1)
     if annotation.unknown:
         table[UNKNOWN] = IGNORE
     numbered = table[labels]
     shown = frozenset(int(n) for n in np.unique(numbered[annotation.painted]) if n and n != IGNORE)
-    return Example(prepared.slices, numbered, prepared.placement.pixel, shown, annotation.painted)
+    return Example(slices, numbered, placement.pixel, shown, annotation.painted)
 
 
 def _digest(
