@@ -65,7 +65,7 @@ def test_the_papers_settings_are_the_papers() -> None:
     loss = paper.loss
     assert (loss.cross_entropy, loss.alignment, loss.spatial_dice, loss.edge_dice) == (1, 1, 1, 1)
     assert loss.background_weight == 0.05
-    assert (paper.inference.pairing, paper.inference.support_slices) == ("chunk", 3)
+    assert (paper.inference.pairing, paper.inference.support_slices) == ("same-part", 3)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
@@ -120,6 +120,8 @@ def test_values_out_of_range_are_named(part: type[Config], values: dict[str, Any
         ({"episodes": {"merge": 0.5}}, "'merge' was removed"),
         ({"episodes": {"shots": 3}}, "'shots' is called 'support_views' now"),
         ({"federation": {"unseen": "initial"}}, "'unseen' is called 'new_site_layers' now"),
+        ({"inference": {"pairing": "bag"}}, "pairing: 'bag' is called 'all-slices' now"),
+        ({"inference": {"pairing": "chunk"}}, "pairing: 'chunk' is called 'same-part' now"),
         ({"model": {"stride": 4}}, "'stride' was removed"),
         ({"train": {"ema": 0.9}}, "'ema' was removed"),
         ({"train": {"schedule": "one-cycle"}}, "'one-cycle' is called 'warmup-cosine' now"),

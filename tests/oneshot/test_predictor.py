@@ -89,7 +89,7 @@ def test_a_choice_of_groups_is_made_for_each_slice() -> None:
             assert close(found[row, index], one[0, 0])
 
 
-def test_several_supports_are_one_bag() -> None:
+def test_several_supports_are_taken_together() -> None:
     ours = predictor(flip=True)
     (one, one_labels), (two, two_labels) = example(2), example(3, seed=5)
     query = ours.encode(example(2, seed=1)[0])

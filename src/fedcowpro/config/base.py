@@ -21,7 +21,12 @@ OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {
     "AugmentConfig": {"pseudo_correlation": _GONE, "invert": _GONE, "curve": _GONE},
     "EpisodeConfig": {"shots": "is called 'support_views' now", "merge": _GONE},
     "FederationConfig": {"unseen": "is called 'new_site_layers' now"},
+    "InferConfig": {
+        ("pairing", "bag"): "is called 'all-slices' now",
+        ("pairing", "chunk"): "is called 'same-part' now",
+    },
     "ModelConfig": {"stride": f"{_GONE}; features have stride 8"},
+    "Pool": {"unseen": "is called 'test_organs' now"},
     "TrainConfig": {"ema": _GONE, ("schedule", "one-cycle"): "is called 'warmup-cosine' now"},
 }
 # Fields of a checkpoint's model that leave its forward pass as it is where they have these values.

@@ -70,14 +70,14 @@ def evaluate_episode(
     site = sites[episode.site]
     values = {name: value for value, name in site.organs.items()}
     examples = _examples(predictor, sites, episode)
-    supports = {way: join_examples(predictor, examples, way) for way in {predictor.config.pairing, "bag"}}
+    supports = {way: join_examples(predictor, examples, way) for way in {predictor.config.pairing, "all-slices"}}
     rows = []
     for case in episode.queries:
-        query = _Query.encode(predictor, site, case, supports["bag"])
+        query = _Query.encode(predictor, site, case, supports["all-slices"])
         known = query.truth != UNKNOWN if UNKNOWN not in site.organs else np.ones(query.truth.shape, bool)
         truth = {organ: query.truth == values[organ] for organ in episode.organs}
         for protocol in protocols:
-            pairing = predictor.config.pairing if protocol == "gt-range" else "bag"
+            pairing = predictor.config.pairing if protocol == "gt-range" else "all-slices"
             support = supports[pairing]
             choice = _choice(support, truth, episode.organs, pairing)
             for number, organ in enumerate(episode.organs, 1):
@@ -158,7 +158,7 @@ def _choice(
     for organ, own in zip(support.organs, groups, strict=True):
         mask = truth[organs[organ - 1]]
         part = np.zeros(depth, np.int64)
-        if pairing == "chunk" and mask.any():
+        if pairing == "same-part" and mask.any():
             part = chunk_of(np.arange(depth), *gt_range(mask), len(own))
         rows.append(own[0] + part)
     return np.stack(rows)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedcowpro.config import InferConfig
 from fedcowpro.core.threads import each
 from fedcowpro.model.head import score_classes
-from fedcowpro.model.prototypes import build_bank, masks_to_features
+from fedcowpro.model.prototypes import masks_to_features, prototypes_of_organs
 from fedcowpro.model.segmenter import Segmenter, upsample
 from fedcowpro.oneshot.location_priors import LocationPrior, locate
 from fedcowpro.oneshot.postprocess import guided_filter
@@ -168,7 +168,7 @@ class OneShotPredictor:
             coverages = (masks_to_features(mask, size) for mask in masks)
             classes = [(part, slices, empty) for part, (_, slices) in zip(coverages, groups, strict=True)]
             veiled = None if unknown is None else masks_to_features(unknown, size)
-            of_view, member = build_bank(features, classes, head.test_window, head, veiled)
+            of_view, member = prototypes_of_organs(features, classes, head.test_window, head, veiled)
             vectors.append(of_view)
             members.append(member)
         return Prototypes(organs, tuple(vectors), tuple(members))

@@ -73,7 +73,7 @@ class Support:
 
     Attributes:
         organs: label values that the annotations show.
-        prototypes: one group an organ, or one for each of its parts (`pairing: chunk`).
+        prototypes: one group an organ, or one for each of its parts (`pairing: same-part`).
         features: of the slices in use of all volumes.
         labels: of those slices (n, size, size).
         shows: per organ which of them show it, ascending.
@@ -170,12 +170,13 @@ def encode_example(
 
 
 def join_examples(
-    predictor: OneShotPredictor, examples: Sequence[Example], pairing: Literal["bag", "chunk"] = "bag"
+    predictor: OneShotPredictor, examples: Sequence[Example], pairing: Literal["all-slices", "same-part"] = "all-slices"
 ) -> Support:
     """`build_support` of examples.
 
     Args:
-        pairing: bag: an organ is one group of all its slices; chunk: one group for each part of its extent.
+        pairing: all-slices: an organ is one group of all its slices; same-part: one group for each part of its
+            extent.
     """
     if not examples:
         raise FedCoWProError("no support", "one annotated volume at least", "annotate a volume first")
@@ -199,7 +200,7 @@ def join_examples(
             "an annotation without a labelled voxel", "an organ on one slice at least", "paint an organ"
         )
     organs = tuple(sorted(used))
-    parts = {organ: _parts(examples, organ) if pairing == "chunk" else 1 for organ in organs}
+    parts = {organ: _parts(examples, organ) if pairing == "same-part" else 1 for organ in organs}
     groups = [(organ, used[organ][part :: parts[organ]]) for organ in organs for part in range(parts[organ])]
     features = join([example.features() for example in examples])
     labels = np.concatenate([example.labels for example in examples])
@@ -259,6 +260,6 @@ def _parts(examples: Sequence[Example], organ: int) -> int:
         raise FedCoWProError(
             f"label {organ} on {' and '.join(map(str, sorted(counts)))} slices of the examples",
             "as many slices of each example, where thirds are paired",
-            "use --pairing bag",
+            "use --pairing all-slices",
         )
     return counts.pop()
