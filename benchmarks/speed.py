@@ -33,7 +33,7 @@ from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.run import federate
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.oneshot.predictor import Group, OneShotPredictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.training.loop import fit
 
 REPEATS = 3
@@ -88,19 +88,21 @@ def _inference(site: Site) -> None:
     image, labels = site.image(case), site.labels(case)
     predictor = OneShotPredictor(build_model(ModelConfig(), 0))
     middle = len(image) // 2
-    groups = [Group(int(organ), (0,)) for organ in np.unique(labels[middle]) if organ]
+    groups = [(int(organ), (0,)) for organ in np.unique(labels[middle]) if organ]
     choice = np.repeat(np.arange(len(groups))[:, None], len(image), axis=1)
 
     def once() -> None:
-        bank = predictor.bank(predictor.encode(image[middle : middle + 1]), labels[middle : middle + 1], groups)
-        predictor.probabilities(predictor.encode(image), bank, choice)
+        prototypes = predictor.prototypes(
+            predictor.encode(image[middle : middle + 1]), labels[middle : middle + 1], groups
+        )
+        predictor.probabilities(predictor.encode(image), prototypes, choice)
 
     def per_query_and_organ() -> None:
         for z in range(len(image)):
             for group in groups:
                 support = predictor.encode(image[middle : middle + 1])
-                bank = predictor.bank(support, labels[middle : middle + 1], [group])
-                predictor.probabilities(predictor.encode(image[z : z + 1]), bank, np.zeros((1, 1), np.int64))
+                prototypes = predictor.prototypes(support, labels[middle : middle + 1], [group])
+                predictor.probabilities(predictor.encode(image[z : z + 1]), prototypes, np.zeros((1, 1), np.int64))
 
     ours, reference = _median(once), _median(per_query_and_organ)
     print(

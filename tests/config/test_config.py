@@ -66,7 +66,7 @@ def test_the_papers_settings_are_the_papers() -> None:
     loss = paper.loss
     assert (loss.cross_entropy, loss.alignment, loss.spatial_dice, loss.edge_dice) == (1, 1, 1, 1)
     assert loss.background_weight == 0.05
-    assert (paper.inference.pairing, paper.inference.support_slices) == ("chunk", 3)
+    assert (paper.inference.pairing, paper.inference.support_slices) == ("same-part", 3)
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
@@ -131,6 +131,8 @@ NO_ENCODINGS = "was removed with the encodings in 8 bits and of the largest entr
             {"federation": {"privacy": {"adaptive": True}}},
             "'adaptive' was removed with adaptive clipping: leave it out, and set 'clip' itself",
         ),
+        ({"inference": {"pairing": "bag"}}, "pairing: 'bag' is called 'all-slices' now"),
+        ({"inference": {"pairing": "chunk"}}, "pairing: 'chunk' is called 'same-part' now"),
         ({"model": {"stride": 4}}, "'stride' was removed"),
         ({"train": {"ema": 0.9}}, "'ema' was removed"),
         ({"train": {"schedule": "one-cycle"}}, "'one-cycle' is called 'warmup-cosine' now"),

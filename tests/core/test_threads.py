@@ -12,7 +12,7 @@ import torch
 from common import PLAIN, TINY
 from fedcowpro.core.threads import each
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.oneshot.predictor import Group, OneShotPredictor
+from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         encoded = predictor.encode(slices)
-        bank = predictor.bank(encoded.select([0, 1]), labels, [Group(1, (0, 1)), Group(2, (1,))])
-        found.append(predictor.probabilities(encoded, bank, np.array([[0] * 7, [1] * 7])))
+        prototypes = predictor.prototypes(encoded.select([0, 1]), labels, [(1, (0, 1)), (2, (1,))])
+        found.append(predictor.probabilities(encoded, prototypes, np.array([[0] * 7, [1] * 7])))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])

@@ -74,7 +74,13 @@ def test_equal_parts_give_an_equal_digest(ct_site: Site, tmp_path: Path) -> None
 def test_slices_left_out_of_training_stay_left_out(phantoms: Path, tmp_path: Path) -> None:
     config = PrepareConfig(modality="mr", size=64, superpixels=SMALL)
     source = prepare(
-        phantoms / "t2", tmp_path / "pool", config, organs={1: "liver"}, unseen=["liver"], workers=1, progress=False
+        phantoms / "t2",
+        tmp_path / "pool",
+        config,
+        organs={1: "liver"},
+        test_organs=["liver"],
+        workers=1,
+        progress=False,
     )
     assert source.record("1").left_out
     site = compose_site(tmp_path / "site", [Part(source, "1", "1", "train"), Part(source, "2", "2", "query")])

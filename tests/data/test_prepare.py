@@ -316,16 +316,16 @@ def test_setting_2_leaves_out_the_slices_that_show_a_test_organ(raw: Path) -> No
     drawn[20:30, 20:30, 2:] = 3
     nib.save(nib.Nifti1Image(drawn, AFFINE), raw / "label_10.nii.gz")
     plain = run(raw, support="1")
-    site = run(raw, support="1", unseen=["spleen"])
+    site = run(raw, support="1", test_organs=["spleen"])
     assert [case.left_out for case in site.cases] == [(), (0, 1, 2, 3), (2, 3)]
     assert {(case, z) for case, z, _ in site.train_slices()} == {("10", 0), ("10", 1)}
     assert site.digest != plain.digest
     assert run(raw, support="1").digest == plain.digest
     with pytest.raises(FedCoWProError, match="test organs: heart"):
-        run(raw, unseen=["heart"])
+        run(raw, test_organs=["heart"])
     (raw / "label_2.nii.gz").unlink()
     with pytest.raises(FedCoWProError, match="training case '2' has no labels"):
-        run(raw, support="1", unseen=["spleen"])
+        run(raw, support="1", test_organs=["spleen"])
 
 
 @settings(max_examples=10, deadline=None)

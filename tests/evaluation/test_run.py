@@ -96,7 +96,7 @@ def test_views_multiply_encoder_calls(ct_site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"keep_components": True}, {"refine": 12}, {"pairing": "chunk"}, {"support_slices": "all"}]
+    "settings", [{}, {"keep_components": True}, {"refine": 12}, {"pairing": "same-part"}, {"support_slices": "all"}]
 )
 def test_whole_volume_learns_nothing_from_the_querys_truth(
     ct_site: Site, tmp_path: Path, settings: dict[str, Any]
@@ -114,7 +114,7 @@ def test_whole_volume_learns_nothing_from_the_querys_truth(
 
 
 def test_rows_say_what_was_done(ct_site: Site) -> None:
-    ours, finished = predictor(pairing="chunk", support_slices=2, flip=True), []
+    ours, finished = predictor(pairing="same-part", support_slices=2, flip=True), []
     rows, predictions = run(ct_site, ours, on_case=finished.append)
     assert finished == ["2", "3"]
     keys = [(row.case, row.organ, row.protocol) for row in rows]
@@ -123,7 +123,7 @@ def test_rows_say_what_was_done(ct_site: Site) -> None:
     for row in rows:
         assert (row.method, row.seed, row.site, row.support_site) == ("mine", 4, "here", "here")
         assert (row.support_case, row.support_slices) == ("1", "2")
-        assert row.options["pairing"] == ("chunk" if row.protocol == "gt-range" else "bag")
+        assert row.options["pairing"] == ("same-part" if row.protocol == "gt-range" else "all-slices")
         assert row.options["flip"] == "true"
         truth = ct_site.labels(row.case) == names[row.organ]
         if row.protocol == "whole-volume":
@@ -135,8 +135,8 @@ def test_rows_say_what_was_done(ct_site: Site) -> None:
 def test_rows_hold_all_settings_of_inference() -> None:
     """A table's columns suffice to predict again; a field that is added later has to be among them."""
     config = InferConfig(
-        support_slices=5, pairing="chunk", scales=(0.75, 1), flip=True, refine=3, threshold=0.3, keep_components=False,
-        background_slices=0, exclusive=False, axial_prior=1.5, quadrant_mask=True,
+        support_slices=5, pairing="same-part", scales=(0.75, 1), flip=True, refine=3, threshold=0.3,
+        keep_components=False, background_slices=0, exclusive=False, axial_prior=1.5, quadrant_mask=True,
     )  # fmt: skip
     assert all(getattr(config, name) != getattr(InferConfig(), name) for name in InferConfig.model_fields)
     columns = options_of(OneShotPredictor(build_model(TINY, 0), config))
@@ -160,9 +160,9 @@ def test_gt_range_ignores_what_lies_outside_the_organ(ct_site: Site) -> None:
 
 def test_chunks_use_the_slice_of_their_third(ct_site: Site) -> None:
     """With one support slice the two ways of pairing are one; with three they are not."""
-    one = [run(ct_site, predictor(pairing=way, support_slices=1))[0] for way in ("bag", "chunk")]
+    one = [run(ct_site, predictor(pairing=way, support_slices=1))[0] for way in ("all-slices", "same-part")]
     assert [row.dice for row in one[0]] == pytest.approx([row.dice for row in one[1]])
-    three = [run(ct_site, predictor(pairing=way), protocols=("gt-range",))[0] for way in ("bag", "chunk")]
+    three = [run(ct_site, predictor(pairing=way), protocols=("gt-range",))[0] for way in ("all-slices", "same-part")]
     assert [row.dice for row in three[0]] != pytest.approx([row.dice for row in three[1]])
 
 
@@ -210,7 +210,7 @@ def test_organs_are_joined_between_sites_by_name(ct_site: Site, tmp_path: Path) 
 
 
 def test_several_supports_are_one_example(ct_site: Site) -> None:
-    ours = predictor(pairing="chunk", background_slices=0)
+    ours = predictor(pairing="same-part", background_slices=0)
     (episode,) = plan_episodes({"here": ct_site}, supports=["1", "2"], queries=["3"]).episodes
     seen = count_encoded(ours)
     rows = evaluate_episode(ours, {"here": ct_site}, episode, method="m", seed=0)

@@ -1,4 +1,4 @@
-"""Whole runs of each federated algorithm: records, resume, the proximal term, and the model for an unseen site."""
+"""Whole runs of each federated algorithm: records, resume, the proximal term, and the model for an new site."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_proximal_term_is_logged_and_holds_the_weights_back(
     assert norms[2] < norms[1] < norms[0]
 
 
-# ---------------------------------------------------------------- local normalisation and unseen sites
+# ---------------------------------------------------------------- local normalisation and new sites
 
 
 def own_layers(out: Path) -> dict[str, dict[str, torch.Tensor]]:

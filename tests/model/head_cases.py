@@ -21,13 +21,13 @@ def model_with(config: HeadConfig) -> Segmenter:
 
 
 def random_episode(
-    batch: int, shots: int, seed: int = 0, channels: int = 6, side: int = 8
+    batch: int, views: int, seed: int = 0, channels: int = 6, side: int = 8
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Query features (B, C, side, side), support features and masks (B * shots, ...), float64."""
+    """Query features (B, C, side, side), support features and masks (B * views, ...), float64."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(batch, channels, side, side, generator=generator, dtype=torch.float64)
-    support = torch.randn(batch * shots, channels, side, side, generator=generator, dtype=torch.float64)
-    masks = torch.zeros(batch * shots, side, side, dtype=torch.float64)
+    support = torch.randn(batch * views, channels, side, side, generator=generator, dtype=torch.float64)
+    masks = torch.zeros(batch * views, side, side, dtype=torch.float64)
     for index, mask in enumerate(masks):
         mask[index % 4 : index % 4 + 4, 2:7] = 1
     return query, support, masks

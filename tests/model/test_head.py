@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedcowpro.config import HeadConfig, LossConfig
 from fedcowpro.model.head import score, score_classes
-from fedcowpro.model.prototypes import Bag, build_bag
+from fedcowpro.model.prototypes import PrototypeSet, prototypes_of_class
 from fedcowpro.training.losses import episode_losses, feature_losses
 
 ALL = pytest.mark.parametrize("kind", KINDS)
@@ -44,11 +44,11 @@ def naive(q: Tensor, prototypes: list[Tensor], config: HeadConfig) -> Tensor:
 def test_equals_a_prototype_for_each_pixel(kind: str, foreground: bool) -> None:
     config = head(kind)
     query, support, masks = random_episode(2, 1)
-    bag = build_bag(support, masks, 1, 2, config, foreground)
-    found = score(query, bag, config)
+    prototypes = prototypes_of_class(support, masks, 1, 2, config, foreground)
+    found = score(query, prototypes, config)
     for index in range(2):
-        prototypes = list(bag.vectors[index][bag.valid[index]])
-        expected = [naive(q, prototypes, config) for q in query[index].flatten(1).T]
+        vectors = list(prototypes.vectors[index][prototypes.valid[index]])
+        expected = [naive(q, vectors, config) for q in query[index].flatten(1).T]
         assert torch.allclose(found[index].flatten(), torch.stack(expected), atol=1e-10)
 
 
@@ -66,8 +66,8 @@ def test_classes_at_once_equal_one_class_at_a_time(kind: str, dtype: torch.dtype
     assert together.shape == (3, 4, 4, 5)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     for index in range(4):
-        bag = Bag(vectors.expand(3, -1, -1), member[:, index].expand(3, -1))
-        assert torch.allclose(together[:, index], score(query, bag, config), atol=tolerance)
+        prototypes = PrototypeSet(vectors.expand(3, -1, -1), member[:, index].expand(3, -1))
+        assert torch.allclose(together[:, index], score(query, prototypes, config), atol=tolerance)
     assert not together[:, 2].any()
 
 
@@ -84,21 +84,21 @@ def test_far_prototypes_are_not_lost_in_float32(kind: str) -> None:
 def test_scores_ignore_a_factor_and_those_of_cowpro_an_offset_of_features(kind: str) -> None:
     config = head(kind, temperature=7.0)
     query, support, masks = random_episode(1, 1)
-    bag = build_bag(support, masks, 1, 2, config, foreground=True)
-    found = score(query, bag, config)
-    assert torch.allclose(score(3 * query, bag, config), found, atol=1e-10)
+    prototypes = prototypes_of_class(support, masks, 1, 2, config, foreground=True)
+    found = score(query, prototypes, config)
+    assert torch.allclose(score(3 * query, prototypes, config), found, atol=1e-10)
     # The raw mixture is compared by cosine, so only its weights ignore the offset.
-    assert torch.allclose(score(query + 5, bag, config), found, atol=1e-10) == (kind == "cowpro")
+    assert torch.allclose(score(query + 5, prototypes, config), found, atol=1e-10) == (kind == "cowpro")
     assert 3 < float(found.abs().max()) <= 7
 
 
 def test_one_prototype_scores_alike_in_all_heads_of_cosine() -> None:
     query, support, _ = random_episode(1, 1)
-    bag = Bag(support[:, :, :1, 0].transpose(1, 2), torch.ones(1, 1, dtype=torch.bool))
+    prototypes = PrototypeSet(support[:, :, :1, 0].transpose(1, 2), torch.ones(1, 1, dtype=torch.bool))
     expected = 20 * torch.nn.functional.cosine_similarity(query, support[:, :, :1, :1])
     for kind in ("cowpro-raw", "alpnet", "panet", "nearest-support"):
-        assert torch.allclose(score(query, bag, head(kind)), expected, atol=1e-12)
-    assert not torch.allclose(score(query, bag, head("cowpro")), expected, atol=0.1)
+        assert torch.allclose(score(query, prototypes, head(kind)), expected, atol=1e-12)
+    assert not torch.allclose(score(query, prototypes, head("cowpro")), expected, atol=0.1)
 
 
 def test_the_nearest_support_finds_itself() -> None:
@@ -167,7 +167,7 @@ def test_constant_features_have_finite_gradients(kind: str) -> None:
 @ALL
 @pytest.mark.parametrize("side", [1, 3], ids=["small mask", "large mask"])
 def test_gradients_are_those_of_the_function(kind: str, side: int) -> None:
-    """Two shots, both classes; a small mask has a prototype of one pixel, and takes `alpnet`'s fallback."""
+    """Two support views, both classes; a small mask has a prototype of one pixel, and takes `alpnet`'s fallback."""
     query, support, _ = random_episode(1, 2, channels=3, side=4)
     masks = torch.zeros(2, 4, 4, dtype=torch.float64)
     masks[:, :side, :side] = 1

@@ -381,7 +381,7 @@ def test_a_dicom_series_and_segmentation_may_be_the_example(loaded: Loaded, phan
     dicom = load_support(loaded.predictor, [(series, tmp_path / "seg.dcm")], loaded.prepare)
     assert dicom.organs == plain.organs
     for organ in plain.organs:
-        assert (dicom.masks[organ] != plain.masks[organ]).mean() < 1e-3
+        assert (dicom.masks(organ) != plain.masks(organ)).mean() < 1e-3
 
 
 def test_dicom_seg_needs_a_dicom_series(loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +54,17 @@ def test_all_faces_give_the_same_masks(
             np.testing.assert_array_equal(masks[key], mask, err_msg=str(key))
 
 
-@pytest.mark.parametrize("settings", [{"pairing": "chunk"}, {"exclusive": False}])
+def test_cards_of_earlier_versions_name_the_pairing_otherwise(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for old, new in (("bag", "all-slices"), ("chunk", "same-part")):
+        copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / old))
+        card = json.loads((copy / "model.json").read_text(encoding="utf-8"))
+        card.setdefault("inference", {})["pairing"] = old
+        (copy / "model.json").write_text(json.dumps(card), encoding="utf-8")
+        assert load_predictor(copy, evaluation=True).predictor.config.pairing == new
+        assert load_predictor(copy).predictor.config.pairing == "all-slices"
+
+
+@pytest.mark.parametrize("settings", [{"pairing": "same-part"}, {"exclusive": False}])
 def test_what_only_an_evaluation_can_honour_is_refused_elsewhere(
     tiny_checkpoint: Path, settings: dict[str, object]
 ) -> None:

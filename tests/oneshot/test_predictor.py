@@ -12,7 +12,7 @@ from common import PLAIN, TINY
 from fedcowpro.config import HeadConfig, ModelConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.segmenter import build_model, upsample
-from fedcowpro.oneshot.predictor import Encoded, Group, OneShotPredictor, join
+from fedcowpro.oneshot.predictor import Features, OneShotPredictor, join
 from fedcowpro.oneshot.slices import pick_slices, slices_of
 
 SIDE = 64
@@ -56,11 +56,11 @@ def test_organs_at_once_equal_one_by_one(kind: str) -> None:
     images, labels = example(3)
     queries, _ = example(4, seed=1)
     support, query = ours.encode(images), ours.encode(queries)
-    groups = [Group(1, (0, 2)), Group(2, (1,)), Group(5, (0, 1, 2))]
-    together = ours.probabilities(query, ours.bank(support, labels, groups), everywhere(3, 4))
+    groups = [(1, (0, 2)), (2, (1,)), (5, (0, 1, 2))]
+    together = ours.probabilities(query, ours.prototypes(support, labels, groups), everywhere(3, 4))
     assert together.shape == (3, 4, SIDE, SIDE)
     for index, group in enumerate(groups):
-        alone = ours.probabilities(query, ours.bank(support, labels, [group]), everywhere(1, 4))
+        alone = ours.probabilities(query, ours.prototypes(support, labels, [group]), everywhere(1, 4))
         assert close(together[index], alone[0])
     assert together.min() >= 0
     assert together.max() <= 1
@@ -70,8 +70,8 @@ def test_only_the_slices_of_a_group_count() -> None:
     ours = predictor()
     images, labels = example(3)
     query = ours.encode(example(2, seed=1)[0])
-    whole = ours.bank(ours.encode(images), labels, [Group(1, (1,))])
-    one = ours.bank(ours.encode(images[1:2]), labels[1:2], [Group(1, (0,))])
+    whole = ours.prototypes(ours.encode(images), labels, [(1, (1,))])
+    one = ours.prototypes(ours.encode(images[1:2]), labels[1:2], [(1, (0,))])
     assert close(ours.probabilities(query, whole, everywhere(1, 2)), ours.probabilities(query, one, everywhere(1, 2)))
 
 
@@ -79,28 +79,28 @@ def test_a_choice_of_groups_is_made_for_each_slice() -> None:
     ours = predictor()
     images, labels = example(3)
     support, query = ours.encode(images), ours.encode(example(5, seed=1)[0])
-    chunks = ours.bank(support, labels, [Group(organ, (z,)) for organ in (1, 5) for z in range(3)])
+    chunks = ours.prototypes(support, labels, [(organ, (z,)) for organ in (1, 5) for z in range(3)])
     choice = np.array([[0, 0, 1, 2, 2], [5, 3, 4, 4, 5]])
     found = ours.probabilities(query, chunks, choice)
     for row, organ in enumerate((1, 5)):
         for index in range(5):
-            group = Group(organ, (int(choice[row, index]) % 3,))
-            one = ours.probabilities(query.select([index]), ours.bank(support, labels, [group]), everywhere(1, 1))
+            group = (organ, (int(choice[row, index]) % 3,))
+            one = ours.probabilities(query.select([index]), ours.prototypes(support, labels, [group]), everywhere(1, 1))
             assert close(found[row, index], one[0, 0])
 
 
-def test_several_supports_are_one_bag() -> None:
+def test_several_supports_are_taken_together() -> None:
     ours = predictor(flip=True)
     (one, one_labels), (two, two_labels) = example(2), example(3, seed=5)
     query = ours.encode(example(2, seed=1)[0])
     joined = join([ours.encode(one), ours.encode(two)])
     assert len(joined) == 5
     labels = np.concatenate((one_labels, two_labels))
-    group = [Group(2, (0, 1, 2, 3, 4))]
-    both = ours.probabilities(query, ours.bank(joined, labels, group), everywhere(1, 2))
-    at_once = ours.bank(ours.encode(np.concatenate((one, two))), labels, group)
+    group = [(2, (0, 1, 2, 3, 4))]
+    both = ours.probabilities(query, ours.prototypes(joined, labels, group), everywhere(1, 2))
+    at_once = ours.prototypes(ours.encode(np.concatenate((one, two))), labels, group)
     assert close(both, ours.probabilities(query, at_once, everywhere(1, 2)))
-    alone = ours.bank(ours.encode(one), one_labels, [Group(2, (0, 1))])
+    alone = ours.prototypes(ours.encode(one), one_labels, [(2, (0, 1))])
     assert not close(both, ours.probabilities(query, alone, everywhere(1, 2)))
 
 
@@ -111,7 +111,7 @@ def test_it_is_the_head_that_was_trained(kind: str) -> None:
     images, labels = example(3)
     queries, _ = example(1, seed=1)
     found = ours.probabilities(
-        ours.encode(queries), ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))]), everywhere(1, 1)
+        ours.encode(queries), ours.prototypes(ours.encode(images), labels, [(1, (0, 1, 2))]), everywhere(1, 1)
     )
     model = ours.model
     with torch.no_grad():
@@ -125,17 +125,17 @@ def test_it_is_the_head_that_was_trained(kind: str) -> None:
 def test_slices_do_not_depend_on_their_batch() -> None:
     ours = predictor()
     images, labels = example(3)
-    bank = ours.bank(ours.encode(images), labels, [Group(1, (0, 1, 2))])
+    prototypes = ours.prototypes(ours.encode(images), labels, [(1, (0, 1, 2))])
     queries, _ = example(19, seed=1)
     encoded = ours.encode(queries)
     assert len(encoded) == 19
-    together = ours.probabilities(encoded, bank, everywhere(1, 19))
+    together = ours.probabilities(encoded, prototypes, everywhere(1, 19))
     for index in (0, 7, 8, 18):
-        alone = ours.probabilities(ours.encode(queries[index : index + 1]), bank, everywhere(1, 1))
+        alone = ours.probabilities(ours.encode(queries[index : index + 1]), prototypes, everywhere(1, 1))
         assert close(together[:, index], alone[:, 0])
     for threshold in (0.5, 0.3):
         ours.config = PLAIN.model_copy(update={"threshold": threshold})
-        masks = ours.probabilities(encoded, bank, everywhere(1, 19)) > ours.config.threshold
+        masks = ours.probabilities(encoded, prototypes, everywhere(1, 19)) > ours.config.threshold
         assert masks.dtype == bool
         np.testing.assert_array_equal(masks, together > threshold)
 
@@ -147,8 +147,8 @@ def test_pretrained_features_find_what_looks_like_the_example() -> None:
     (images, labels), (queries, truth) = (
         [np.kron(part, np.ones((1, 4, 4), part.dtype)) for part in example(3, seed)] for seed in (0, 1)
     )
-    bank = ours.bank(ours.encode(images), labels, [Group(organ, (0, 1, 2)) for organ in (1, 2, 5)])
-    masks = ours.probabilities(ours.encode(queries), bank, everywhere(3, 3)) > ours.config.threshold
+    prototypes = ours.prototypes(ours.encode(images), labels, [(organ, (0, 1, 2)) for organ in (1, 2, 5)])
+    masks = ours.probabilities(ours.encode(queries), prototypes, everywhere(3, 3)) > ours.config.threshold
     for mask, organ in zip(masks, (1, 2, 5), strict=True):
         right = truth == organ
         assert 2 * (mask & right).sum() / (mask.sum() + right.sum()) > 0.7
@@ -165,8 +165,8 @@ def test_encoded_slices_are_counted(settings: dict[str, Any], views: int) -> Non
     encoded = ours.encode(images)
     assert len(encoded.views) == views
     assert ours.encoded_slices == sum(seen) == 11 * views
-    bank = ours.bank(encoded, labels, [Group(1, (0, 1)), Group(2, (3,))])
-    ours.probabilities(encoded, bank, everywhere(2, 11))
+    prototypes = ours.prototypes(encoded, labels, [(1, (0, 1)), (2, (3,))])
+    ours.probabilities(encoded, prototypes, everywhere(2, 11))
     assert sum(seen) == 11 * views  # comparing encodes nothing
 
 
@@ -177,8 +177,8 @@ def test_with_flip_a_mirrored_world_gives_mirrored_answers() -> None:
 
     def run(mirror: bool) -> np.ndarray:
         parts = [part[..., ::-1].copy() if mirror else part for part in (images, labels, queries)]
-        bank = ours.bank(ours.encode(parts[0]), parts[1], [Group(1, (0, 1))])
-        return ours.probabilities(ours.encode(parts[2]), bank, everywhere(1, 2))
+        prototypes = ours.prototypes(ours.encode(parts[0]), parts[1], [(1, (0, 1))])
+        return ours.probabilities(ours.encode(parts[2]), prototypes, everywhere(1, 2))
 
     assert close(run(True)[..., ::-1], run(False))
 
@@ -199,16 +199,16 @@ def test_an_organ_that_vanishes_on_the_feature_grid_is_defined(kind: str) -> Non
     images, labels = example(2)
     labels[:] = 0
     labels[:, 1, 1] = 9
-    bank = ours.bank(ours.encode(images), labels, [Group(9, (0, 1))])
-    found = ours.probabilities(ours.encode(images), bank, everywhere(1, 2))
+    prototypes = ours.prototypes(ours.encode(images), labels, [(9, (0, 1))])
+    found = ours.probabilities(ours.encode(images), prototypes, everywhere(1, 2))
     assert np.isfinite(found).all()
     labels[:] = 9  # and so is one that leaves no background
-    bank = ours.bank(ours.encode(images), labels, [Group(9, (0, 1))])
-    assert np.isfinite(ours.probabilities(ours.encode(images), bank, everywhere(1, 2))).all()
+    prototypes = ours.prototypes(ours.encode(images), labels, [(9, (0, 1))])
+    assert np.isfinite(ours.probabilities(ours.encode(images), prototypes, everywhere(1, 2))).all()
 
 
 def test_selected_slices() -> None:
-    encoded: Encoded = predictor(flip=True).encode(example(5)[0])
+    encoded: Features = predictor(flip=True).encode(example(5)[0])
     some = encoded.select([3, 1])
     assert len(some) == 2
     for part, whole in zip(some.views, encoded.views, strict=True):

@@ -139,12 +139,10 @@ def test_empty_slices_are_background_of_every_organ(
     blank[4][blank[4] != 1] = 0
     blank[6][blank[6] != 4] = 0
     support = build_support(predictor, [(encoded, some(blank, 0, 4, 6))])
-    assert {group.organ: (group.slices, group.without) for group in support.groups} == {
-        1: ((1,), (0,)),
-        4: ((2,), (0,)),
-    }
+    assert support.shows == {1: (1,), 4: (2,)}
+    assert support.examples[0].empty == (0,)
     fewer = build_support(predictor, [(encoded, some(blank, 4, 6))])
-    own = support.bank.member[0].sum(0) - fewer.bank.member[0].sum(0)
+    own = support.prototypes.member[0].sum(0) - fewer.prototypes.member[0].sum(0)
     assert own[0] > 0  # background of the first organ
     assert own[1] == 0  # its foreground
     other = segment_encoded(predictor, support, encoded).labels
@@ -161,9 +159,8 @@ def test_the_extent_of_a_partly_painted_organ_is_open(
     encoded, step = encode_volume(guided, volume, CT), volume.spacing[0]
 
     def extent(annotation: Annotation) -> tuple[float, float]:
-        (place,) = build_support(guided, [(encoded, annotation)]).atlas.places[0]
-        assert place is not None
-        return place.extent
+        (prior,) = build_support(guided, [(encoded, annotation)]).priors
+        return prior.extents[1]
 
     assert extent(some(labels, 4, 5)) == (-np.inf, np.inf)
     assert extent(some(labels, 4, 5, 9)) == pytest.approx((-np.inf, 9 * step))
@@ -188,9 +185,9 @@ def test_only_what_a_whole_annotation_needs_is_encoded(predictor: OneShotPredict
     example = encode_example(predictor, volume, Annotation.whole(labels), CT, organs=[1])
     empty = {int(z) for z in np.flatnonzero(~(labels == 1).any(axis=(1, 2)))}
     assert empty
-    assert example.marks.empty == tuple(sorted(empty))  # fewer than `background_slices`
-    assert set(example.encoded.numbers) == empty | set(example.marks.shows[1])
-    assert len(example.marks.shows[1]) == 3
+    assert example.empty == tuple(sorted(empty))  # fewer than `background_slices`
+    assert set(example.encoded.numbers) == empty | set(example.shows[1])
+    assert len(example.shows[1]) == 3
     with pytest.raises(FedCoWProError, match=f"{3 + len(empty)} of 10 slices are encoded"):
         segment_encoded(predictor, build_support(predictor, [(example.encoded, example.annotation)]), example.encoded)
 

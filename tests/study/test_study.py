@@ -32,7 +32,7 @@ from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.reports.show import show
 from fedcowpro.study.engine import run_jobs
 from fedcowpro.study.lock import locked
-from fedcowpro.study.plan import Job, Plan
+from fedcowpro.study.plan import Plan, StudyJob
 from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.run import run_study
 from fedcowpro.study.table import read_table
@@ -351,7 +351,9 @@ def test_a_study_waits_for_the_one_that_works_in_their_store(
 def test_a_job_that_is_killed_stops_no_other(tmp_path: Path) -> None:
     """A process that the system ends, for want of memory for example."""
     jobs = [
-        Job(key=key, config=ExperimentConfig(), sites={}, folder=tmp_path, log=tmp_path / f"{key}.log", scorings=())
+        StudyJob(
+            key=key, config=ExperimentConfig(), sites={}, folder=tmp_path, log=tmp_path / f"{key}.log", scorings=()
+        )
         for key in ("first", "second")
     ]
     killed: list[BaseProcess] = []

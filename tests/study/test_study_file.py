@@ -126,6 +126,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field of the file": ({"arm": {}}, "field 'arm'"),
     "unknown field of an arm": ({"arms": {"x": {"confg": {}}}}, "field 'arms.x.confg'"),
     "unknown setting": ({"arms": {"x": {"config": {"loss.spacial": 1}}}}, "arm 'x': field 'loss.spacial'"),
+    "an old name of a pool's field": (
+        {"pools": {"ct": {"phantom": "ct", "patients": [1], "unseen": ["liver"]}}},
+        "'unseen' is called 'test_organs' now",
+    ),
     "setting out of range": ({"arms": {"x": {"config": {"train": {"lr": -1}}}}}, "arm 'x': field 'train.lr'"),
     "unknown inference": ({"arms": {"x": {"inference": {"shots": 1}}}}, "field 'inference.shots'"),
     "a field twice": ({"arms": {"x": {"config": {"train.lr": 1, "train": {"lr": 2}}}}}, "field 'train.lr' twice"),

@@ -212,7 +212,7 @@ def test_background_weight_and_dice_on_alignment_have_an_effect(model: Segmenter
     assert plain["alignment"] < aligned["alignment"] < plain["alignment"] + 2
 
 
-def test_shots_count_as_one_bag_and_each_is_aligned(model: Segmenter) -> None:
+def test_support_views_count_together_and_each_is_aligned(model: Segmenter) -> None:
     model.eval()
     support, support_mask, query, query_mask = episode()
     thrice = (part.repeat_interleave(3, 0) for part in (support, support_mask))
@@ -227,7 +227,7 @@ def test_shots_count_as_one_bag_and_each_is_aligned(model: Segmenter) -> None:
     only = LossConfig(cross_entropy=0, spatial_dice=0, edge_dice=0)
     features = [model.encode(part) for part in (support, both)]
     terms, _ = episode_losses(model, *pairs, query, query_mask, only)
-    # The prediction from both shots is the mask with which the query segments either of them.
+    # The prediction from both support views is the mask with which the query segments either of them.
     window = model.config.head.train_window
     joint = torch.stack(features, 1).flatten(0, 1)
     masks = torch.stack((support_mask, both_mask), 1).flatten(0, 1).float()

@@ -16,7 +16,7 @@ import pytest
 from dicom_files import NAME, NUMBER, uid, write_enhanced, write_series
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.dicom import (
-    Found,
+    FoundSeries,
     Series,
     find,
     find_series,
@@ -25,7 +25,7 @@ from fedcowpro.volume.dicom import (
     read_image,
 )
 from fedcowpro.volume.dicom import library as library_module
-from fedcowpro.volume.dicom.hiding import hide, words_of
+from fedcowpro.volume.dicom.redaction import identifiers_of, redact
 from fedcowpro.volume.dicom.series import Identity
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def test_the_patient_is_never_shown(tmp_path: Path, make: Callable[[Path], None]
 def test_names_and_numbers_are_hidden_in_texts(name: str, number: str, text: str, hidden: str) -> None:
     header = pydicom.Dataset()
     header.PatientName, header.PatientID = name, number
-    assert hide(text, words_of(header)) == hidden
+    assert redact(text, identifiers_of(header)) == hidden
 
 
 def test_pseudonyms_are_stable_keyed_and_all_different(tmp_path: Path) -> None:
@@ -436,4 +436,4 @@ def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_found_is_empty_for_an_empty_folder(tmp_path: Path) -> None:
-    assert find(tmp_path) == Found(())
+    assert find(tmp_path) == FoundSeries(())

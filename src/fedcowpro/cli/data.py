@@ -93,7 +93,7 @@ def prepare(
         cases=ids,
         support=held_out,
         query=queries,
-        unseen=_unseen(setting, split_list(test_organs) or []),
+        test_organs=_test_organs(setting, split_list(test_organs) or []),
         workers=workers,
     )
     kinds = " and ".join(kind.upper() for kind in site.modalities)
@@ -164,7 +164,7 @@ def _key(file: Path) -> bytes:
     return load_or_make_key(file)
 
 
-def _unseen(setting: int, test_organs: list[str]) -> list[str]:
+def _test_organs(setting: int, test_organs: list[str]) -> list[str]:
     if setting not in (1, 2) or (setting == 2) != bool(test_organs):
         raise FedCoWProError(
             f"--setting {setting} with test organs {', '.join(test_organs) or 'none'}",

@@ -36,7 +36,7 @@ def evaluate(
     organs: Annotated[str | None, typer.Option(help="Organ names, comma-separated; default all.")] = None,
     protocol: Annotated[list[str] | None, typer.Option(help="gt-range, whole-volume; default both.")] = None,
     support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
-    pairing: Annotated[str | None, typer.Option(help="bag, or chunk (published, gt-range).")] = None,
+    pairing: Annotated[str | None, typer.Option(help="all-slices, or same-part (published, gt-range).")] = None,
     keep_components: Annotated[
         bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
     ] = None,

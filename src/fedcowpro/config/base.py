@@ -27,7 +27,12 @@ OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {
         "downlink": f"{_ENCODINGS}; set 'precision' to float32 or float16, for both ways",
         "topk_share": f"{_ENCODINGS}; leave it out",
     },
+    "InferConfig": {
+        ("pairing", "bag"): "is called 'all-slices' now",
+        ("pairing", "chunk"): "is called 'same-part' now",
+    },
     "ModelConfig": {"stride": f"{_GONE}; features have stride 8"},
+    "Pool": {"unseen": "is called 'test_organs' now"},
     "PrivacyConfig": dict.fromkeys(
         ("adaptive", "quantile", "clip_rate"), "was removed with adaptive clipping: leave it out, and set 'clip' itself"
     ),

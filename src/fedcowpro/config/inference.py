@@ -17,10 +17,10 @@ class InferConfig(Config):
         description="annotated slices used per organ: n at the middles "
         "of n equal parts of its extent, as published, or all",
     )
-    pairing: Literal["bag", "chunk"] = Field(
-        "bag",
-        description="bag: every query slice sees all support slices; chunk: the one of its third, which takes the "
-        "query's truth (published; evaluation within gt-range only)",
+    pairing: Literal["all-slices", "same-part"] = Field(
+        "all-slices",
+        description="all-slices: every query slice sees all support slices; same-part: the one of its third, which "
+        "takes the query's truth (published; evaluation within gt-range only)",
     )
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="sizes of the slice at which it is encoded")
     flip: bool = Field(False, description="average with the mirrored slice")

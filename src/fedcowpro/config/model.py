@@ -16,7 +16,8 @@ class HeadConfig(Config):
     kind: Literal["cowpro", "cowpro-raw", "alpnet", "panet", "nearest-support"] = Field(
         "cowpro",
         description="cowpro: arXiv 2408.06235; cowpro-raw: the same weights mix original prototypes; alpnet: arXiv "
-        "2007.09886; panet: one masked mean per class, arXiv 1908.06391; nearest-support: the likest feature pixel",
+        "2007.09886; panet: one masked mean per class, arXiv 1908.06391; nearest-support: the most similar "
+        "feature pixel",
     )
     temperature: float = Field(20.0, gt=0, le=80, description="multiplies similarities, both as softmax and as score")
     threshold: float = Field(

@@ -24,7 +24,7 @@ from fedcowpro.reports.toolkit.overlays import Overlay
 
 
 @dataclass(frozen=True)
-class Prediction:
+class EpisodeMasks:
     """What a method found in the first held-out case of a site.
 
     Attributes:
@@ -53,7 +53,7 @@ class Prediction:
         return out
 
 
-def overlays(predictions: Sequence[Prediction], sites: Mapping[str, Path]) -> list[Overlay]:
+def overlays(predictions: Sequence[EpisodeMasks], sites: Mapping[str, Path]) -> list[Overlay]:
     """One slice per site and method, those of a site together.
 
     The slice is chosen by the truth, not by the predictions: the one with most organs, then with the largest.

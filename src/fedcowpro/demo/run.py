@@ -33,7 +33,7 @@ from fedcowpro.data.phantom.patients import Patient, make_patients
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.demo.hospitals import HOSPITALS
-from fedcowpro.demo.report import Prediction, commands, facts, overlays, story, summary
+from fedcowpro.demo.report import EpisodeMasks, commands, facts, overlays, story, summary
 from fedcowpro.evaluation.episodes import plan_episodes
 from fedcowpro.evaluation.protocol import PROTOCOLS, Row, read_results, write_results
 from fedcowpro.evaluation.run import evaluate_episode
@@ -215,17 +215,17 @@ class _Demo:
                     on_query=lambda _: bar.advance(task),
                 )
 
-    def _evaluate(self, loaded: Loaded) -> list[Prediction]:
+    def _evaluate(self, loaded: Loaded) -> list[EpisodeMasks]:
         """Write the scores; returns the predictions for the first held-out patient of each site."""
         rows: list[Row] = []
-        predictions: list[Prediction] = []
+        predictions: list[EpisodeMasks] = []
         sites = {name: Site.open(folder) for name, folder in self.sites.items()}
         plan = plan_episodes(sites, slices=loaded.predictor.config.support_slices)
         with self._bar() as bar:
             task = bar.add_task("scoring", total=2 * len(HOSPITALS) * len(self.queries))
             for method, candidate in ((BEFORE, loaded.untrained()), (AFTER, loaded)):
                 for episode in plan.episodes:
-                    shown = Prediction(method, episode.site, episode)
+                    shown = EpisodeMasks(method, episode.site, episode)
                     rows += evaluate_episode(
                         candidate.predictor,
                         sites,
@@ -240,7 +240,7 @@ class _Demo:
         write_results(self.out / "results.csv", rows)
         return predictions
 
-    def _report(self, results: pd.DataFrame, predictions: list[Prediction]) -> Path:
+    def _report(self, results: pd.DataFrame, predictions: list[EpisodeMasks]) -> Path:
         report, setup = self.out / "report.html", self.setup
         run = self.out / "run"
         lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

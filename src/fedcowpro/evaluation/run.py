@@ -177,16 +177,16 @@ class _Prototypes:
         examples = _examples(predictor, sites, episode)
         pairings = {self._pairing(protocol) for protocol in PROTOCOLS}
         self._supports = {pairing: join_examples(predictor, examples, pairing) for pairing in pairings}
-        self.organs = self._supports["bag"].organs
+        self.organs = self._supports["all-slices"].organs
 
-    def _pairing(self, protocol: str) -> Literal["bag", "chunk"]:
-        return self._predictor.config.pairing if protocol == "gt-range" else "bag"
+    def _pairing(self, protocol: str) -> Literal["all-slices", "same-part"]:
+        return self._predictor.config.pairing if protocol == "gt-range" else "all-slices"
 
     def options(self, protocol: str) -> dict[str, str]:
         return {"pairing": self._pairing(protocol), **options_of(self._predictor)}
 
     def query(self, site: Site, case: str, volume: Volume, truth: Mapping[int, np.ndarray]) -> Masks:
-        predictor, support = self._predictor, self._supports["bag"]
+        predictor, support = self._predictor, self._supports["all-slices"]
         settings = site.settings(site.record(case).modality)
         encoded = encode_volume(predictor, volume, settings, pixel=support.pixel, size=support.size)
         found: dict[tuple[object, ...], np.ndarray] = {}
@@ -200,7 +200,7 @@ class _Prototypes:
             if key not in found:
                 if not together:
                     row = choice[[support.organs.index(organ)]]
-                    first = next(i for i, group in enumerate(support.groups) if group.organ == organ)
+                    first = support.prototypes.organs.index(organ)
                     support, choice = support.only(organ), row - first
                 found[key] = segment_encoded(predictor, support, encoded, choice=choice, trust=False).labels
             return np.asarray(found[key] == organ)
@@ -234,11 +234,11 @@ def _examples(predictor: OneShotPredictor, sites: Mapping[str, Site], episode: E
 def _choice(support: Support, truth: Mapping[int, np.ndarray], pairing: str) -> Int[np.ndarray, "k d"]:
     """Group of each organ of the support on each slice: its part of the organ's true extent, or its only one."""
     depth = len(next(iter(truth.values())))
-    groups = [[i for i, group in enumerate(support.groups) if group.organ == organ] for organ in support.organs]
+    groups = [[i for i, of in enumerate(support.prototypes.organs) if of == organ] for organ in support.organs]
     rows = []
     for organ, own in zip(support.organs, groups, strict=True):
         part = np.zeros(depth, np.int64)
-        if pairing == "chunk" and truth[organ].any():
+        if pairing == "same-part" and truth[organ].any():
             part = chunk_of(np.arange(depth), *gt_range(truth[organ]), len(own))
         rows.append(own[0] + part)
     return np.stack(rows)

@@ -14,14 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from fedcowpro.config import HeadConfig
-from fedcowpro.model.prototypes import Bag
+from fedcowpro.model.prototypes import PrototypeSet
 
 _NORM_FLOOR = 1e-4
 _PIXELS = 256  # compared at once
 
 
-def score(query: Float[Tensor, "b c h w"], bag: Bag, config: HeadConfig) -> Float[Tensor, "b h w"]:
-    """Similarity of every query pixel to a bag, in -temperature..temperature.
+def score(query: Float[Tensor, "b c h w"], prototypes: PrototypeSet, config: HeadConfig) -> Float[Tensor, "b h w"]:
+    """Similarity of every query pixel to the prototypes of a class, in -temperature..temperature.
 
     With prototypes p_j, query vector q and temperature T, s_j is corr(q, p_j) for `cowpro` and `cowpro-raw`, else
     cos(q, p_j), and w = softmax(T s).
@@ -30,17 +30,17 @@ def score(query: Float[Tensor, "b c h w"], bag: Bag, config: HeadConfig) -> Floa
     A class without any prototype scores 0 everywhere: similarity 0, no evidence either way.
     """
     pixels = query.flatten(2).transpose(1, 2)
-    scores = config.temperature * _direction(pixels, config) @ _direction(bag.vectors, config).transpose(1, 2)
-    exists = bag.valid.any(1)
-    # Bags without a prototype keep finite logits (their result is overwritten), so that no NaN enters a gradient.
-    keep = bag.valid | ~exists[:, None]
+    scores = config.temperature * _direction(pixels, config) @ _direction(prototypes.vectors, config).transpose(1, 2)
+    exists = prototypes.valid.any(1)
+    # Classes without a prototype keep finite logits (their result is overwritten), so that no NaN enters a gradient.
+    keep = prototypes.valid | ~exists[:, None]
     logits = scores.masked_fill(~keep[:, None, :], float("-inf"))
     if config.kind == "nearest-support":
         result = logits.amax(-1)
     else:
         weights = logits.softmax(dim=-1)
         if config.kind == "cowpro-raw":
-            result = config.temperature * (_unit(pixels) * _unit(weights @ bag.vectors)).sum(-1)
+            result = config.temperature * (_unit(pixels) * _unit(weights @ prototypes.vectors)).sum(-1)
         else:
             result = (weights * scores).sum(-1)
     return (result * exists[:, None]).unflatten(1, query.shape[-2:])
@@ -52,7 +52,7 @@ def score_classes(
     member: Bool[Tensor, "p m"],
     config: HeadConfig,
 ) -> Float[Tensor, "b m h w"]:
-    """`score` of M classes whose bags are drawn from the same P vectors, with one matrix of similarities for all.
+    """`score` of M classes whose prototypes are among the same P vectors, with one matrix of similarities for all.
 
     Column m of `member` says which vectors are prototypes of class m.
     """

@@ -1,7 +1,7 @@
 """From annotated support slices to the prototypes of a class, for every kind of head (docs/method.md, 4).
 
-Training builds a bag per episode and class; inference collects the same prototypes of many organs in one bank.
-Both ask `class_prototypes` which ones there are.
+Training takes those of each episode and class; inference collects the same ones of many organs at once.
+Both ask `select_prototypes` which ones there are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAJORITY = 0.5  # coverage above which `nearest-support` counts a feature pixel
 
 
 @dataclass(frozen=True)
-class Bag:
+class PrototypeSet:
     """Prototypes of one class: vectors (B, P, C) and which of them exist (B, P)."""
 
     vectors: Float[Tensor, "b p c"]
@@ -31,7 +31,7 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class Prototypes:
+class ClassPrototypes:
     """What the class has in each of b groups of s support slices.
 
     Attributes:
@@ -62,14 +62,14 @@ def pool_cells(features: Float[Tensor, "n c h w"], window: int, config: HeadConf
     return F.avg_pool2d(features, _side(window, config)).flatten(2).transpose(1, 2)
 
 
-def class_prototypes(
+def select_prototypes(
     features: Float[Tensor, "n c h w"],
     masks: Float[Tensor, "n h w"],
     slices: Int[Tensor, "b s"],
     window: int,
     config: HeadConfig,
     foreground: bool,
-) -> Prototypes:
+) -> ClassPrototypes:
     """Which prototypes a class has in groups of support slices.
 
     `cowpro`, `cowpro-raw`, `alpnet`: the cells whose mean coverage exceeds the threshold and, for the foreground, the
@@ -90,41 +90,43 @@ def class_prototypes(
     if config.kind == "panet":
         average = masked_mean(features, masks)[slices].mean(1, keepdim=True)
         nowhere = torch.zeros(*slices.shape, 0, dtype=torch.bool, device=masks.device)
-        return Prototypes(nowhere, average, torch.ones_like(average[..., 0], dtype=torch.bool))
+        return ClassPrototypes(nowhere, average, torch.ones_like(average[..., 0], dtype=torch.bool))
     threshold = _MAJORITY if config.kind == "nearest-support" else config.threshold
     local = _covered(masks, _side(window, config), threshold)[slices]
     if config.kind == "nearest-support":
         average = masked_mean(features, masks)[slices].mean(1, keepdim=True)
-        return Prototypes(local, average, ~local.any((1, 2))[:, None])
+        return ClassPrototypes(local, average, ~local.any((1, 2))[:, None])
     if not foreground:
-        return Prototypes(local, features.new_empty(len(slices), 0, features.shape[1]), local.new_empty(len(slices), 0))
+        return ClassPrototypes(
+            local, features.new_empty(len(slices), 0, features.shape[1]), local.new_empty(len(slices), 0)
+        )
     whole = masked_mean(features, masks)[slices]
     if config.kind == "alpnet":
         large = _covered(masks, config.train_window, config.threshold)[slices].any((1, 2))[:, None, None]
         # In the fallback all slices have the one average: equal prototypes weigh as one.
         local, whole = local & large, torch.where(large, whole, whole.mean(1, keepdim=True))
-    return Prototypes(local, whole, torch.ones_like(whole[..., 0], dtype=torch.bool))
+    return ClassPrototypes(local, whole, torch.ones_like(whole[..., 0], dtype=torch.bool))
 
 
-def build_bag(
+def prototypes_of_class(
     features: Float[Tensor, "n c h w"],
     masks: Float[Tensor, "n h w"],
-    shots: int,
+    views: int,
     window: int,
     config: HeadConfig,
     foreground: bool,
-) -> Bag:
-    """Bags of n / shots episodes, whose shots are consecutive slices; see `class_prototypes`."""
-    cells = pool_cells(features, window, config).unflatten(0, (-1, shots)).flatten(1, 2)
-    slices = torch.arange(len(features), device=features.device).unflatten(0, (-1, shots))
-    found = class_prototypes(features, masks, slices, window, config, foreground)
+) -> PrototypeSet:
+    """Prototypes of n / views episodes, whose views are consecutive slices; see `select_prototypes`."""
+    cells = pool_cells(features, window, config).unflatten(0, (-1, views)).flatten(1, 2)
+    slices = torch.arange(len(features), device=features.device).unflatten(0, (-1, views))
+    found = select_prototypes(features, masks, slices, window, config, foreground)
     if not found.whole.shape[1]:
-        return Bag(cells, found.local.flatten(1))  # not copied
+        return PrototypeSet(cells, found.local.flatten(1))  # not copied
     vectors = torch.cat((cells, found.whole), dim=1)
-    return Bag(vectors, torch.cat((found.local.flatten(1), found.exists), dim=1))
+    return PrototypeSet(vectors, torch.cat((found.local.flatten(1), found.exists), dim=1))
 
 
-def build_bank(
+def prototypes_of_organs(
     features: Float[Tensor, "n c h w"],
     groups: Sequence[tuple[Float[Tensor, "n h w"], Sequence[int], Sequence[int]]],
     window: int,
@@ -151,7 +153,7 @@ def build_bank(
         rest = 1 - mask if unknown is None else (1 - mask - unknown).clamp_min(0)
         for number, coverage, allowed in ((2 * index, rest, [*used, *without]), (2 * index + 1, mask, [*used])):
             slices = torch.tensor([allowed], device=features.device)
-            found = class_prototypes(features, coverage, slices, window, config, foreground=number % 2 == 1)
+            found = select_prototypes(features, coverage, slices, window, config, foreground=number % 2 == 1)
             column = torch.zeros(cells.shape[:2], dtype=torch.bool, device=features.device)
             column[slices[0]] = found.local[0]
             columns.append(column.flatten())

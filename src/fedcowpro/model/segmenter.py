@@ -11,7 +11,7 @@ from fedcowpro.config import ModelConfig
 from fedcowpro.model.feature_maps import weigh_bands
 from fedcowpro.model.head import score
 from fedcowpro.model.lite0 import Lite0Encoder
-from fedcowpro.model.prototypes import build_bag, masks_to_features
+from fedcowpro.model.prototypes import masks_to_features, prototypes_of_class
 from fedcowpro.model.resnet import ResNetEncoder
 
 
@@ -72,18 +72,18 @@ class Segmenter(nn.Module):
 
         Args:
             query: features of B query slices.
-            support: features of n = B * shots support slices; the shots of a query are consecutive.
+            support: features of n = B * views support slices; the views of a query are consecutive.
             masks: the support's foreground, 0 or 1, at image or feature resolution.
             window: pooling window of the local prototypes.
         """
         head = self.config.head
         foreground = masks_to_features(masks, (support.shape[-2], support.shape[-1]))
-        shots = len(support) // len(query)
-        bags = [
-            build_bag(support, mask, shots, window, head, is_foreground)
+        views = len(support) // len(query)
+        sets = [
+            prototypes_of_class(support, mask, views, window, head, is_foreground)
             for mask, is_foreground in ((1 - foreground, False), (foreground, True))
         ]
-        return torch.stack([score(query, bag, head) for bag in bags], dim=1)
+        return torch.stack([score(query, prototypes, head) for prototypes in sets], dim=1)
 
 
 def upsample(scores: Float[Tensor, "b k h w"], size: tuple[int, int]) -> Float[Tensor, "b k H W"]:

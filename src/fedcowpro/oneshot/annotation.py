@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -10,13 +10,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from fedcowpro.config import InferConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.dataset_json import unknown_value
-from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
 from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
 from fedcowpro.volume.checks import UNKNOWN, mark_unknown
-from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
 
@@ -80,64 +77,6 @@ class Annotation:
         kept = [*organs, UNKNOWN] if self.unknown else [*organs]
         labels = np.where(np.isin(self.labels, kept), self.labels, np.uint8(0))
         return replace(self, labels=labels)
-
-
-@dataclass(frozen=True)
-class Marks:
-    """An annotation on the prepared slices that the prototypes are taken from.
-
-    Attributes:
-        numbers: those slices, ascending.
-        labels: of each of them (n, size, size).
-        shows: per organ the slices that show it and may be used for it, ascending.
-        empty: slices in use on which nothing was drawn: background of every organ.
-        is_whole: whether the rest of the volume is known, too.
-    """
-
-    numbers: tuple[int, ...]
-    labels: np.ndarray
-    shows: Mapping[int, tuple[int, ...]]
-    empty: tuple[int, ...]
-    is_whole: bool
-
-
-def mark(
-    placement: Placement,
-    annotation: Annotation,
-    config: InferConfig,
-    chosen: Mapping[int, Sequence[int]] | None = None,
-) -> Marks:
-    """Choose the slices of an annotation, and bring them to the prepared grid.
-
-    Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
-    `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
-
-    Args:
-        chosen: of a whole annotation the slices to use of each organ instead.
-    """
-    if annotation.is_whole:
-        labels = placement.to_prepared_labels(annotation.labels)
-        if chosen is None:
-            organs = _organs(labels, annotation)
-            shows = {organ: tuple(pick_slices(slices_of(labels, organ), config.support_slices)) for organ in organs}
-        else:
-            shows = {organ: tuple(zs) for organ, zs in chosen.items()}
-        drawn: np.ndarray = np.any(labels, axis=(1, 2))
-        empty = tuple(empty_slices(drawn, config.background_slices))
-        numbers = sorted({z for zs in shows.values() for z in zs} | set(empty))
-        return Marks(tuple(numbers), labels[numbers], shows, empty, True)
-    painted = np.flatnonzero(annotation.painted)
-    labels = placement.to_prepared_labels(annotation.labels[painted])
-    organs = _organs(labels, annotation)
-    shows = {organ: tuple(int(z) for z in painted[slices_of(labels, organ)]) for organ in organs}
-    lacking = painted[~annotation.labels[painted].any(axis=(1, 2))]
-    return Marks(tuple(map(int, painted)), labels, shows, tuple(map(int, lacking)), False)
-
-
-def _organs(labels: np.ndarray, annotation: Annotation) -> list[int]:
-    """The organs that a label map shows."""
-    hidden = UNKNOWN if annotation.unknown else 0
-    return [int(organ) for organ in np.unique(labels[labels > 0]) if organ != hidden]
 
 
 def read_example(

@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from fedcowpro.core.overlap import dice
-from fedcowpro.oneshot.predictor import Encoded, Group, OneShotPredictor
+from fedcowpro.oneshot.predictor import Features, OneShotPredictor
 from fedcowpro.oneshot.slices import pick_slices, slices_of
 from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
@@ -34,17 +35,17 @@ class Annotated(Protocol):
     """The part of a support that is needed here."""
 
     @property
-    def features(self) -> Encoded: ...
+    def features(self) -> Features: ...
     @property
     def labels(self) -> np.ndarray: ...
     @property
-    def groups(self) -> tuple[Group, ...]: ...
+    def shows(self) -> Mapping[int, Sequence[int]]: ...
 
 
 def reverse_dice(
     predictor: OneShotPredictor,
     support: Annotated,
-    query: Encoded,
+    query: Features,
     placement: Placement,
     labels: UInt8[np.ndarray, "d h w"],
 ) -> dict[int, float]:
@@ -56,11 +57,10 @@ def reverse_dice(
         placement: where those slices lie in it.
         labels: predicted, on the volume's own grid.
     """
-    slices = {group.organ: sorted(set(group.slices)) for group in support.groups}
-    result = dict.fromkeys(slices, float("nan"))
+    result = dict.fromkeys(support.shows, float("nan"))
     picked = {
         organ: pick_slices(slices_of(labels, organ), predictor.config.support_slices)
-        for organ in slices
+        for organ in support.shows
         if (labels == organ).any()
     }
     used = sorted({z for zs in picked.values() for z in zs})
@@ -69,17 +69,17 @@ def reverse_dice(
     for organ, zs in picked.items():
         shown = tuple(used.index(z) for z in zs if (prepared[used.index(z)] == organ).any())
         if shown:  # an organ of a few voxels can vanish where pixels are coarser
-            groups.append(Group(organ, shown))
+            groups.append((organ, shown))
     if not groups:
         return result
-    bank = predictor.bank(query.select(used), prepared, groups)
+    prototypes = predictor.prototypes(query.select(used), prepared, groups)
     choice = np.repeat(np.arange(len(groups))[:, None], len(support.labels), axis=1)
-    back = predictor.probabilities(support.features, bank, choice) > predictor.config.threshold
-    for group, mask in zip(groups, back, strict=True):
-        of_organ = slices[group.organ]
-        drawn = support.labels[of_organ]
-        seen = (drawn != UNKNOWN) | (group.organ == UNKNOWN)
-        result[group.organ] = dice(mask[of_organ] & seen, drawn == group.organ)
+    back = predictor.probabilities(support.features, prototypes, choice) > predictor.config.threshold
+    for organ, mask in zip(prototypes.organs, back, strict=True):
+        slices = list(support.shows[organ])
+        drawn = support.labels[slices]
+        seen = (drawn != UNKNOWN) | (organ == UNKNOWN)
+        result[organ] = dice(mask[slices] & seen, drawn == organ)
     return result
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from jaxtyping import Float
-
 from fedcowpro.config import Modality, PrepareConfig
-from fedcowpro.oneshot.location_priors import Anatomy, is_wanted
-from fedcowpro.oneshot.predictor import Encoded, OneShotPredictor, join
+from fedcowpro.oneshot.location_priors import LocationPrior, is_wanted
+from fedcowpro.oneshot.predictor import Features, OneShotPredictor, join
 from fedcowpro.volume.preprocess import BORDER, Placement, guess_modality, preprocess
 from fedcowpro.volume.volume import Volume
 
@@ -22,22 +19,6 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedVolume:
-    """A volume with the slices that the network sees.
-
-    Attributes:
-        volume: on its own grid.
-        slices: (depth, size, size) normalised.
-        placement: where they lie in the volume.
-    """
-
-    volume: Volume
-    modality: Modality
-    slices: Float[np.ndarray, "d s s"]
-    placement: Placement
-
-
-@dataclass(frozen=True, eq=False)
 class EncodedVolume:
     """A volume and the features of its slices. It never changes, so several threads may use it.
 
@@ -46,15 +27,15 @@ class EncodedVolume:
         placement: where the prepared slices lie in it.
         numbers: slices that are encoded, ascending: all of them, or those that an annotation needs.
         features: of those slices, with the slices themselves for the refinement of borders.
-        anatomy: of the whole volume, where guides to an organ's place are switched on.
+        location: of the whole volume in the body, where location priors are switched on.
     """
 
     volume: Volume
     modality: Modality
     placement: Placement
     numbers: tuple[int, ...]
-    features: Encoded
-    anatomy: Anatomy | None = None
+    features: Features
+    location: LocationPrior | None = None
 
     @property
     def depth(self) -> int:
@@ -67,19 +48,15 @@ class EncodedVolume:
         return len(self.numbers) == self.depth
 
 
-def prepare_volume(
+def following(
     volume: Volume, config: PrepareConfig, *, pixel: float | None = None, size: int | None = None
-) -> PreparedVolume:
-    """The slices of a volume as the network sees them.
+) -> PrepareConfig:
+    """Settings with which a volume's slices follow those of an annotated one, so that organs keep their size.
 
     Args:
         config: how slices are made; where it names a spacing, that one counts.
-        pixel: mm per pixel to follow, usually the annotated volume's, so that organs keep their size; a coarser one is
-            taken where that would cut off more than a border.
+        pixel: mm per pixel to follow; a coarser one is taken where that would cut off more than a border.
         size: height and width of a slice instead of `config.size`.
-
-    Raises:
-        FedCoWProError: no contrast is left after clipping.
     """
     modality = config.modality or volume.modality or guess_modality(volume)
     size = size or config.size
@@ -88,9 +65,7 @@ def prepare_volume(
         _, height, width = volume.voxels.shape
         extent = max(height * volume.spacing[1], width * volume.spacing[2])
         spacing = max(pixel, extent * (1 - 2 * BORDER) / size)
-    changes = {"modality": modality, "spacing": spacing, "size": size}
-    slices, placement = preprocess(volume, config.model_copy(update=changes))
-    return PreparedVolume(volume, modality, slices, placement)
+    return config.model_copy(update={"modality": modality, "spacing": spacing, "size": size})
 
 
 def encode_volume(
@@ -100,13 +75,15 @@ def encode_volume(
     *,
     pixel: float | None = None,
     size: int | None = None,
+    numbers: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> EncodedVolume:
-    """Prepare and encode every slice of a volume; all that follows needs no more of the encoder.
+    """Prepare and encode the slices of a volume; all that follows needs no more of the encoder.
 
     Args:
-        config, pixel, size: see `prepare_volume`.
+        config, pixel, size: see `following`.
+        numbers: ascending numbers of the slices to encode; None = all.
         progress: called with (slices done, slices in all), first with 0.
         cancelled: asked before each few slices; True ends with `Cancelled`.
 
@@ -114,22 +91,11 @@ def encode_volume(
         FedCoWProError: no contrast is left after clipping.
         Cancelled: `cancelled` said so.
     """
-    prepared = prepare_volume(volume, config, pixel=pixel, size=size)
-    return encode_prepared(predictor, prepared, progress=progress, cancelled=cancelled)
-
-
-def encode_prepared(
-    predictor: OneShotPredictor,
-    prepared: PreparedVolume,
-    numbers: Sequence[int] | None = None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> EncodedVolume:
-    """`encode_volume` of prepared slices, all or those with the given ascending numbers."""
-    slices, spacing = prepared.slices, prepared.volume.spacing[0]
+    config = following(volume, config, pixel=pixel, size=size)
+    assert config.modality is not None
+    slices, placement = preprocess(volume, config)
     chosen = range(len(slices)) if numbers is None else numbers
-    parts: list[Encoded] = []
+    parts: list[Features] = []
     for start in range(0, len(chosen), _SLICES_AT_ONCE):
         if cancelled is not None and cancelled():
             raise Cancelled
@@ -137,9 +103,9 @@ def encode_prepared(
             progress(start, len(chosen))
         parts.append(predictor.encode(slices[list(chosen[start : start + _SLICES_AT_ONCE])]))
     features = join(parts)
-    anatomy = None
+    location = None
     if is_wanted(predictor.config):
-        anatomy = predictor.anatomy(slices, spacing, features if numbers is None else None)
+        location = predictor.locate(slices, volume.spacing[0], features if numbers is None else None)
     if progress is not None:
         progress(len(chosen), len(chosen))
-    return EncodedVolume(prepared.volume, prepared.modality, prepared.placement, tuple(chosen), features, anatomy)
+    return EncodedVolume(volume, config.modality, placement, tuple(chosen), features, location)

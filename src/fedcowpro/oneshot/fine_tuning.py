@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from fedcowpro.config import Modality
+from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.encoded import PreparedVolume, prepare_volume
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
@@ -27,7 +26,7 @@ from fedcowpro.training.distortion import Distortion
 from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
 from fedcowpro.volume.checks import UNKNOWN
-from fedcowpro.volume.preprocess import modality_of
+from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
 
 _EVERY = 50  # steps between two files to go on from
@@ -78,11 +77,13 @@ def fine_tune(
         FedCoWProError: no example, an annotation without an organ, another encoder than lite0, or volumes that
             cannot be used.
     """
+    if not examples:
+        raise FedCoWProError("no annotated volume", "one at least", "give an example with its mask")
     encoder = _encoder(loaded)
     kind = {id(one): modality_of(one, modality) for one in [*(v for v, _ in examples), *unlabelled]}
     values = _values(examples, organs)
     annotated = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
-    others = [_slices(prepare_volume(volume, loaded.prepare[kind[id(volume)]])) for volume in unlabelled]
+    others = [_unlabelled(volume, loaded.prepare[kind[id(volume)]]) for volume in unlabelled]
     others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
     kinds = {kind[id(volume)] for volume, _ in examples}
     other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
@@ -167,23 +168,24 @@ def _values(examples: Sequence[tuple[Volume, Annotation]], organs: Mapping[int, 
     return values
 
 
-def _slices(prepared: PreparedVolume) -> Unlabelled:
-    return Unlabelled(prepared.slices, prepared.placement.pixel)
+def _unlabelled(volume: Volume, config: PrepareConfig) -> Unlabelled:
+    slices, placement = preprocess(volume, config)
+    return Unlabelled(slices, placement.pixel)
 
 
 def _example(
     loaded: Loaded, volume: Volume, annotation: Annotation, kind: Modality, values: tuple[int, ...]
 ) -> Example:
     annotation.require_fits(volume)
-    prepared = prepare_volume(volume, loaded.prepare[kind])
-    labels = prepared.placement.to_prepared_labels(annotation.only(values).labels)
+    slices, placement = preprocess(volume, loaded.prepare[kind])
+    labels = placement.to_prepared_labels(annotation.only(values).labels)
     table = np.zeros(256, np.uint8)
     table[list(values)] = np.arange(1, len(values) + 1)
     if annotation.unknown:
         table[UNKNOWN] = IGNORE
     numbered = table[labels]
     shown = frozenset(int(n) for n in np.unique(numbered[annotation.painted]) if n and n != IGNORE)
-    return Example(prepared.slices, numbered, prepared.placement.pixel, shown, annotation.painted)
+    return Example(slices, numbered, placement.pixel, shown, annotation.painted)
 
 
 def _digest(

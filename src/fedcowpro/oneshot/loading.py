@@ -54,8 +54,10 @@ def default_model() -> Path:
 
 # Settings of inference that were taken out, with the value at which they did nothing.
 _REMOVED = {"gammas": [1.0], "axial_smoothing": 0.0, "location_prior": 0.0, "coordinates": 0.0}
+# Names of earlier versions, in cards that were written then.
+_OLD_PAIRING = {"bag": "all-slices", "chunk": "same-part"}
 # Settings that need the truth or give overlapping masks, with the value that a user's masks are made with.
-_EVALUATION_ONLY = {"pairing": "bag", "exclusive": True}
+_EVALUATION_ONLY = {"pairing": "all-slices", "exclusive": True}
 
 
 def load_predictor(
@@ -71,8 +73,8 @@ def load_predictor(
         path: file or folder; None = the model that comes with the package.
         overrides: fields of `InferConfig` to use instead of the card's.
         head: kind of head to compare features with instead of the one that was trained; it has no weights of its own.
-        evaluation: whether settings that only an evaluation can honour are allowed (`pairing: chunk`, `exclusive:
-            false`). Elsewhere they are refused among the overrides, and those of the card do not count.
+        evaluation: whether settings that only an evaluation can honour are allowed (`pairing: same-part`,
+            `exclusive: false`). Elsewhere they are refused among the overrides, and those of the card do not count.
 
     Raises:
         FedCoWProError: unreadable or altered files, or invalid settings.
@@ -113,4 +115,7 @@ def _stored_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 "settings of this version",
                 f"take '{name}' out of the card, or use the version that made the model; see CHANGELOG.md",
             )
-    return {name: value for name, value in settings.items() if name not in _REMOVED}
+    kept = {name: value for name, value in settings.items() if name not in _REMOVED}
+    if "pairing" in kept:
+        kept["pairing"] = _OLD_PAIRING.get(kept["pairing"], kept["pairing"])
+    return kept

@@ -1,6 +1,6 @@
 """Where an organ may lie in a query, told by the annotated example and both volumes' images, not by the query's truth.
 
-Each guide is a number of log-odds that is added to the network's before the threshold:
+Each prior is a number of log-odds that is added to the network's before the threshold:
 
 - along the body's axis: the query is shifted along the support until their slices' features agree best; far from the
   organ's annotated extent it is unlikely (`axial_prior`);
@@ -10,8 +10,8 @@ Each guide is a number of log-odds that is added to the network's before the thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch.nn.functional as F
@@ -33,18 +33,25 @@ _DILATION = 1 / 32  # of the slice's side, by which quadrants reach over the bod
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What a volume's images tell of its place in the body.
+class LocationPrior:
+    """Where a volume lies in the body and, of an annotated one, where it has each organ.
 
     Attributes:
         descriptors: (n, d) features of each slice, of which the volume's mean is taken off; unit length.
         spacing: mm between slices.
+        size: pixels along a slice.
         box: first and last row, first and last column of the body.
+        extents: per annotated organ its ends along the axis, mm from the volume's first slice.
+        quadrants: per annotated organ (2, 2) which quadrants about the body's centre it touches: upper and lower, left
+            and right.
     """
 
     descriptors: Float[Tensor, "n d"]
     spacing: float
+    size: int
     box: tuple[int, int, int, int]
+    extents: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    quadrants: Mapping[int, Bool[np.ndarray, "2 2"]] = field(default_factory=dict)
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -52,71 +59,88 @@ class Anatomy:
         top, bottom, left, right = self.box
         return (top + bottom) / 2, (left + right) / 2
 
+    def with_organ(self, organ: int, masks: Bool[np.ndarray, "n s s"], numbers: Sequence[int]) -> LocationPrior:
+        """With one more organ, from its annotated slices.
 
-@dataclass(frozen=True)
-class Place:
-    """Where an annotated volume has an organ.
+        The slices stand at the middles of equal parts of the organ, so it reaches half a step beyond the first and
+        last.
 
-    Attributes:
-        size: pixels along a slice.
-        quadrants: (2, 2) which quadrants about the body's centre it touches: upper and lower, left and right.
-        extent: mm along the axis from the volume's first slice.
+        Args:
+            masks: the organ in n annotated slices.
+            numbers: which slices of the volume they are, ascending.
+
+        Raises:
+            FedCoWProError: the masks are empty.
+        """
+        union: np.ndarray = np.any(masks, axis=0)
+        if not union.any():
+            raise FedCoWProError("an organ without a voxel", "an annotated one", "choose other slices")
+        first, last = numbers[0] * self.spacing, numbers[-1] * self.spacing
+        half = (last - first) / (2 * (len(numbers) - 1)) if len(numbers) > 1 else self.spacing / 2
+        rows, columns = (np.arange(self.size) > middle for middle in self.centre)
+        touched = np.array([[union[np.ix_(rows == low, columns == right)].any() for right in (0, 1)] for low in (0, 1)])
+        return replace(
+            self,
+            extents={**self.extents, organ: (first - half, last + half)},
+            quadrants={**self.quadrants, organ: touched},
+        )
+
+    def log_odds(
+        self, organ: int, query: LocationPrior, shift: float, numbers: Numbers, config: InferConfig
+    ) -> Float[np.ndarray, "n s s"]:
+        """What is added to the log-odds of an organ on slices `numbers` of the query; at most 0.
+
+        Args:
+            shift: of `shift_between`.
+        """
+        start, end = self.extents[organ]
+        position = np.asarray(numbers) * query.spacing + shift
+        beyond = np.maximum(np.maximum(start - position, position - end), 0)
+        along = -config.axial_prior * np.clip((beyond - _NEAR) / (_FAR - _NEAR), 0, 1)
+        within = np.zeros((self.size, self.size))
+        if config.quadrant_mask:
+            within[~_quadrants(self.quadrants[organ], query.centre, self.size)] = _EXCLUDED
+        return np.asarray(along[:, None, None] + within, np.float32)
+
+
+def log_odds_of(
+    priors: Sequence[LocationPrior], query: LocationPrior, organs: Sequence[int], config: InferConfig
+) -> Callable[[Numbers], Float[np.ndarray, "k n s s"]]:
+    """Per organ what is added to the log-odds on given slices of a query; of several annotated volumes the maximum.
+
+    Args:
+        priors: annotated volumes, each organ in one of them at least.
+        query: aligned with each of them once, here.
+        organs: k label values.
+        config: which priors, and how strong.
     """
+    shifts = [shift_between(query, prior) if config.axial_prior else 0.0 for prior in priors]
 
-    size: int
-    quadrants: Bool[np.ndarray, "2 2"]
-    extent: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """Annotated volumes and where they have the organs.
-
-    Attributes:
-        volumes: of each annotated volume.
-        places: per organ its place in each volume, None where that volume does not show it.
-        config: which guides, and how strong.
-    """
-
-    volumes: tuple[Anatomy, ...]
-    places: tuple[tuple[Place | None, ...], ...]
-    config: InferConfig
-
-    def guide(self, query: Anatomy) -> Guide:
-        """The guide to a query."""
-        shifts = [shift_between(query, volume) if self.config.axial_prior else 0.0 for volume in self.volumes]
-        return Guide(self, query, tuple(shifts))
-
-
-@dataclass(frozen=True)
-class Guide:
-    """An atlas that is aligned with a query: mm to add to a position of the query, per annotated volume."""
-
-    atlas: Atlas
-    query: Anatomy
-    shifts: tuple[float, ...]
-
-    def log_odds(self, numbers: Numbers) -> Float[np.ndarray, "k n s s"]:
-        """Per organ what is added on slices `numbers` of the query; of several annotated volumes the kindest."""
-        found = []
-        for places in self.atlas.places:
-            known = zip(places, self.atlas.volumes, self.shifts, strict=True)
-            each = [
-                log_odds(place, volume, self.query, shift, numbers, self.atlas.config)
-                for place, volume, shift in known
-                if place is not None
+    def on(numbers: Numbers) -> Float[np.ndarray, "k n s s"]:
+        return np.stack(
+            [
+                np.max(
+                    [
+                        prior.log_odds(organ, query, shift, numbers, config)
+                        for prior, shift in zip(priors, shifts, strict=True)
+                        if organ in prior.extents
+                    ],
+                    axis=0,
+                )
+                for organ in organs
             ]
-            found.append(np.max(each, axis=0))
-        return np.stack(found)
+        )
+
+    return on
 
 
 def is_wanted(config: InferConfig) -> bool:
-    """Whether any guide is switched on."""
+    """Whether any location prior is switched on."""
     return bool(config.axial_prior or config.quadrant_mask)
 
 
-def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s s"], spacing: float) -> Anatomy:
-    """The anatomy of a whole volume.
+def locate(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s s"], spacing: float) -> LocationPrior:
+    """Where a whole volume lies in the body.
 
     Args:
         features: of all its slices.
@@ -128,12 +152,13 @@ def describe(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s 
     low, high = float(slices.min()), float(slices.max())
     common = (slices > low + _BODY * (high - low)).mean(axis=0) > _COMMON
     rows, columns = np.flatnonzero(common.any(axis=1)), np.flatnonzero(common.any(axis=0))
+    size = slices.shape[-1]
     if len(rows) == 0:
-        return Anatomy(cells, spacing, (0, slices.shape[1] - 1, 0, slices.shape[2] - 1))
-    return Anatomy(cells, spacing, (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])))
+        return LocationPrior(cells, spacing, size, (0, size - 1, 0, size - 1))
+    return LocationPrior(cells, spacing, size, (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])))
 
 
-def shift_between(query: Anatomy, support: Anatomy) -> float:
+def shift_between(query: LocationPrior, support: LocationPrior) -> float:
     """mm to add to a position in the query for the same place in the support.
 
     Of the shifts that leave half of the shorter volume within the other, the one with the largest mean agreement
@@ -156,47 +181,6 @@ def shift_between(query: Anatomy, support: Anatomy) -> float:
         if quality > best:
             best, found = quality, float(shift)
     return found
-
-
-def place_of(masks: Bool[np.ndarray, "n s s"], numbers: Sequence[int], support: Anatomy) -> Place:
-    """The place of an organ from its annotated slices.
-
-    The slices stand at the middles of equal parts of the organ, so it reaches half a step beyond the first and last.
-
-    Args:
-        masks: the organ in n annotated slices.
-        numbers: which slices of the volume they are, ascending.
-        support: the volume.
-
-    Raises:
-        FedCoWProError: the masks are empty.
-    """
-    union: np.ndarray = np.any(masks, axis=0)
-    if not union.any():
-        raise FedCoWProError("an organ without a voxel", "an annotated one", "choose other slices")
-    first, last = numbers[0] * support.spacing, numbers[-1] * support.spacing
-    half = (last - first) / (2 * (len(numbers) - 1)) if len(numbers) > 1 else support.spacing / 2
-    size = union.shape[0]
-    rows, columns = (np.arange(size) > middle for middle in support.centre)
-    quadrants = np.array([[union[np.ix_(rows == low, columns == right)].any() for right in (0, 1)] for low in (0, 1)])
-    return Place(size, quadrants, (first - half, last + half))
-
-
-def log_odds(
-    place: Place, support: Anatomy, query: Anatomy, shift: float, numbers: Numbers, config: InferConfig
-) -> Float[np.ndarray, "n s s"]:
-    """What is added to the log-odds of an organ on slices `numbers` of the query; at most 0.
-
-    Args:
-        shift: of `shift_between`.
-    """
-    position = np.asarray(numbers) * query.spacing + shift
-    beyond = np.maximum(np.maximum(place.extent[0] - position, position - place.extent[1]), 0)
-    along = -config.axial_prior * np.clip((beyond - _NEAR) / (_FAR - _NEAR), 0, 1)
-    within = np.zeros((place.size, place.size))
-    if config.quadrant_mask:
-        within[~_quadrants(place.quadrants, query.centre, place.size)] = _EXCLUDED
-    return np.asarray(along[:, None, None] + within, np.float32)
 
 
 def _quadrants(touched: Bool[np.ndarray, "2 2"], centre: tuple[float, float], size: int) -> Bool[np.ndarray, "s s"]:

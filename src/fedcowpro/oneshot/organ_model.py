@@ -14,12 +14,11 @@ from fedcowpro.config import Modality, PrepareConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
-from fedcowpro.oneshot.encoded import prepare_volume
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
 from fedcowpro.training.finetuning import Recipe
-from fedcowpro.volume.preprocess import modality_of
+from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
 
 FORMAT = "fedcowpro-organs/1"
@@ -69,9 +68,8 @@ class OrganModel:
         Raises:
             FedCoWProError: no contrast is left after clipping.
         """
-        prepared = prepare_volume(volume, self.prepare[modality_of(volume, modality)])
-        placement = prepared.placement
-        soft = predict_probabilities(self.net, prepared.slices, placement.pixel, self.spacing)
+        slices, placement = preprocess(volume, self.prepare[modality_of(volume, modality)])
+        soft = predict_probabilities(self.net, slices, placement.pixel, self.spacing)
         ahead = (soft[1:] - soft[:1]).astype(np.float32)
         labels = np.zeros(volume.voxels.shape, np.uint8)
         write_likeliest(labels, ahead, self.organs, placement, 0.0)

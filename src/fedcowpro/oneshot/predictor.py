@@ -19,9 +19,9 @@ from torch import Tensor
 from fedcowpro.config import InferConfig
 from fedcowpro.core.threads import each
 from fedcowpro.model.head import score_classes
-from fedcowpro.model.prototypes import build_bank, masks_to_features
+from fedcowpro.model.prototypes import masks_to_features, prototypes_of_organs
 from fedcowpro.model.segmenter import Segmenter, upsample
-from fedcowpro.oneshot.location_priors import Anatomy, describe
+from fedcowpro.oneshot.location_priors import LocationPrior, locate
 from fedcowpro.oneshot.postprocess import guided_filter
 from fedcowpro.volume.checks import UNKNOWN
 
@@ -31,7 +31,7 @@ View = tuple[float, bool]  # scale, mirrored or not
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Features:
     """Features of n slices, one tensor (n, C, h, w) per view (scale, mirror image).
 
     Attributes:
@@ -50,50 +50,43 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.views[0])
 
-    def select(self, index: Sequence[int] | np.ndarray) -> Encoded:
+    def select(self, index: Sequence[int] | np.ndarray) -> Features:
         """The slices with these positions."""
         positions = torch.as_tensor(np.asarray(index, dtype=np.int64))
-        return Encoded(tuple(view[positions] for view in self.views), self.guide[positions])
+        return Features(tuple(view[positions] for view in self.views), self.guide[positions])
 
 
-def join(parts: Sequence[Encoded]) -> Encoded:
-    """Encoded slices of several volumes as one."""
+def join(parts: Sequence[Features]) -> Features:
+    """Features of several volumes' slices as one."""
     views = tuple(torch.cat(views) for views in zip(*(part.views for part in parts), strict=True))
-    return Encoded(views, torch.cat([part.guide for part in parts]))
+    return Features(views, torch.cat([part.guide for part in parts]))
 
 
 @dataclass(frozen=True)
-class Bank:
-    """Prototypes of G groups for each view: vectors (P, C) and membership (P, 2G), background before foreground.
+class Prototypes:
+    """Prototypes of G groups: an organ, or a part of it, from the support slices that it may use.
 
-    A group is an organ with the support slices that it may use.
+    Attributes:
+        organs: label value of each group.
+        vectors: (P, C) for each view.
+        member: (P, 2G) for each view, which of them belong to a group: background before foreground.
     """
 
+    organs: tuple[int, ...]
     vectors: tuple[Tensor, ...]
     member: tuple[Tensor, ...]
 
-    def select(self, groups: Sequence[int]) -> Bank:
-        """The prototypes of some of the groups."""
+    def only(self, organ: int) -> Prototypes:
+        """Those of an organ's groups."""
+        groups = [group for group, of in enumerate(self.organs) if of == organ]
         columns = [column for group in groups for column in (2 * group, 2 * group + 1)]
         members = [member[:, columns] for member in self.member]
         used = [member.any(1) for member in members]
-        return Bank(
+        return Prototypes(
+            (organ,) * len(groups),
             tuple(vectors[rows] for vectors, rows in zip(self.vectors, used, strict=True)),
             tuple(member[rows] for member, rows in zip(members, used, strict=True)),
         )
-
-
-@dataclass(frozen=True)
-class Group:
-    """An organ's label value and the positions of its support slices among the encoded support.
-
-    Attributes:
-        without: positions of slices that are known not to show it: they add to its background alone.
-    """
-
-    organ: int
-    slices: tuple[int, ...]
-    without: tuple[int, ...] = ()
 
 
 class OneShotPredictor:
@@ -113,19 +106,19 @@ class OneShotPredictor:
         self.encoded_slices = 0
 
     @torch.inference_mode()
-    def encode(self, slices: Float[np.ndarray, "n s s"]) -> Encoded:
+    def encode(self, slices: Float[np.ndarray, "n s s"]) -> Features:
         """Features of normalised slices (zero mean, unit variance per volume)."""
         guide = torch.from_numpy(np.asarray(slices, dtype=np.float32))
         low, high = guide.amin((1, 2), keepdim=True), guide.amax((1, 2), keepdim=True)
-        return Encoded(self._encode(slices, self._views), (guide - low) / (high - low).clamp_min(1e-6))
+        return Features(self._encode(slices, self._views), (guide - low) / (high - low).clamp_min(1e-6))
 
     @torch.inference_mode()
-    def anatomy(self, slices: Float[np.ndarray, "n s s"], spacing: float, encoded: Encoded | None = None) -> Anatomy:
-        """Where a whole volume lies in the body (`guidance`); its features in the first view, if they are not given."""
-        if encoded is not None:
-            return describe(encoded.views[0], slices, spacing)
-        first = self._views[:1]
-        return describe(self._encode(slices, first)[0], slices, spacing)
+    def locate(
+        self, slices: Float[np.ndarray, "n s s"], spacing: float, features: Features | None = None
+    ) -> LocationPrior:
+        """Where a whole volume lies in the body; its features in the first view, if they are not given."""
+        of_view = self._encode(slices, self._views[:1])[0] if features is None else features.views[0]
+        return locate(of_view, slices, spacing)
 
     @property
     def _views(self) -> list[View]:
@@ -150,33 +143,40 @@ class OneShotPredictor:
         return features.flip(-1) if mirror else features
 
     @torch.inference_mode()
-    def bank(self, support: Encoded, labels: UInt8[np.ndarray, "n s s"], groups: Sequence[Group]) -> Bank:
+    def prototypes(
+        self,
+        support: Features,
+        labels: UInt8[np.ndarray, "n s s"],
+        groups: Sequence[tuple[int, Sequence[int]]],
+        empty: Sequence[int] = (),
+    ) -> Prototypes:
         """Prototypes of `groups` from n annotated slices.
 
         Args:
             support: features of the n slices.
             labels: label map of each slice; `UNKNOWN`, where it is no group's organ, is no background either.
-            groups: which organ uses which of the n slices.
+            groups: organs, and which of the n slices each uses.
+            empty: slices that are known to show no organ: they add to the background of all groups.
         """
-        head = self.model.config.head
-        masks = [torch.from_numpy((labels == group.organ).astype(np.float32)) for group in groups]
-        hidden = (labels == UNKNOWN) & (UNKNOWN not in {group.organ for group in groups})
+        head, organs = self.model.config.head, tuple(organ for organ, _ in groups)
+        masks = [torch.from_numpy((labels == organ).astype(np.float32)) for organ in organs]
+        hidden = (labels == UNKNOWN) & (UNKNOWN not in organs)
         unknown = torch.from_numpy(hidden.astype(np.float32)) if hidden.any() else None
         vectors, members = [], []
         for features in support.views:
             size = (features.shape[-2], features.shape[-1])
             coverages = (masks_to_features(mask, size) for mask in masks)
-            classes = [(part, group.slices, group.without) for part, group in zip(coverages, groups, strict=True)]
+            classes = [(part, slices, empty) for part, (_, slices) in zip(coverages, groups, strict=True)]
             veiled = None if unknown is None else masks_to_features(unknown, size)
-            of_view, member = build_bank(features, classes, head.test_window, head, veiled)
+            of_view, member = prototypes_of_organs(features, classes, head.test_window, head, veiled)
             vectors.append(of_view)
             members.append(member)
-        return Bank(tuple(vectors), tuple(members))
+        return Prototypes(organs, tuple(vectors), tuple(members))
 
     def probabilities(
         self,
-        query: Encoded,
-        bank: Bank,
+        query: Features,
+        prototypes: Prototypes,
         choice: Int[np.ndarray, "k n"],
         prior: Float[np.ndarray, "k n s s"] | None = None,
     ) -> Float[np.ndarray, "k n s s"]:
@@ -184,9 +184,9 @@ class OneShotPredictor:
 
         Args:
             query: features of n slices.
-            bank: prototypes of G groups.
+            prototypes: of G groups.
             choice: group of organ k on slice i.
-            prior: log-odds that are added (see `guidance`).
+            prior: log-odds that are added (see `location_priors`).
         """
         organs, count = choice.shape
         out = np.empty((organs, count, query.size, query.size), np.float32)
@@ -195,7 +195,7 @@ class OneShotPredictor:
             pick = torch.from_numpy(np.ascontiguousarray(choice[:, part].T))
             total = torch.zeros(len(pick), organs, query.size, query.size)
             known = None if prior is None else torch.from_numpy(prior[:, part]).transpose(0, 1)
-            for features, vectors, member in zip(query.views, bank.vectors, bank.member, strict=True):
+            for features, vectors, member in zip(query.views, prototypes.vectors, prototypes.member, strict=True):
                 scores = score_classes(features[part], vectors, member, self.model.config.head)
                 pairs = scores.unflatten(1, (-1, 2))
                 chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)

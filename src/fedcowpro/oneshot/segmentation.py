@@ -14,6 +14,7 @@ from fedcowpro.core.threads import each
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
 from fedcowpro.oneshot.encoded import EncodedVolume
+from fedcowpro.oneshot.location_priors import log_odds_of
 from fedcowpro.oneshot.postprocess import count_parts, keep_components, location_map
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.support import Support
@@ -74,15 +75,15 @@ def segment_encoded(
     margins = np.full((len(organs), shape[0]), np.nan, np.float32)
     if choice is None:
         choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
-    guide = None
-    if support.atlas.volumes and encoded.anatomy is not None:
-        guide = support.atlas.guide(encoded.anatomy)
+    prior = None
+    if support.priors and encoded.location is not None:
+        prior = log_odds_of(support.priors, encoded.location, organs, config)
 
     def of_part(start: int) -> None:
         part = slice(start, min(start + _SLICES_AT_ONCE, shape[0]))
         numbers = range(part.start, part.stop)
-        prior = None if guide is None else guide.log_odds(numbers)
-        soft = predictor.probabilities(encoded.features.select(numbers), support.bank, choice[:, part], prior)
+        added = None if prior is None else prior(numbers)
+        soft = predictor.probabilities(encoded.features.select(numbers), support.prototypes, choice[:, part], added)
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
@@ -174,7 +175,7 @@ def _keep_parts(
 ) -> None:
     """Take back the parts of each organ that the support does not make likely; painted voxels stay."""
     for organ in support.organs:
-        mask, example = labels == organ, support.masks[organ]
+        mask, example = labels == organ, support.masks(organ)
         if not mask.any():
             continue
         box = tuple(

@@ -8,24 +8,63 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Bool
 
-from fedcowpro.config import PrepareConfig
+from fedcowpro.config import InferConfig, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.oneshot.annotation import Annotation, Marks, mark
-from fedcowpro.oneshot.encoded import EncodedVolume, encode_prepared, encode_volume, prepare_volume
-from fedcowpro.oneshot.location_priors import Anatomy, Atlas, Place, place_of
-from fedcowpro.oneshot.predictor import Bank, Encoded, Group, OneShotPredictor, join
-from fedcowpro.volume.checks import require_nonempty
+from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume, following
+from fedcowpro.oneshot.location_priors import LocationPrior
+from fedcowpro.oneshot.predictor import Features, OneShotPredictor, Prototypes, join
+from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
+from fedcowpro.volume.checks import UNKNOWN, require_nonempty
+from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.volume import Volume
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An annotated volume: its features, what was drawn, and the slices that the prototypes are taken from."""
+    """An annotated volume, and the slices of it that the prototypes are taken from.
+
+    Attributes:
+        encoded: all its slices, or those in use.
+        annotation: what was drawn, of the organs in use.
+        shows: per organ the slices that show it and may be used for it, ascending.
+        empty: slices in use on which nothing was drawn: background of every organ.
+        labels: prepared, of the slices in use (n, size, size).
+    """
 
     encoded: EncodedVolume
     annotation: Annotation
-    marks: Marks
+    shows: Mapping[int, tuple[int, ...]]
+    empty: tuple[int, ...]
+    labels: np.ndarray
+
+    @property
+    def numbers(self) -> list[int]:
+        """Slices in use, ascending."""
+        return _in_use(self.shows, self.empty)
+
+    def features(self) -> Features:
+        """Of the slices in use."""
+        return self.encoded.features.select(np.searchsorted(np.array(self.encoded.numbers), self.numbers))
+
+    def prior(self) -> LocationPrior | None:
+        """Where the volume has the organs; None without location priors, or without an organ.
+
+        Of a partly painted organ nothing is known beyond the painted slices, but where an empty one ends it.
+        """
+        prior = self.encoded.location
+        if prior is None or not self.shows:
+            return None
+        extents = {}
+        for organ, zs in self.shows.items():
+            masks = self.labels[[self.numbers.index(z) for z in zs]] == organ
+            prior = prior.with_organ(organ, masks, zs)
+            below = max((z for z in self.empty if z < zs[0]), default=-np.inf)
+            above = min((z for z in self.empty if z > zs[-1]), default=np.inf)
+            extents[organ] = below * prior.spacing, above * prior.spacing
+        return prior if self.annotation.is_whole else replace(prior, extents=extents)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,40 +73,34 @@ class Support:
 
     Attributes:
         organs: label values that the annotations show.
-        bank: their prototypes.
-        masks: per organ its mask in the used slices (n, size, size).
+        prototypes: one group an organ, or one for each of its parts (`pairing: same-part`).
+        features: of the slices in use of all volumes.
+        labels: of those slices (n, size, size).
+        shows: per organ which of them show it, ascending.
         pixel: mm per pixel of the first volume's slices, which queries should follow.
         size: height and width of the slices.
-        atlas: where the volumes have the organs; without volumes where no guide is wanted.
-        features: of the used slices of all volumes.
-        labels: of those slices (n, size, size).
-        groups: which organ uses which of them; one group an organ, or one for each of its parts (`pairing: chunk`).
+        priors: where the volumes have the organs; none where no location prior is switched on.
         examples: the annotated volumes.
     """
 
     organs: tuple[int, ...]
-    bank: Bank
-    masks: Mapping[int, np.ndarray]
+    prototypes: Prototypes
+    features: Features
+    labels: np.ndarray
+    shows: Mapping[int, tuple[int, ...]]
     pixel: float
     size: int
-    atlas: Atlas
-    features: Encoded
-    labels: np.ndarray
-    groups: tuple[Group, ...]
+    priors: tuple[LocationPrior, ...]
     examples: tuple[Example, ...]
 
     def only(self, organ: int) -> Support:
         """With one organ alone, which then competes with none."""
-        kept = [index for index, group in enumerate(self.groups) if group.organ == organ]
-        place = self.atlas.places[self.organs.index(organ)]
-        return replace(
-            self,
-            organs=(organ,),
-            bank=self.bank.select(kept),
-            masks={organ: self.masks[organ]},
-            atlas=replace(self.atlas, places=(place,)),
-            groups=tuple(self.groups[index] for index in kept),
-        )
+        shows = {organ: self.shows[organ]}
+        return replace(self, organs=(organ,), prototypes=self.prototypes.only(organ), shows=shows)
+
+    def masks(self, organ: int) -> Bool[np.ndarray, "n s s"]:
+        """An organ in the slices that show it."""
+        return np.asarray(self.labels[list(self.shows[organ])] == organ)
 
     def painted_in(self, encoded: EncodedVolume) -> Annotation | None:
         """What was painted in a volume, if it is one of the annotated ones."""
@@ -99,7 +132,7 @@ def example_of(
     """An encoded volume with its annotation; see `build_support`."""
     annotation.require_fits(encoded.volume)
     annotation = annotation.only(organs)
-    return Example(encoded, annotation, mark(encoded.placement, annotation, predictor.config))
+    return Example(encoded, annotation, *_slices_in_use(encoded.placement, annotation, predictor.config))
 
 
 def encode_example(
@@ -117,11 +150,11 @@ def encode_example(
 
     Args:
         organs: see `build_support`.
-        chosen: see `mark`.
-        pixel, size: see `prepare_volume`.
+        chosen: of a whole annotation the slices to use of each organ, instead of `config.support_slices`.
+        pixel, size: see `following`.
 
     Raises:
-        FedCoWProError: a whole annotation without a label, or what `build_support` and `prepare_volume` refuse.
+        FedCoWProError: a whole annotation without a label, or what `build_support` and `encode_volume` refuse.
     """
     annotation.require_fits(volume)
     if not annotation.is_whole:
@@ -129,19 +162,21 @@ def encode_example(
         return example_of(predictor, encoded, annotation, organs)
     annotation = annotation.only(organs)
     require_nonempty(annotation.labels, Path(annotation.name))
-    prepared = prepare_volume(volume, config, pixel=pixel, size=size)
-    marks = mark(prepared.placement, annotation, predictor.config, chosen)
-    require_nonempty(marks.labels, Path(annotation.name))
-    return Example(encode_prepared(predictor, prepared, marks.numbers), annotation, marks)
+    placement = Placement.choose(volume, following(volume, config, pixel=pixel, size=size))
+    shows, empty, labels = _slices_in_use(placement, annotation, predictor.config, chosen)
+    require_nonempty(labels, Path(annotation.name))
+    encoded = encode_volume(predictor, volume, config, pixel=pixel, size=size, numbers=_in_use(shows, empty))
+    return Example(encoded, annotation, shows, empty, labels)
 
 
 def join_examples(
-    predictor: OneShotPredictor, examples: Sequence[Example], pairing: Literal["bag", "chunk"] = "bag"
+    predictor: OneShotPredictor, examples: Sequence[Example], pairing: Literal["all-slices", "same-part"] = "all-slices"
 ) -> Support:
     """`build_support` of examples.
 
     Args:
-        pairing: bag: an organ is one group of all its slices; chunk: one group for each part of its extent.
+        pairing: all-slices: an organ is one group of all its slices; same-part: one group for each part of its
+            extent.
     """
     if not examples:
         raise FedCoWProError("no support", "one annotated volume at least", "annotate a volume first")
@@ -151,80 +186,80 @@ def join_examples(
             "slices of one size",
             "encode them with the same size",
         )
-    shows: dict[int, list[int]] = {}
+    used: dict[int, list[int]] = {}
     empty: list[int] = []
     start = 0
-    for marks in (example.marks for example in examples):
-        position = {z: start + index for index, z in enumerate(marks.numbers)}
-        for organ, zs in marks.shows.items():
-            shows.setdefault(organ, []).extend(position[z] for z in zs)
-        empty += [position[z] for z in marks.empty]
-        start += len(marks.numbers)
-    if not shows:
+    for example in examples:
+        position = {z: start + index for index, z in enumerate(example.numbers)}
+        for organ, zs in example.shows.items():
+            used.setdefault(organ, []).extend(position[z] for z in zs)
+        empty += [position[z] for z in example.empty]
+        start += len(position)
+    if not used:
         raise FedCoWProError(
             "an annotation without a labelled voxel", "an organ on one slice at least", "paint an organ"
         )
-    organs = tuple(sorted(shows))
-    if pairing == "chunk":
-        groups = tuple(group for organ in organs for group in _thirds(examples, organ, shows[organ], empty))
-    else:
-        groups = tuple(Group(organ, tuple(shows[organ]), tuple(empty)) for organ in organs)
-    features = join([_used(example) for example in examples])
-    labels = np.concatenate([example.marks.labels for example in examples])
+    organs = tuple(sorted(used))
+    parts = {organ: _parts(examples, organ) if pairing == "same-part" else 1 for organ in organs}
+    groups = [(organ, used[organ][part :: parts[organ]]) for organ in organs for part in range(parts[organ])]
+    features = join([example.features() for example in examples])
+    labels = np.concatenate([example.labels for example in examples])
     first = examples[0].encoded.placement
     return Support(
         organs=organs,
-        bank=predictor.bank(features, labels, groups),
-        masks={organ: labels[sorted(set(zs))] == organ for organ, zs in shows.items()},
-        pixel=first.pixel,
-        size=first.size,
-        atlas=_atlas(predictor, examples, organs),
+        prototypes=predictor.prototypes(features, labels, groups, empty),
         features=features,
         labels=labels,
-        groups=groups,
+        shows={organ: tuple(sorted(set(zs))) for organ, zs in used.items()},
+        pixel=first.pixel,
+        size=first.size,
+        priors=tuple(prior for prior in (example.prior() for example in examples) if prior is not None),
         examples=tuple(examples),
     )
 
 
-def _thirds(examples: Sequence[Example], organ: int, slices: Sequence[int], empty: Sequence[int]) -> list[Group]:
-    """One group for each part of the organ's extent, with the slices that stand for it in each example."""
-    counts = {len(example.marks.shows[organ]) for example in examples if organ in example.marks.shows}
+def _slices_in_use(
+    placement: Placement,
+    annotation: Annotation,
+    config: InferConfig,
+    chosen: Mapping[int, Sequence[int]] | None = None,
+) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...], np.ndarray]:
+    """Slices that show each organ, empty ones, and the prepared labels of both (see `Example`).
+
+    Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
+    `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
+
+    Args:
+        chosen: of a whole annotation the slices to use of each organ instead.
+    """
+    painted = np.flatnonzero(annotation.painted)
+    labels = placement.to_prepared_labels(annotation.labels[painted])
+    hidden = UNKNOWN if annotation.unknown else 0
+    organs = [int(organ) for organ in np.unique(labels[labels > 0]) if organ != hidden]
+    found = {organ: slices_of(labels, organ) for organ in organs}
+    if annotation.is_whole:
+        if chosen is None:
+            chosen = {organ: pick_slices(zs, config.support_slices) for organ, zs in found.items()}
+        drawn: np.ndarray = np.any(labels, axis=(1, 2))
+        empty = empty_slices(drawn, config.background_slices)
+    else:
+        chosen = {organ: painted[zs].tolist() for organ, zs in found.items()}
+        empty = painted[~annotation.labels[painted].any(axis=(1, 2))].tolist()
+    shows = {organ: tuple(zs) for organ, zs in chosen.items()}
+    return shows, tuple(empty), labels[np.searchsorted(painted, _in_use(shows, empty))]
+
+
+def _in_use(shows: Mapping[int, Sequence[int]], empty: Sequence[int]) -> list[int]:
+    return sorted({*empty, *(z for zs in shows.values() for z in zs)})
+
+
+def _parts(examples: Sequence[Example], organ: int) -> int:
+    """Of how many slices an organ is annotated in each example; each stands for a part of its extent."""
+    counts = {len(example.shows[organ]) for example in examples if organ in example.shows}
     if len(counts) > 1:
         raise FedCoWProError(
             f"label {organ} on {' and '.join(map(str, sorted(counts)))} slices of the examples",
             "as many slices of each example, where thirds are paired",
-            "use --pairing bag",
+            "use --pairing all-slices",
         )
-    (parts,) = counts
-    return [Group(organ, tuple(slices[part::parts]), tuple(empty)) for part in range(parts)]
-
-
-def _used(example: Example) -> Encoded:
-    """The features of the slices that the prototypes are taken from."""
-    encoded, numbers = example.encoded, np.array(example.marks.numbers, np.int64)
-    return encoded.features.select(np.searchsorted(np.array(encoded.numbers), numbers))
-
-
-def _atlas(predictor: OneShotPredictor, examples: Sequence[Example], organs: Sequence[int]) -> Atlas:
-    volumes: list[Anatomy] = []
-    places: list[dict[int, Place]] = []
-    for example in examples:
-        marks, anatomy = example.marks, example.encoded.anatomy
-        if anatomy is None or not marks.shows:
-            continue
-        volumes.append(anatomy)
-        places.append({organ: _place(marks, organ, anatomy) for organ in marks.shows})
-    shown = tuple(tuple(of_volume.get(organ) for of_volume in places) for organ in organs)
-    return Atlas(tuple(volumes), shown, predictor.config)
-
-
-def _place(marks: Marks, organ: int, anatomy: Anatomy) -> Place:
-    """Of a partly painted organ nothing is known beyond the painted slices, but where an empty one ends it."""
-    zs = marks.shows[organ]
-    masks = marks.labels[[marks.numbers.index(z) for z in zs]] == organ
-    place = place_of(masks, zs, anatomy)
-    if marks.is_whole:
-        return place
-    below = max((z for z in marks.empty if z < zs[0]), default=-np.inf)
-    above = min((z for z in marks.empty if z > zs[-1]), default=np.inf)
-    return replace(place, extent=(below * anatomy.spacing, above * anatomy.spacing))
+    return counts.pop()

@@ -38,7 +38,7 @@ _KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
 
 
 @dataclass(frozen=True)
-class Found:
+class Contents:
     """What files hold: a NIfTI file, or DICOM volumes to choose from, and notes on what was left out."""
 
     nifti: Path | None = None
@@ -59,7 +59,7 @@ class Found:
         return math.prod(shape), shape[0]
 
 
-def examine(files: Sequence[Path], work: Path, limits: Limits) -> Found:
+def examine(files: Sequence[Path], work: Path, limits: Limits) -> Contents:
     """Tell files apart by content and unpack them, within limits.
 
     Args:
@@ -84,14 +84,14 @@ def examine(files: Sequence[Path], work: Path, limits: Limits) -> Found:
             "open them one by one",
         )  # fmt: skip
     if len(files) == 1 and volumes:
-        return Found(nifti=_plain_nifti(files[0], work, limits))
+        return Contents(nifti=_plain_nifti(files[0], work, limits))
     dicom = [file for file in files if is_dicom(file)]
     if not dicom:
         raise Refused(415, "content of another type", _KINDS, "convert it, for example with dcm2niix")
     return _series(dicom, limits)
 
 
-def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None, tuple[str, ...]]:
+def read(found: Contents, number: int, name: str) -> tuple[Volume, Series | None, tuple[str, ...]]:
     """Read the volume under a new name; `number` chooses among DICOM volumes. The last part is what to tell the user.
 
     Raises:
@@ -224,7 +224,7 @@ def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
     return volumes or files
 
 
-def _series(files: list[Path], limits: Limits) -> Found:
+def _series(files: list[Path], limits: Limits) -> Contents:
     """The volumes among DICOM files. What their headers claim is added up before pixels are read."""
     library("pydicom")
     from fedcowpro.volume.dicom.discover import find_in
@@ -238,7 +238,7 @@ def _series(files: list[Path], limits: Limits) -> Found:
             400, "DICOM files that make no volume", "at least 3 parallel slices of one CT or MR series",
             "give the files of one series",
         )  # fmt: skip
-    return Found(series=found.series, notes=found.notes)
+    return Contents(series=found.series, notes=found.notes)
 
 
 def _pixels(files: Sequence[Path]) -> Iterator[int]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from fedcowpro.serve.content import Found, examine
+from fedcowpro.serve.content import Contents, examine
 from fedcowpro.serve.limits import Refused, size_text
 from fedcowpro.serve.server import TheServer, TheSession, discard
 from fedcowpro.serve.sessions import Session, Upload
@@ -134,7 +134,7 @@ def drop_upload(key: str, session: TheSession) -> dict[str, str]:
     return {}
 
 
-def _choices(found: Found) -> dict[str, Any]:
+def _choices(found: Contents) -> dict[str, Any]:
     return {"choices": [one.describe() for one in found.series]}
 
 

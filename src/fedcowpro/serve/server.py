@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.serve.content import Found, read
+from fedcowpro.serve.content import Contents, read
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder
 from fedcowpro.serve.guard import Policy
@@ -49,7 +49,7 @@ class Server:
         self.sessions.close()
         self.worker.close()
 
-    def open_volume(self, session: Session, found: Found, number: int, name: str, folder: Path) -> OpenVolume:
+    def open_volume(self, session: Session, found: Contents, number: int, name: str, folder: Path) -> OpenVolume:
         """Read a volume into a session, which then owns `folder`.
 
         Raises:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedcowpro.serve.content import Found
+from fedcowpro.serve.content import Contents
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.serve.opened import OpenVolume
@@ -31,7 +31,7 @@ class Upload:
 
     folder: Path
     size: int = 0
-    found: Found | None = None
+    found: Contents | None = None
 
 
 @dataclass

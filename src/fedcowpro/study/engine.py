@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.processes import single_threaded
-from fedcowpro.study.plan import Job
+from fedcowpro.study.plan import StudyJob
 
 _LOOK = 0.2  # seconds between two looks at the jobs
 
@@ -22,12 +22,12 @@ _LOOK = 0.2  # seconds between two looks at the jobs
 class Failure:
     """A job that did not succeed: the last words of its process; all of them are in the job's log."""
 
-    job: Job
+    job: StudyJob
     reason: str
 
 
 def run_jobs(
-    jobs: Sequence[Job], workers: int, logs: Path, *, on_look: Callable[[Sequence[Job]], None] | None = None
+    jobs: Sequence[StudyJob], workers: int, logs: Path, *, on_look: Callable[[Sequence[StudyJob]], None] | None = None
 ) -> list[Failure]:
     """Do all jobs, each in a process of its own; one that fails, or is killed, does not stop the others.
 
@@ -50,7 +50,7 @@ def run_jobs(
         context.set_forkserver_preload(["fedcowpro.study.worker", "torch._dynamo"])  # the first optimiser loads that
     else:  # a forked process must not use the system's libraries
         context = multiprocessing.get_context("spawn")
-    waiting, running, failures = deque(jobs), dict[BaseProcess, Job](), list[Failure]()
+    waiting, running, failures = deque(jobs), dict[BaseProcess, StudyJob](), list[Failure]()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -76,7 +76,7 @@ def run_jobs(
     return failures
 
 
-def require_success(failures: Sequence[Failure], of: int, name: Callable[[Job], str]) -> None:
+def require_success(failures: Sequence[Failure], of: int, name: Callable[[StudyJob], str]) -> None:
     """Raise an error that lists the failures, if there are any.
 
     Args:
@@ -92,7 +92,7 @@ def require_success(failures: Sequence[Failure], of: int, name: Callable[[Job], 
         )
 
 
-def _work(job: Job) -> None:
+def _work(job: StudyJob) -> None:
     from fedcowpro.study.worker import work  # here, because it loads torch
 
     work(job)

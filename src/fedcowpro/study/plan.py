@@ -47,7 +47,7 @@ class Scoring(Config):
     out: Path
 
 
-class Job(Config):
+class StudyJob(Config):
     """A model and all its evaluations: what a worker process does.
 
     `sites` are those of the training; without any, the encoder is scored as it is before training. `log` takes what
@@ -82,7 +82,7 @@ class Plan:
     """All trials of a study, and the jobs behind them: fewer, where trials share."""
 
     trials: tuple[Trial, ...]
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, StudyJob]
 
     def scorings(self) -> dict[str, Scoring]:
         """All evaluations by their keys."""
@@ -97,7 +97,7 @@ def make_plan(study: Study, variants: Sequence[Variant], pools: Mapping[str, Sit
     """
     composer = _Composer(pools, store / "sites")
     trials: list[Trial] = []
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, StudyJob] = {}
     for seed in study.seeds:
         for variant in variants:
             config = variant.config.model_copy(update={"seed": seed})
@@ -107,7 +107,7 @@ def make_plan(study: Study, variants: Sequence[Variant], pools: Mapping[str, Sit
             job = jobs.get(digest)
             if job is None:
                 sites = {name: site.path for name, site in trained.items()}
-                job = Job(
+                job = StudyJob(
                     key=digest, config=_without_inference(config), sites=sites, folder=store / "runs" / digest,
                     log=store / "logs" / f"{digest}.log", scorings=(),
                 )  # fmt: skip

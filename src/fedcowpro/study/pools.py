@@ -74,7 +74,7 @@ def _prepare(
         options=options,
         organs=pool.organ_names,
         cases=pool.case_ids,
-        unseen=pool.unseen,
+        test_organs=pool.test_organs,
         workers=workers,
         progress=progress,
     )

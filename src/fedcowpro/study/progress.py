@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedcowpro.federated.server.run_folder import RunFolder
-from fedcowpro.study.plan import Job, Plan
+from fedcowpro.study.plan import Plan, StudyJob
 
 _EVALUATION = 20  # steps; about what scoring some volumes takes
 
@@ -53,7 +53,7 @@ class StudyProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, active: Sequence[Job], scored: int) -> None:
+    def update(self, active: Sequence[StudyJob], scored: int) -> None:
         """Show the state: jobs in work, and the number of evaluations that are done."""
         done = scored * _EVALUATION
         trained, training = 0, 0
@@ -90,6 +90,6 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _steps(job: Job) -> int:
+def _steps(job: StudyJob) -> int:
     federation = job.config.federation
     return len(job.sites) * federation.rounds * federation.local_steps

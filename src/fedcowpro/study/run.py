@@ -28,7 +28,7 @@ from fedcowpro.core.versions import versions
 from fedcowpro.study.engine import require_success, run_jobs
 from fedcowpro.study.expand import expand
 from fedcowpro.study.lock import locked
-from fedcowpro.study.plan import Job, Plan, make_plan
+from fedcowpro.study.plan import Plan, StudyJob, make_plan
 from fedcowpro.study.pools import prepare_pools, required_organs
 from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.read import load_study
@@ -104,7 +104,7 @@ class _Running:
         (self.store / "results").mkdir(exist_ok=True)
         with StudyProgress(self.plan, self.progress) as bar:
 
-            def look(active: Sequence[Job]) -> None:
+            def look(active: Sequence[StudyJob]) -> None:
                 self._note()
                 bar.update(active, self.scored)
 
@@ -128,14 +128,14 @@ class _Running:
             write_record(self.out, self.record)
         return self.out / "table.csv"
 
-    def _name(self, job: Job) -> str:
+    def _name(self, job: StudyJob) -> str:
         trials = [trial for trial in self.plan.trials if trial.job == job.key]
         arms = dict.fromkeys(trial.variant.arm for trial in trials)
         seeds = dict.fromkeys(str(trial.seed) for trial in trials)
         return f"arm {' / '.join(repr(arm) for arm in arms)}, seed {', '.join(seeds)}"
 
 
-def _is_done(job: Job) -> bool:
+def _is_done(job: StudyJob) -> bool:
     """Whether nothing is left to do; a training is finished before it is scored."""
     return all(scoring.out.is_file() for scoring in job.scorings)
 

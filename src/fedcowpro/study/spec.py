@@ -49,7 +49,9 @@ class Pool(Config):
     cases: CaseIds | None = Field(None, description="source: ids")
     modality: Modality | None = None
     organs: dict[int, str] | None = Field(None, description="label value -> name; None = as the source says")
-    unseen: tuple[str, ...] = Field((), description="organs; training slices that show one are left out (setting 2)")
+    test_organs: tuple[str, ...] = Field(
+        (), description="training slices that show one of them are left out (setting 2)"
+    )
     window: tuple[float, float] | None = None
     percentile: float | None = None
     spacing: float | None = None

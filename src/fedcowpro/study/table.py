@@ -20,7 +20,7 @@ import pandas as pd
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.evaluation.protocol import COLUMNS, read_results
-from fedcowpro.study.plan import COST, Job, Plan, Trial
+from fedcowpro.study.plan import COST, Plan, StudyJob, Trial
 from fedcowpro.study.spec import Study
 
 TABLE, COSTS, RECORD = "table.csv", "costs.csv", "study.json"
@@ -79,7 +79,7 @@ def write_costs(folder: Path, plan: Plan) -> None:
     _write(folder / COSTS, COST_COLUMNS, rows)
 
 
-def _cost(job: Job, arms: str) -> dict[str, object]:
+def _cost(job: StudyJob, arms: str) -> dict[str, object]:
     cost: dict[str, Any] = json.loads((job.folder / COST).read_text(encoding="utf-8"))
     lines = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]

@@ -27,10 +27,10 @@ from fedcowpro.federated.site.local_training import reproducible
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
-from fedcowpro.study.plan import COST, Job, Scoring
+from fedcowpro.study.plan import COST, Scoring, StudyJob
 
 
-def work(job: Job) -> None:
+def work(job: StudyJob) -> None:
     """Do a job: train the model, unless it is finished, and write each table of scores that is missing.
 
     What it prints goes to the job's log. It ends with the study, and begins when no other process does the same job:
@@ -54,7 +54,7 @@ def work(job: Job) -> None:
         sys.exit(f"error: {error}")
 
 
-def train(job: Job) -> None:
+def train(job: StudyJob) -> None:
     """Run the federation, or the rest of it, and note what it cost."""
     before, memory = RunFolder(job.folder).completed(), _peak_megabytes()
     started, cpu = time.perf_counter(), time.process_time()
@@ -70,7 +70,7 @@ def train(job: Job) -> None:
         write_atomic(job.folder / COST, (json.dumps(cost) + "\n").encode())
 
 
-def score(job: Job, scoring: Scoring) -> list[Row]:
+def score(job: StudyJob, scoring: Scoring) -> list[Row]:
     """Scores on all evaluation sites; the episodes that were asked are kept beside them."""
     rows: list[Row] = []
     sites = {name: Site.open(asked.path) for name, asked in scoring.sites.items()}
@@ -100,14 +100,14 @@ def score(job: Job, scoring: Scoring) -> list[Row]:
     return rows
 
 
-def _method(job: Job, scoring: Scoring, site: str) -> OneShotPredictor | FineTuned:
+def _method(job: StudyJob, scoring: Scoring, site: str) -> OneShotPredictor | FineTuned:
     loaded = _loaded(job, scoring, site)
     if scoring.teaching is None:
         return loaded.predictor
     return FineTuned(loaded, scoring.teaching, scoring.teaching_steps, scoring.seed, scoring.networks)
 
 
-def _loaded(job: Job, scoring: Scoring, site: str) -> Loaded:
+def _loaded(job: StudyJob, scoring: Scoring, site: str) -> Loaded:
     if not job.trains:
         model = build_model(job.config.model, job.config.seed, project=False)
         return Loaded(OneShotPredictor(model, scoring.inference), job.config.seed, {})

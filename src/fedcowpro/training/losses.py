@@ -85,8 +85,8 @@ def episode_losses(
 ) -> tuple[dict[str, Tensor], Float[Tensor, "b 2 h w"]]:
     """Mean loss terms of a batch of episodes and the query's logits at image resolution.
 
-    Terms whose weight is 0 are not computed. `total` is the weighted sum. There are n = B * shots support slices; the
-    shots of a query are consecutive.
+    Terms whose weight is 0 are not computed. `total` is the weighted sum. There are n = B * views support slices; the
+    views of a query are consecutive.
     """
     features = model.encode(torch.cat((support, query)))
     support_features, query_features = features.split((len(support), len(query)))
@@ -144,9 +144,9 @@ def _alignment(
     An episode whose prediction leaves no background prototype teaches nothing and counts 0.
     """
     predicted = scores.argmax(1).to(query.dtype)
-    shots = len(support) // len(query)
-    if shots > 1:
-        query, predicted = query.repeat_interleave(shots, 0), predicted.repeat_interleave(shots, 0)
+    views = len(support) // len(query)
+    if views > 1:
+        query, predicted = query.repeat_interleave(views, 0), predicted.repeat_interleave(views, 0)
     pooled_background = F.avg_pool2d(1 - predicted[:, None], window).flatten(1)
     usable = (pooled_background > model.config.head.threshold).any(1)
     reverse = model.compare(support, query, predicted, window)

@@ -87,14 +87,14 @@ def _inside(path: Path) -> list[Path]:
     taken += [entry for entry in entries if entry.is_dir() and _dicom_in(entry)]
     if dicom:
         from fedcowpro.volume.dicom.discover import find_in
-        from fedcowpro.volume.dicom.hiding import hide
+        from fedcowpro.volume.dicom.redaction import redact
 
         among = find_in(dicom)
         if len(among.series) == 1 and not any(entry.is_dir() for entry in entries):
             taken.append(path)
         else:
             reason = "; ".join(among.notes) or f"{len(among.series)} DICOM volumes beside other files"
-            _pass_over([Path(hide(str(file), among.words)) for file in dicom], reason)
+            _pass_over([Path(redact(str(file), among.identifiers)) for file in dicom], reason)
     _pass_over(own, "named as what `segment` writes; give them by name to segment them")
     others = [entry for entry in entries if entry not in [*taken, *own, *dicom] and entry.suffix.lower() not in _PAPERS]
     _pass_over([entry for entry in others if not entry.is_dir()], "no volume by its name or content")

@@ -16,7 +16,7 @@ from downloads import Patient
 from test_downloads import DATASETS
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import Found, Options
+from fedcowpro.data.datasets.base import FoundScans, Options
 from fedcowpro.data.datasets.registry import adapter_for
 from fedcowpro.data.datasets.scan import Scan
 
@@ -52,7 +52,7 @@ def written(tmp_path: Path, patient: Patient) -> Root:
     return write
 
 
-def find(root: Path, **options: Any) -> Found:
+def find(root: Path, **options: Any) -> FoundScans:
     return adapter_for(root, None).find(root, Options(**options))
 
 

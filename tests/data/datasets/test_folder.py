@@ -17,20 +17,20 @@ from downloads import CHAOS, Patient, numbered, pair, save
 from fedcowpro.cli import main
 from fedcowpro.config import PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import Found, Options
+from fedcowpro.data.datasets.base import FoundScans, Options
 from fedcowpro.data.datasets.registry import adapter_for
 from fedcowpro.data.preparation.prepare import prepare
 
 KEY = bytes(range(32))
 
 
-def find(root: Path, **options: Any) -> Found:
+def find(root: Path, **options: Any) -> FoundScans:
     adapter = adapter_for(root, None)
     assert adapter.about.name == "folder"
     return adapter.find(root, Options(key=lambda: KEY, **options))
 
 
-def labels_of(found: Found) -> dict[str, str | None]:
+def labels_of(found: FoundScans) -> dict[str, str | None]:
     return {scan.id: scan.labels.files[0].name if scan.labels is not None else None for scan in found.scans}
 
 

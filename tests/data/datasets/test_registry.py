@@ -10,7 +10,7 @@ import pytest
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets import registry
-from fedcowpro.data.datasets.base import About, Found, Options
+from fedcowpro.data.datasets.base import About, FoundScans, Options
 from fedcowpro.data.datasets.registry import adapter_for, adapters
 from fedcowpro.data.datasets.scan import ImageFile, Scan
 
@@ -26,8 +26,8 @@ class Hospital:
     def recognises(self, source: Path) -> bool:
         return (source / "export.txt").is_file()
 
-    def find(self, source: Path, options: Options) -> Found:
-        return Found(tuple(Scan(path.name[:6], ImageFile(path), None, "ct") for path in source.glob("scan-*")))
+    def find(self, source: Path, options: Options) -> FoundScans:
+        return FoundScans(tuple(Scan(path.name[:6], ImageFile(path), None, "ct") for path in source.glob("scan-*")))
 
 
 @dataclass

@@ -45,7 +45,7 @@ def scores(
                 rows.append(
                     Row(
                         method=method, seed=seed, site=site, case=case, organ=organ, protocol=protocol, dice=dice,
-                        options={"pairing": "bag", "refine": "12", "tolerance_mm": "2"} | dict(options or {}),
+                        options={"pairing": "all-slices", "refine": "12", "tolerance_mm": "2"} | dict(options or {}),
                         **given, **metrics,
                     )
                 )  # fmt: skip

@@ -64,11 +64,14 @@ def test_arms_of_a_study_with_other_episodes_have_their_own_row(tmp_path: Path, 
 def test_settings_in_common_are_said_once(tmp_path: Path, written: Written) -> None:
     rows = scores({"a": 0.0, "b": 0.1})
     page = written(table(tmp_path / "a.csv", rows))
-    assert "the same for all methods and protocols: support slices 3, pairing bag, refine 12, tolerance mm 2." in page
+    assert (
+        "the same for all methods and protocols: support slices 3, pairing all-slices, refine 12, tolerance mm 2."
+        in page
+    )
     assert "Settings of inference that differ" not in page
     other = [replace(row, options={**row.options, "refine": "0"}) if row.method == "b" else row for row in rows]
     page = written(table(tmp_path / "b.csv", other))
-    assert "support slices 3, pairing bag, tolerance mm 2." in page
+    assert "support slices 3, pairing all-slices, tolerance mm 2." in page
     assert rows_after(page, "Settings of inference that differ") == [
         "| a | whole-volume | 12 |", "| b | whole-volume | 0 |",
     ]  # fmt: skip
@@ -103,7 +106,7 @@ def test_methods_that_differ_from_each_other_only_are_told(tmp_path: Path, writt
 
 def test_the_command_of_a_table_has_the_settings_of_its_scores(tmp_path: Path, written: Written) -> None:
     config = InferConfig(scales=(0.75, 1), flip=True, axial_prior=1.5, keep_components=False)
-    columns = {**options_of(OneShotPredictor(build_model(TINY, 0), config)), "pairing": "chunk"}
+    columns = {**options_of(OneShotPredictor(build_model(TINY, 0), config)), "pairing": "same-part"}
     rows = [replace(row, options={**row.options, **columns}) for row in scores({"a": 0.0})]
     page = written(table(tmp_path / "a.csv", rows))
     words = shlex.split(next(line for line in page.splitlines() if line.startswith("fedcowpro evaluate")))
@@ -113,4 +116,4 @@ def test_the_command_of_a_table_has_the_settings_of_its_scores(tmp_path: Path, w
     read = inference_overrides(*(given.get(name) if name else "--keep-components" in words for name in names), others)
     settings = {**read, "refine": int(read["refine"]), "threshold": float(read["threshold"])}
     assert "--no-keep-components" in words
-    assert InferConfig.model_validate(settings) == config.model_copy(update={"pairing": "chunk"})
+    assert InferConfig.model_validate(settings) == config.model_copy(update={"pairing": "same-part"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options, unmatched
+from fedcowpro.data.datasets.base import About, FoundScans, Options, nothing_found, refuse_options, unmatched
 from fedcowpro.data.datasets.pairs import files, inward, left_out, listed, safe
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.checks import label_volume
@@ -71,7 +71,7 @@ class Alpnet:
         """Whether files named image_... are there."""
         return any(files(base, "image_*", _ENDINGS) for base in inward(source))
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases, with the labels that are there."""
         refuse_options(ABOUT, options, "reuse_superpixels")
         base = next((base for base in inward(source) if files(base, "image_*", _ENDINGS)), None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options
+from fedcowpro.data.datasets.base import About, FoundScans, Options, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
 from fedcowpro.data.datasets.scan import Scan
 
@@ -57,7 +57,7 @@ class Amos22:
         """Whether a folder of images holds a file named amos_0001.nii.gz or alike."""
         return _home(source) is not None
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases of the part; those in `imagesTr` and `imagesVa` have labels."""
         refuse_options(ABOUT, options, "part")
         home = _home(source)

@@ -62,19 +62,19 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundScans:
     """The cases of a folder in natural order (2 before 10), with different ids.
 
     Attributes:
         organs: label value -> name; None = the folder does not say.
         notes: what the user should know: files that were left out and why.
-        words: what names patients, lower case; messages about these cases do not say it.
+        identifiers: what names patients, lower case; messages about these cases do not say it.
     """
 
     scans: tuple[Scan, ...]
     organs: Mapping[int, str] | None = None
     notes: tuple[str, ...] = ()
-    words: frozenset[str] = field(default=frozenset(), repr=False)
+    identifiers: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class Adapter(Protocol):
@@ -87,7 +87,7 @@ class Adapter(Protocol):
     def recognises(self, source: Path) -> bool:
         """Whether the folder looks like this dataset; quick, reads names only (or one small JSON)."""
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases.
 
         Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedcowpro.data.datasets.base import About, Found, Options, nothing_found, refuse_options
+from fedcowpro.data.datasets.base import About, FoundScans, Options, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
 from fedcowpro.data.datasets.scan import Scan
 
@@ -44,7 +44,7 @@ class Btcv:
         """Whether `img/img0001.nii.gz` lies where it should."""
         return bool(_sets(source))
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List training and testing cases; every training case has labels."""
         refuse_options(ABOUT, options)
         sets = _sets(source)

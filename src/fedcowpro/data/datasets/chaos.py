@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, natural, nothing_found, refuse_options
+from fedcowpro.data.datasets.base import About, FoundScans, Options, natural, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe
 from fedcowpro.data.datasets.png_masks import Band, DicomFolder, PngMasks
 from fedcowpro.data.datasets.scan import Scan
@@ -67,7 +67,7 @@ class Chaos:
         """Whether patients' folders with DICOM_anon lie where they should."""
         return next(_patients(source), None) is not None
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases of the part; those of the training sets have labels."""
         refuse_options(ABOUT, options, "part")
         scans: list[Scan] = []

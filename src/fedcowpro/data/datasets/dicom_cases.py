@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import Found
+from fedcowpro.data.datasets.base import FoundScans
 from fedcowpro.data.datasets.scan import LabelFile, LabelSource, Scan
 from fedcowpro.volume.read import ending_of
 
@@ -32,7 +32,7 @@ def holds_dicom(source: Path) -> bool:
     return any(is_dicom(path) for path in islice(unnamed, _LOOKED_AT))
 
 
-def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool) -> Found:
+def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool) -> FoundScans:
     """Every series below the folder under a pseudonym, with the segmentation that was drawn on it.
 
     Args:
@@ -46,15 +46,15 @@ def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool
     Raises:
         FedCoWProError: there are series but no key; the extra is not installed.
     """
-    from fedcowpro.volume.dicom import find, hide, hiding_errors, pseudonym
+    from fedcowpro.volume.dicom import find, pseudonym, redact, redacting_errors
     from fedcowpro.volume.dicom.seg_reader import SegmentationLabels
 
     found = find(source)
     if not found.series:
-        return Found((), None, found.notes, found.words)
+        return FoundScans((), None, found.notes, found.identifiers)
     secret = secret_of(source, key)
     drawn, notes = _drawn_on(found.series, found.segmentations) if labelled else ({}, [])
-    with hiding_errors(found.words):
+    with redacting_errors(found.identifiers):
         organs = _organs(list(drawn.values()))
     scans = [
         Scan(
@@ -65,8 +65,11 @@ def dicom_scans(source: Path, key: Callable[[], bytes] | None, *, labelled: bool
         )
         for index, series in enumerate(found.series)
     ]
-    return Found(
-        tuple(scans), organs or None, (*found.notes, *(hide(note, found.words) for note in notes)), found.words
+    return FoundScans(
+        tuple(scans),
+        organs or None,
+        (*found.notes, *(redact(note, found.identifiers) for note in notes)),
+        found.identifiers,
     )
 
 
@@ -91,13 +94,13 @@ def the_series(path: Path) -> tuple[Series, tuple[str, ...]]:
     Raises:
         FedCoWProError: none, or several.
     """
-    from fedcowpro.volume.dicom import find, hide
+    from fedcowpro.volume.dicom import find, redact
 
     found = find(path)
     if len(found.series) != 1:
         kinds = "; ".join(series.describe() for series in found.series) or "; ".join(found.notes) or "none"
         raise FedCoWProError(
-            f"{hide(str(path), found.words)}: {len(found.series)} DICOM volumes ({kinds})",
+            f"{redact(str(path), found.identifiers)}: {len(found.series)} DICOM volumes ({kinds})",
             "one volume in each folder that the pattern matches",
             "correct the pattern, or leave --images out to take every series under a pseudonym",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedcowpro.data.datasets.base import About, Found, Options, match, nothing_found, refuse_options
+from fedcowpro.data.datasets.base import About, FoundScans, Options, match, nothing_found, refuse_options
 from fedcowpro.data.datasets.pairs import Pairs, left_out, listed
 from fedcowpro.data.datasets.scan import Scan
 
@@ -48,7 +48,7 @@ class Flare22:
         """Whether files named FLARE22_Tr are there, or its folder of unlabelled cases."""
         return any(_labelled(folder) for folder in _folders(source)) or bool(_unlabelled(source))
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases of the part; every `FLARE22_Tr` case has labels."""
         refuse_options(ABOUT, options, "part")
         labelled = [pairs for folder in _folders(source) if (pairs := _labelled(folder)) is not None]

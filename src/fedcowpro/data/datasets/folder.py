@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
+from fedcowpro.data.datasets.base import About, FoundScans, Options, match, refuse_options, unmatched
 from fedcowpro.data.datasets.dicom_cases import dicom_scans, holds_dicom, labels_at, secret_of, the_series
 from fedcowpro.data.datasets.pairing import case_id, is_label_map, pair, stem
 from fedcowpro.data.datasets.pairs import listed, safe
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
-from fedcowpro.volume.dicom import hide, hiding_errors, pseudonym
+from fedcowpro.volume.dicom import pseudonym, redact, redacting_errors
 from fedcowpro.volume.read import ENDINGS, ending_of
 
 ABOUT = About(
@@ -38,13 +38,13 @@ class Folder:
         """Whether a volume or DICOM series is there."""
         return bool(_volumes(source)) or holds_dicom(source)
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases: by the patterns, or as the files' names, grids and DICOM headers say."""
         refuse_options(ABOUT, options, "images", "labels")
         return _by_pattern(source, options) if options.images else _by_themselves(source, options)
 
 
-def _by_pattern(source: Path, options: Options) -> Found:
+def _by_pattern(source: Path, options: Options) -> FoundScans:
     assert options.images is not None
     labels = _matches(source, options.labels) if options.labels else {}
     images = {case: path for case, path in _matches(source, options.images).items() if path not in labels.values()}
@@ -55,23 +55,23 @@ def _by_pattern(source: Path, options: Options) -> Found:
             "correct the pattern; its '*' is the case's id",
         )
     without: list[str] = []
-    scans, words, renamed = [], frozenset[str](), 0
+    scans, identifiers, renamed = [], frozenset[str](), 0
     for case, path in images.items():
         series, left = the_series(path) if path.is_dir() else (None, ())
         without += left
-        words |= series.words if series is not None else frozenset()
-        with hiding_errors(words):
+        identifiers |= series.identifiers if series is not None else frozenset()
+        with redacting_errors(identifiers):
             given = labels_at(labels[case]) if case in labels else None
         if series is not None:
             # A folder named by the patient it holds: its name must not enter the site.
-            named = hide(case, series.words) != case
+            named = redact(case, series.identifiers) != case
             renamed += named
             name = pseudonym(secret_of(source, options.key), series) if named else safe(case)
             scans.append(Scan(name, series, given, series.modality))
         else:
             scans.append(Scan(safe(case), ImageFile(path), given))
     lone = [f"{labels[case]}: left out, because no image has its id" for case in unmatched(images, labels)]
-    notes = [hide(note, words) for note in [*without, *lone]]
+    notes = [redact(note, identifiers) for note in [*without, *lone]]
     if renamed:
         notes.append(
             f"folders named by their patients: {renamed}; these cases go by pseudonyms, and --list says which is which"
@@ -81,10 +81,10 @@ def _by_pattern(source: Path, options: Options) -> Found:
             "ids of cases are names of folders here and go into the site: rename folders that say who the patient is "
             "in other words than the DICOM files, or leave --images out to have pseudonyms"
         )
-    return listed(scans, None, notes, words)
+    return listed(scans, None, notes, identifiers)
 
 
-def _by_themselves(source: Path, options: Options) -> Found:
+def _by_themselves(source: Path, options: Options) -> FoundScans:
     volumes = _volumes(source)
     by_pattern = _matches(source, options.labels) if options.labels else {}
     maps = [path for path in volumes if is_label_map(path.relative_to(source)) and path not in by_pattern.values()]
@@ -101,10 +101,10 @@ def _by_themselves(source: Path, options: Options) -> Found:
         Scan(case, ImageFile(path), LabelFile(paired[case]) if case in paired else None)
         for case, path in images.items()
     ]
-    organs, words = None, frozenset[str]()
+    organs, identifiers = None, frozenset[str]()
     if holds_dicom(source):
         series = dicom_scans(source, options.key, labelled=options.labels is None)
-        organs, words = series.organs, series.words
+        organs, identifiers = series.organs, series.identifiers
         notes += series.notes
         if series.scans and scans:
             notes.append(f"{source} holds volumes in files and as DICOM: take care that none is there in both forms")
@@ -115,7 +115,7 @@ def _by_themselves(source: Path, options: Options) -> Found:
             f"volumes ({', '.join(ENDINGS)}) or DICOM series",
             "check the path, or name the files with --images; names with seg, mask, label ... count as label maps",
         )
-    return listed(scans, None if paired else organs, notes, words)
+    return listed(scans, None if paired else organs, notes, identifiers)
 
 
 def _volumes(source: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, match, refuse_options, unmatched
+from fedcowpro.data.datasets.base import About, FoundScans, Options, match, refuse_options, unmatched
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe, without_image, without_labels
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 from fedcowpro.volume.read import ending_of
@@ -51,7 +51,7 @@ class Mogambo:
         names = [source.resolve().name, *(path.name for path in source.iterdir())]
         return any("mogamb" in name.lower() for name in names) and any(ending_of(path) for path in source.rglob("*"))
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases; each has labels."""
         refuse_options(ABOUT, options, "images", "labels")
         images, labels = _paired(source, options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, nothing_found
+from fedcowpro.data.datasets.base import About, FoundScans, Options, nothing_found
 from fedcowpro.data.datasets.dataset_json import FILE, choose_channel, peek, read_description
 from fedcowpro.data.datasets.pairs import inward, left_out, listed, safe, without_image, without_labels
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
@@ -81,7 +81,7 @@ class Msd:
         """Whether a `dataset.json` lists images that are there under the names that it gives."""
         return _home(source) is not None
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases of `training`, which have labels, and of `test`, which have none."""
         home = _home(source)
         if home is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import About, Found, Options, match, nothing_found
+from fedcowpro.data.datasets.base import About, FoundScans, Options, match, nothing_found
 from fedcowpro.data.datasets.dataset_json import FILE, Channel, choose_channel, peek, read_description
 from fedcowpro.data.datasets.pairs import Pairs, inward, left_out, listed
 from fedcowpro.data.datasets.scan import Scan
@@ -35,7 +35,7 @@ class Nnunet:
         """Whether a `dataset.json` lies beside images whose names end with a channel's number."""
         return _home(source) is not None
 
-    def find(self, source: Path, options: Options) -> Found:
+    def find(self, source: Path, options: Options) -> FoundScans:
         """List the cases of `imagesTr`, which have labels, and of `imagesTs`."""
         home = _home(source)
         if home is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import Found, match, natural, unmatched
+from fedcowpro.data.datasets.base import FoundScans, match, natural, unmatched
 from fedcowpro.data.datasets.scan import ImageFile, LabelFile, Scan
 
 _DOCUMENTS = (".json", ".csv", ".txt", ".md", ".pdf", ".xlsx", ".html", ".yaml", ".yml")
@@ -134,8 +134,8 @@ def listed(
     scans: Sequence[Scan],
     organs: Mapping[int, str] | None,
     notes: Sequence[str] = (),
-    words: frozenset[str] = frozenset(),
-) -> Found:
+    identifiers: frozenset[str] = frozenset(),
+) -> FoundScans:
     """The cases in natural order.
 
     Raises:
@@ -150,7 +150,7 @@ def listed(
                 "rename one of them, or prepare their folders as two sites",
             )
         by_id[scan.id] = scan
-    return Found(tuple(by_id[case] for case in sorted(by_id, key=natural)), organs, tuple(notes), words)
+    return FoundScans(tuple(by_id[case] for case in sorted(by_id, key=natural)), organs, tuple(notes), identifiers)
 
 
 def safe(text: str) -> str:

@@ -28,7 +28,7 @@ Outcome = list[str] | tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Job:
+class CaseJob:
     """All that a worker needs for one case.
 
     Attributes:
@@ -61,7 +61,9 @@ class Job:
         return self.out / VOLUMES / f"{self.scan.id}.npz"
 
 
-def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None, *, must_show: bool) -> Job:
+def job_for(
+    scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, str] | None, *, must_show: bool
+) -> CaseJob:
     """The job of one case; its files are read once to tell whether they changed."""
     config = config.model_copy(update={"modality": config.modality or scan.modality})
     image = _digest(scan.image.files)
@@ -73,10 +75,10 @@ def job_for(scan: Scan, out: Path, config: PrepareConfig, organs: Mapping[int, s
     if scan.superpixels is not None:
         inputs.append(_digest(scan.superpixels.files))
     digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
-    return Job(scan, out, config, None if values is None else frozenset(values), image, digest, must_show)
+    return CaseJob(scan, out, config, None if values is None else frozenset(values), image, digest, must_show)
 
 
-def kept_case(job: Job) -> CaseFile | None:
+def kept_case(job: CaseJob) -> CaseFile | None:
     """The finished case of an earlier run, if it was made from the same inputs."""
     if not (job.folder / CASE).is_file():
         return None
@@ -89,13 +91,13 @@ def kept_case(job: Job) -> CaseFile | None:
     return case if case.inputs == job.inputs and labels_fit else None
 
 
-def require_shown(job: Job, values: Sequence[int]) -> None:
+def require_shown(job: CaseJob, values: Sequence[int]) -> None:
     """Refuse a case that must show an organ and shows none of the `values` that were kept."""
     if job.must_show and job.scan.labels is not None:
         require_nonempty(np.array(values), job.scan.labels.files[0])
 
 
-def make_case(job: Job, tell: Callable[[float], None]) -> list[str]:
+def make_case(job: CaseJob, tell: Callable[[float], None]) -> list[str]:
     """Prepare one case and put it in place; the result is the warnings on the way.
 
     `tell` is told after every slice how much of the case is done, 0..1.
@@ -200,7 +202,7 @@ def _partial(target: Path) -> Path:
 
 
 def _put_in_place(
-    job: Job,
+    job: CaseJob,
     case: CaseFile,
     image: np.ndarray,
     segments: np.ndarray,
@@ -229,7 +231,7 @@ def _put_in_place(
     os.replace(partial, job.folder)
 
 
-def attempt(job: Job, tell: Callable[[float], None]) -> Outcome:
+def attempt(job: CaseJob, tell: Callable[[float], None]) -> Outcome:
     """`make_case` for a worker process: the user's mistakes come back as plain text, whole."""
     try:
         return make_case(job, tell)

@@ -72,17 +72,17 @@ def write_organs(out: Path, cases: Sequence[CaseFile], organs: Mapping[int, str]
 
 
 def slices_that_show(
-    out: Path, organs: Mapping[int, str], unseen: Sequence[str], sources: Sequence[Source]
+    out: Path, organs: Mapping[int, str], test_organs: Sequence[str], sources: Sequence[Source]
 ) -> dict[str, tuple[int, ...]]:
-    """Training case -> its slices that show one of the organs named in `unseen`.
+    """Training case -> its slices that show one of the organs named in `test_organs`.
 
     Raises:
         FedCoWProError: an organ that the site has no name for, a training case without labels.
     """
-    if not unseen:
+    if not test_organs:
         return {}
-    values = [value for value, name in organs.items() if name in unseen]
-    unknown = sorted(set(unseen) - set(organs.values()))
+    values = [value for value, name in organs.items() if name in test_organs]
+    unknown = sorted(set(test_organs) - set(organs.values()))
     if unknown:
         raise FedCoWProError(
             f"test organs: {', '.join(unknown)}",

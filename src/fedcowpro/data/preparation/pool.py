@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.processes import end_with_parent, single_threaded
-from fedcowpro.data.preparation.case import Job, Outcome, attempt
+from fedcowpro.data.preparation.case import CaseJob, Outcome, attempt
 
 _EVERY = 0.2  # seconds between looks at how far the workers are
 _shares: MutableSequence[float] = []  # in a worker: of every case, how much of it is done
@@ -23,7 +23,7 @@ def workers_for(asked: int | None, jobs: int) -> int:
     return min(asked or cores, jobs)
 
 
-def outcomes(jobs: Sequence[Job], workers: int, tell: Callable[[float], None]) -> Iterator[Outcome]:
+def outcomes(jobs: Sequence[CaseJob], workers: int, tell: Callable[[float], None]) -> Iterator[Outcome]:
     """What became of each case, in the order in which they finish.
 
     Args:
@@ -68,7 +68,7 @@ def _begin(shares: MutableSequence[float]) -> None:
     end_with_parent()  # workers of a killed process would wait for work for ever
 
 
-def _attempt(job: Job, number: int) -> Outcome:
+def _attempt(job: CaseJob, number: int) -> Outcome:
     def tell(share: float) -> None:
         _shares[number] = share
 

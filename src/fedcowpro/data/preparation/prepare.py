@@ -20,13 +20,13 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.registry import adapter_for
-from fedcowpro.data.preparation.case import Job, job_for, kept_case, require_shown
+from fedcowpro.data.preparation.case import CaseJob, job_for, kept_case, require_shown
 from fedcowpro.data.preparation.finish import remove_others, slices_that_show, stamp_of, unchanged, write_organs
 from fedcowpro.data.preparation.manifest import CASE, CASES, MANIFEST, STAMP, CaseFile, CaseRecord, Manifest, read_json
 from fedcowpro.data.preparation.pool import outcomes, workers_for
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.data.preparation.sources import choose_sources
-from fedcowpro.volume.dicom import hide, hiding_errors
+from fedcowpro.volume.dicom import redact, redacting_errors
 
 _RECORDED = {"id", "modality", "guessed", "depth", "spacing", "source", "areas"}
 
@@ -42,7 +42,7 @@ def prepare(
     cases: Sequence[str] | None = None,
     support: str | None = None,
     query: Sequence[str] = (),
-    unseen: Sequence[str] = (),
+    test_organs: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
 ) -> Site:
@@ -60,7 +60,7 @@ def prepare(
         cases: ids to take, in this order; None = all in natural order.
         support: id of the annotated case; held out of training.
         query: ids of the cases to evaluate on; held out of training.
-        unseen: names of test organs; slices of training cases that show one are left out of training (the
+        test_organs: names of test organs; slices of training cases that show one are left out of training (the
             literature's setting 2; the only use of a training case's labels).
         workers: processes; None = one per core, at most one per case.
         progress: draw a progress bar on standard error.
@@ -77,7 +77,7 @@ def prepare(
     if organs is not None and not all(0 < value < 256 for value in organs):
         raise FedCoWProError(f"organs: values {sorted(organs)}", "label values in 1..255", "0 is always background")
     adapter = adapter_for(source, dataset, patterns=bool(options.images or options.labels))
-    asked = (adapter.about.name, options.asked(), organs, cases, support, query, unseen, config.digest())
+    asked = (adapter.about.name, options.asked(), organs, cases, support, query, test_organs, config.digest())
     stamp = stamp_of(source, asked, besides=out)
     if (site := unchanged(out, stamp)) is not None:
         return site
@@ -85,7 +85,7 @@ def prepare(
     found = adapter.find(source, options)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
-    with hiding_errors(found.words):
+    with redacting_errors(found.identifiers):
         sources = choose_sources(found, cases, support, query, config.modality)
         if organs is not None and not any(entry.scan.labels for entry in sources):
             warnings.warn(f"organs are named, but no case has labels in {source}", stacklevel=2)
@@ -101,10 +101,10 @@ def prepare(
         waiting = sorted((job for job in jobs if kept[job.scan.id] is None), key=lambda job: not job.must_show)
         if waiting:
             (out / MANIFEST).unlink(missing_ok=True)
-            _run(waiting, workers_for(workers, len(waiting)), progress, found.words)
+            _run(waiting, workers_for(workers, len(waiting)), progress, found.identifiers)
         done = [kept[job.scan.id] or read_json(CaseFile, job.folder / CASE) for job in jobs]
         names = write_organs(out, done, organs)
-        left_out = slices_that_show(out, names, unseen, sources)
+        left_out = slices_that_show(out, names, test_organs, sources)
         records = [
             CaseRecord(**case.model_dump(include=_RECORDED), role=entry.role, left_out=left_out.get(case.id, ()))
             for case, entry in zip(done, sources, strict=True)
@@ -119,7 +119,7 @@ def prepare(
     return Site.open(out)
 
 
-def _run(jobs: list[Job], workers: int, progress: bool, words: frozenset[str]) -> None:
+def _run(jobs: list[CaseJob], workers: int, progress: bool, identifiers: frozenset[str]) -> None:
     console = Console(stderr=True)
     columns = (
         TextColumn("preparing"),
@@ -136,7 +136,7 @@ def _run(jobs: list[Job], workers: int, progress: bool, words: frozenset[str]) -
                 if isinstance(result, tuple):
                     raise FedCoWProError(*result)
                 for message in result:
-                    warnings.warn(hide(message, words), stacklevel=3)
+                    warnings.warn(redact(message, identifiers), stacklevel=3)
                 bar.update(task, volumes=volumes)
     except KeyboardInterrupt:
         console.print("Interrupted. Finished volumes are kept: run the same command again to go on.")

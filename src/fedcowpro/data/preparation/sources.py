@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.data.datasets.base import Found, natural
+from fedcowpro.data.datasets.base import FoundScans, natural
 from fedcowpro.data.datasets.scan import Scan
 from fedcowpro.data.preparation.manifest import Role
 
@@ -21,7 +21,7 @@ class Source:
 
 
 def choose_sources(
-    found: Found,
+    found: FoundScans,
     cases: Sequence[str] | None,
     support: str | None,
     query: Sequence[str],

@@ -35,7 +35,7 @@ _SAME = ("fedcowpro", "flwr")
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at."""
 
     what: str
@@ -50,7 +50,7 @@ class Finding:
 
 def check_site(
     root: Path, site_folder: Path, experiment: ExperimentConfig | None = None, online: bool = True
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Look at everything that a site needs, in the order in which it is needed.
 
     Args:
@@ -83,11 +83,11 @@ def check_site(
     }
     for what, look in checks.items():
         try:
-            yield Finding(what, True, look())
+            yield CheckResult(what, True, look())
         except FedCoWProError as error:
-            yield Finding(what, False, error.got, error.remedy)
+            yield CheckResult(what, False, error.got, error.remedy)
         except (OSError, ValueError, RuntimeError) as error:
-            yield Finding(what, False, f"{type(error).__name__}: {error}", "see the lines above")
+            yield CheckResult(what, False, f"{type(error).__name__}: {error}", "see the lines above")
 
 
 def _versions(theirs: Mapping[str, str]) -> str:

@@ -88,7 +88,7 @@ def _option(option: str, rows: pd.DataFrame) -> list[str]:
     if values[0] in ("true", "false"):
         return [name if values[0] == "true" else f"--no-{name[2:]}"]
     # Whole-volume scores always have the one way of pairing; the other one was asked for.
-    return [name, next((value for value in values if value != "bag"), values[0]).replace("+", ",")]
+    return [name, next((value for value in values if value != "all-slices"), values[0]).replace("+", ",")]
 
 
 def _tables(inputs: Inputs) -> Table:

@@ -66,8 +66,8 @@ SOME_DIFFER = (
     "So some methods differ from each other; none is shown to differ from the reference, which is all that was asked."
 )
 EPISODES = (
-    "Which annotated slices (counted from 1, feet first) segmented which cases. In gt-range with pairing 'chunk' an "
-    "organ's slices are cut into as many parts as there are annotated slices, and each part is segmented by its own."
+    "Which annotated slices (counted from 1, feet first) segmented which cases. In gt-range with pairing 'same-part' "
+    "an organ's slices are cut into as many parts as there are annotated slices, and each part is segmented by its own."
 )
 SAME_SETTINGS = "Settings of inference, the same for all methods and protocols: {settings}."
 PLAIN_MEANS = "Mean over cases, its {confidence} interval below."

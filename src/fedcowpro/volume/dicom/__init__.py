@@ -7,25 +7,25 @@ without position; other modalities. A gap or an uneven distance between slices i
 is kept as it is: the slices stay as scanned and the grid's third axis is slanted, so masks return to the same pixels.
 
 Nothing here puts a patient's attributes into a message, a `repr` or a warning. Messages name files; where a path has
-the name or number of a patient whose header was read, `***` stands in its place (`hiding`).
+the name or number of a patient whose header was read, `***` stands in its place (`redacting`).
 """
 
 from __future__ import annotations
 
-from fedcowpro.volume.dicom.discover import Found, SegmentationFile, find, find_series, read_image
-from fedcowpro.volume.dicom.hiding import hide, hiding_errors
+from fedcowpro.volume.dicom.discover import FoundSeries, SegmentationFile, find, find_series, read_image
 from fedcowpro.volume.dicom.pseudonyms import load_or_make_key, pseudonym
+from fedcowpro.volume.dicom.redaction import redact, redacting_errors
 from fedcowpro.volume.dicom.series import Series
 
 __all__ = [
-    "Found",
+    "FoundSeries",
     "SegmentationFile",
     "Series",
     "find",
     "find_series",
-    "hide",
-    "hiding_errors",
     "load_or_make_key",
     "pseudonym",
     "read_image",
+    "redact",
+    "redacting_errors",
 ]

@@ -13,9 +13,9 @@ from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume.checks import MIN_SLICES
 from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, examining, is_dicom, kind_of, read_header, slices_of
-from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of
 from fedcowpro.volume.dicom.library import library
 from fedcowpro.volume.dicom.pixels import is_colour
+from fedcowpro.volume.dicom.redaction import identifiers_of, redact, redacting_errors
 from fedcowpro.volume.dicom.series import Identity, Series
 from fedcowpro.volume.dicom.split import Part, Slice, parts_of, slices_in
 from fedcowpro.volume.dicom.stack import places
@@ -41,7 +41,7 @@ class SegmentationFile:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSeries:
     """What a folder holds.
 
     Attributes:
@@ -49,14 +49,14 @@ class Found:
         segmentations: in the order of their paths.
         notes: what was left out and why, without anything that leads to a patient but paths.
         damaged: DICOM files that cannot be read.
-        words: what names the patients; `hide` takes it out of messages, because folders may be named by it.
+        identifiers: what names the patients; `redact` takes it out of messages, because folders may be named by it.
     """
 
     series: tuple[Series, ...]
     segmentations: tuple[SegmentationFile, ...] = ()
     notes: tuple[str, ...] = ()
     damaged: tuple[Path, ...] = field(default=(), repr=False)
-    words: frozenset[str] = field(default=frozenset(), repr=False)
+    identifiers: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 def find_series(folder: Path) -> list[Series]:
@@ -68,7 +68,7 @@ def find_series(folder: Path) -> list[Series]:
     return list(find(folder).series)
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> FoundSeries:
     """The volumes and segmentations in a folder tree. Files are told by content; those that are not DICOM, and
     DICOMDIR, reports and other objects without pixels, are passed over.
 
@@ -103,14 +103,14 @@ def read_image(path: Path) -> Volume:
                 f"give the folder of its series, {path.parent}",
             )
     found = find(path) if path.is_dir() else find_in([path])
-    with hiding_errors(found.words):
+    with redacting_errors(found.identifiers):
         volume = _the_volume(found, path)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
     return volume
 
 
-def _the_volume(found: Found, path: Path) -> Volume:
+def _the_volume(found: FoundSeries, path: Path) -> Volume:
     if found.damaged:
         raise FedCoWProError(
             f"{found.damaged[0]}: damaged or incomplete DICOM file", "whole files", "export or copy the series again"
@@ -156,10 +156,10 @@ class _LeftOut:
         )
 
 
-def find_in(paths: Iterable[Path]) -> Found:
+def find_in(paths: Iterable[Path]) -> FoundSeries:
     """The volumes and segmentations among files, as `find`."""
     left_out, damaged, segmentations = _LeftOut(), [], []
-    words: dict[str, frozenset[str]] = {}  # by the patient's number and name
+    identifiers: dict[str, frozenset[str]] = {}  # by the patient's number and name
     by_series: dict[tuple[Identity, str, Modality | None], list[Slice]] = {}
     for path in paths:
         if not is_dicom(path):
@@ -168,8 +168,8 @@ def find_in(paths: Iterable[Path]) -> Found:
             header = read_header(path)
             with examining(path):
                 patient = f"{header.get('PatientID')} {header.get('PatientName')}"
-                if patient not in words:
-                    words[patient] = words_of(header)
+                if patient not in identifiers:
+                    identifiers[patient] = identifiers_of(header)
                 if kind_of(header) in SEGMENTATION_CLASSES:
                     segmentations.append(_segmentation(header, path))
                 elif "Rows" in header:
@@ -188,11 +188,11 @@ def find_in(paths: Iterable[Path]) -> Found:
         for reason, members in others:
             for one in members:
                 left_out.add(one.file, reason)
-    every = frozenset().union(*words.values())
-    return Found(
-        tuple(replace(one, words=every) for one in series),
+    every = frozenset().union(*identifiers.values())
+    return FoundSeries(
+        tuple(replace(one, identifiers=every) for one in series),
         tuple(segmentations),
-        tuple(hide(note, every) for note in left_out.notes()),
+        tuple(redact(note, every) for note in left_out.notes()),
         tuple(damaged),
         every,
     )

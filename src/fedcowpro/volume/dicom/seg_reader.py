@@ -22,9 +22,9 @@ from fedcowpro.volume.dicom.headers import (
     read_header,
     slices_of,
 )
-from fedcowpro.volume.dicom.hiding import hide, hiding_errors, words_of
 from fedcowpro.volume.dicom.library import quiet
 from fedcowpro.volume.dicom.pixels import stored_values
+from fedcowpro.volume.dicom.redaction import identifiers_of, redact, redacting_errors
 from fedcowpro.volume.dicom.seg_writer import write_segmentation
 from fedcowpro.volume.dicom.stack import LPS_TO_RAS, Plane, plane_of
 from fedcowpro.volume.volume import Grid, Volume
@@ -100,9 +100,9 @@ def read_segmentation(path: Path, like: Volume, organs: Mapping[int, str] | None
     path = Path(path)
     dataset = read_dataset(path)
     with examining(path):
-        words = words_of(dataset)
-    with hiding_errors(words):
-        return _read(dataset, path, like, organs, hide(str(path), words))
+        identifiers = identifiers_of(dataset)
+    with redacting_errors(identifiers):
+        return _read(dataset, path, like, organs, redact(str(path), identifiers))
 
 
 def _read(dataset: Dataset, path: Path, like: Volume, organs: Mapping[int, str] | None, name: str) -> Volume:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedcowpro.config import Modality
-from fedcowpro.volume.dicom.hiding import hide, hiding
 from fedcowpro.volume.dicom.reading import Where, read_slices
+from fedcowpro.volume.dicom.redaction import redact, redacting
 from fedcowpro.volume.volume import Volume
 
 
@@ -35,7 +35,7 @@ class Series:
         number: which volume of the series, from 1; 0 = it is the only one.
         kind: what tells it from the other volumes of the series, for people.
         identity: for pseudonyms.
-        words: what names patients; not said in messages, though folders may be named by it.
+        identifiers: what names patients; not said in messages, though folders may be named by it.
     """
 
     slices: tuple[Where, ...]
@@ -46,7 +46,7 @@ class Series:
     number: int = 0
     kind: str = ""
     identity: Identity = field(default=Identity("", ""))
-    words: frozenset[str] = frozenset()
+    identifiers: frozenset[str] = frozenset()
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -58,7 +58,7 @@ class Series:
         """How messages call it: the file, or the folder and what is in it."""
         files = self.files
         place = files[0] if len(files) == 1 and not self.number else f"{files[0].parent} ({self.describe()})"
-        return hide(str(place), self.words)
+        return redact(str(place), self.identifiers)
 
     def describe(self) -> str:
         """Modality, size and spacing in words, without anything that leads to a patient."""
@@ -79,7 +79,7 @@ class Series:
             FedCoWProError: damaged files, colour, no pixels, no decoder for the compression, missing slices, uneven
                 distances, different slices at one position; as `image_volume`.
         """
-        with hiding(self.words):
+        with redacting(self.identifiers):
             return read_slices(self.slices, self.name, self.modality)
 
     def __repr__(self) -> str:

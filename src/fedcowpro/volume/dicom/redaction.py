@@ -18,28 +18,28 @@ HIDDEN = "***"
 _LONG = 5  # letters or digits: a shorter word is hidden only where it stands alone, a shorter number never
 
 
-def words_of(header: Dataset) -> frozenset[str]:
+def identifiers_of(header: Dataset) -> frozenset[str]:
     """What names the patient of a header: parts of the name, alone and run together, and the number; lower case."""
     parts = [part for part in re.split(r"[\W_]+", _plain(str(header.get("PatientName") or ""))) if len(part) > 1]
     number = _plain(str(header.get("PatientID") or "")).strip()
-    words = {*parts, "".join(parts), "".join(reversed(parts))}
-    words |= {one for one in (number, *re.findall(r"\d+", number)) if len(one) >= _LONG}
-    return frozenset(word for word in words if len(word) > 1 and not (word.isdigit() and len(word) < _LONG))
+    identifiers = {*parts, "".join(parts), "".join(reversed(parts))}
+    identifiers |= {one for one in (number, *re.findall(r"\d+", number)) if len(one) >= _LONG}
+    return frozenset(word for word in identifiers if len(word) > 1 and not (word.isdigit() and len(word) < _LONG))
 
 
-def hide(text: str, words: Collection[str]) -> str:
-    """The text with `***` in place of the words, whatever their case and accents."""
+def redact(text: str, identifiers: Collection[str]) -> str:
+    """The text with `***` in place of identifiers, whatever their case and accents."""
     plain = _plain(text, lower=False)
-    if not words:
+    if not identifiers:
         return text
-    pattern = "|".join(_pattern(word) for word in sorted(words, key=len, reverse=True))
+    pattern = "|".join(_pattern(word) for word in sorted(identifiers, key=len, reverse=True))
     hidden = re.sub(pattern, HIDDEN, plain, flags=re.IGNORECASE)
     return text if hidden == plain else hidden
 
 
 @contextmanager
-def hiding_errors(words: Collection[str]) -> Iterator[None]:
-    """Errors from within do not have the words. They are changed, not replaced: a cause would still have them.
+def redacting_errors(identifiers: Collection[str]) -> Iterator[None]:
+    """Errors from within do not have the identifiers. They are changed, not replaced: a cause would still have them.
 
     Raises:
         FedCoWProError, OSError: those from within.
@@ -47,29 +47,31 @@ def hiding_errors(words: Collection[str]) -> Iterator[None]:
     try:
         yield
     except FedCoWProError as error:
-        FedCoWProError.__init__(error, *(hide(part, words) for part in (error.got, error.expected, error.remedy)))
+        FedCoWProError.__init__(
+            error, *(redact(part, identifiers) for part in (error.got, error.expected, error.remedy))
+        )
         raise
     except OSError as error:
         if error.filename is not None:
-            error.filename = hide(str(error.filename), words)
+            error.filename = redact(str(error.filename), identifiers)
         raise
 
 
 @contextmanager
-def hiding(words: Collection[str]) -> Iterator[None]:
-    """Errors and warnings from within do not have the words; the warnings come at the end.
+def redacting(identifiers: Collection[str]) -> Iterator[None]:
+    """Errors and warnings from within do not have the identifiers; the warnings come at the end.
 
     Raises:
-        FedCoWProError, OSError: as `hiding_errors`.
+        FedCoWProError, OSError: as `redacting_errors`.
     """
     caught: list[warnings.WarningMessage] = []
     try:
-        with hiding_errors(words), warnings.catch_warnings(record=True) as caught:
+        with redacting_errors(identifiers), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
     finally:
         for entry in caught:
-            warnings.warn(hide(str(entry.message), words), entry.category, stacklevel=4)
+            warnings.warn(redact(str(entry.message), identifiers), entry.category, stacklevel=4)
 
 
 def _pattern(word: str) -> str:
