@@ -102,7 +102,7 @@ def p_value(found: Estimate) -> Array:
     With several seeds the variance is the sum of `found.parts`, none of which is taken for 0 by chance (Owen, "The
     pigeonhole bootstrap", 2007), and its quantiles are those of the parts' t distributions, weighted by the parts
     (Cochran & Cox, "Experimental Designs", 1957). From three seeds on it errs no more often than it says, also far out
-    in the tail where corrections for several pairs look (tests/evaluate/test_coverage.py); the price is power.
+    in the tail where corrections for several pairs look (tests/evaluation/test_coverage.py); the price is power.
     """
     if not found.parts:
         return np.full_like(found.mean, np.nan)
