@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from fedcowpro.core.errors import FedCoWProError
 
@@ -115,6 +115,6 @@ def p_value(found: Estimate) -> Array:
     low, high = np.full_like(ratio, _SMALLEST), np.zeros_like(ratio)  # logarithms of p
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        quantile = np.sum([share * stats.t.isf(np.exp(middle) / 2, n) for share, n in shares], axis=0)
+        quantile = -np.sum([share * special.stdtrit(n, np.exp(middle) / 2) for share, n in shares], axis=0)
         low, high = np.where(quantile > ratio, middle, low), np.where(quantile > ratio, high, middle)
     return np.asarray(np.exp(high))
