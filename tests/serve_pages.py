@@ -52,7 +52,7 @@ class Page(TestClient):
 
     def wait(self, job: str) -> dict:  # type: ignore[type-arg]
         """A job's last state."""
-        for _ in range(600):
+        for _ in range(6000):  # five minutes, on a busy machine too
             state = self.get(f"/api/jobs/{job}").json()
             if state["state"] in ("done", "failed", "cancelled"):
                 return state

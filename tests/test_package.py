@@ -46,6 +46,7 @@ def without_flower(code: str, *arguments: object) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_everything_but_federated_training_works_without_flower(
     tiny_checkpoint: Path, phantoms: Path, ct_site: Site, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import pytest
 FAULTS = """
 import resource, sys
 from fedcowpro.core.allocator import keep_large_blocks
-if sys.argv[1] == "keep":
-    assert keep_large_blocks()
+if sys.argv[1] != "default":
+    assert keep_large_blocks() == (sys.argv[1] == "keep")
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -30,12 +31,14 @@ def test_kept_blocks_are_not_cleared_again() -> None:
 
     def counted(mode: str) -> list[int]:
         command = [sys.executable, "-c", FAULTS, mode]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        env = os.environ | ({"FEDCOWPRO_KEEP_MEMORY": "0"} if mode == "switched off" else {})
+        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
-    counts = {mode: counted(mode) for mode in ("default", "keep")}
+    counts = {mode: counted(mode) for mode in ("default", "keep", "switched off")}
     assert counts["keep"][0] > 4000
     assert max(counts["keep"][1:]) < 100
     assert counts["default"][0] > 4000
+    assert min(counts["switched off"]) > 4000
 
 
 def test_elsewhere_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:

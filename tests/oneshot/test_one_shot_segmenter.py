@@ -177,6 +177,7 @@ def test_the_shipped_model_is_small_and_says_what_it_is() -> None:
     assert "no patient data" in card["training"]["on"]
 
 
+@pytest.mark.slow
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its Python blocks, in order, in one namespace."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -4,7 +4,6 @@ import base64
 import math
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,7 @@ from fedcowpro.evaluation.protocol import COLUMNS
 from fedcowpro.evaluation.summary import by_group, by_organ, per_case, rounds_table, share_of_model, with_groups
 from fedcowpro.reports.demo_report import sections
 from fedcowpro.reports.demo_report.report import Overlay, write_report
-
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Collects text, attributes and pictures, and checks that tags are closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.links: list[str] = []
-        self.alts: list[str | None] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        given = dict(attrs)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
-        if tag == "img":
-            self.alts.append(given.get("alt"))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
+from html_page import Page
 
 
 def scores(rows: list[tuple[str, str, str, str, str, float]], **more: object) -> pd.DataFrame:

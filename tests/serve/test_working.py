@@ -6,8 +6,8 @@ import gzip
 import json
 import logging
 import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -188,10 +188,20 @@ def slow(monkeypatch: pytest.MonkeyPatch, page: Page) -> threading.Event:
     return go_on
 
 
-def test_progress_is_sent_and_a_job_can_be_cancelled(page: Page, slow: threading.Event) -> None:
+def test_progress_is_sent_and_a_job_can_be_cancelled(
+    page: Page, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page.open("ct/image_1.nii.gz")
     job = page.post("/api/segment").json()["id"]
-    threading.Timer(0.5, lambda: page.app.state.server.sessions.find(page.cookies["fedcowpro"]).job.cancel()).start()  # type: ignore[attr-defined]
+    told, tell = set(), Job.to_json
+
+    def cancel_after_some(one: Job) -> dict[str, Any]:
+        told.add(one.done)
+        if len(told) > 4:
+            one.cancel()
+        return tell(one)
+
+    monkeypatch.setattr(Job, "to_json", cancel_after_some)
     with page.stream("GET", f"/api/jobs/{job}/events") as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         sent = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
@@ -209,9 +219,9 @@ def test_one_job_at_a_time_and_waiting_ones_can_be_cancelled(page: Page, slow: t
     waiting = other.post("/api/segment").json()["id"]
     assert other.get(f"/api/jobs/{waiting}").json()["state"] == "waiting"
     assert other.delete(f"/api/jobs/{waiting}").json()["state"] == "cancelled"
-    started = time.perf_counter()
-    assert page.get("/api/state").json()["job"]["id"] == first  # the page stays responsive meanwhile
-    assert time.perf_counter() - started < 1
+    state = page.get("/api/state").json()["job"]  # the page answers while its job still runs
+    assert state["id"] == first
+    assert state["state"] in ("waiting", "running")
     assert page.delete(f"/api/jobs/{first}").status_code == 200
     assert page.wait(first)["state"] == "cancelled"
     assert other.wait(waiting)["state"] == "cancelled"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from functools import cache
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 _NEVER = 2**31 - 1
+SWITCH = "FEDCOWPRO_KEEP_MEMORY"
 
 
 @cache
@@ -16,9 +18,10 @@ def keep_large_blocks() -> bool:
 
     By default each large tensor is a mapping of its own, whose pages the kernel has to clear again in every step of a
     training: a fifth of the CPU time of the forward and backward pass of four episodes. Nothing is changed where the
-    C library is another one.
+    C library is another one, or where the environment variable FEDCOWPRO_KEEP_MEMORY is 0: the price is that the
+    process, of whatever program it is, does not give its largest need of memory back until it ends.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if os.environ.get(SWITCH) == "0" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _NEVER))

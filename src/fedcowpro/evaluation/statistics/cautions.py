@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedcowpro.evaluation.statistics.cells import Cells
 from fedcowpro.evaluation.statistics.hypotheses import fewest_cases
 
-CHECKED_CASES = 12  # the intervals' coverage was measured from here on (tests/evaluate/test_coverage.py)
+CHECKED_CASES = 12  # the intervals' coverage was measured from here on (tests/evaluation/test_coverage.py)
 CHECKED_SEEDS = 3
 
 

@@ -5,7 +5,7 @@ section 12.5): the spread of each resample is judged by its own standard error. 
 that of the crossed layout (`standard_error`), and only the cases' share of it keeps the bootstrap's shape; Student's t
 serves the seeds, of which there are too few to resample. Percentile and BCa intervals, which many papers
 report, resample seeds and cases alike: with few of either they hold the mean less often than they say
-(tests/evaluate/test_coverage.py measures it).
+(tests/evaluation/test_coverage.py measures it).
 """
 
 from __future__ import annotations

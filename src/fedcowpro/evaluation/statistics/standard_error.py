@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special, stats
 
 from fedcowpro.core.errors import FedCoWProError
 
@@ -102,7 +102,7 @@ def p_value(found: Estimate) -> Array:
     With several seeds the variance is the sum of `found.parts`, none of which is taken for 0 by chance (Owen, "The
     pigeonhole bootstrap", 2007), and its quantiles are those of the parts' t distributions, weighted by the parts
     (Cochran & Cox, "Experimental Designs", 1957). From three seeds on it errs no more often than it says, also far out
-    in the tail where corrections for several pairs look (tests/evaluate/test_coverage.py); the price is power.
+    in the tail where corrections for several pairs look (tests/evaluation/test_coverage.py); the price is power.
     """
     if not found.parts:
         return np.full_like(found.mean, np.nan)
@@ -115,6 +115,6 @@ def p_value(found: Estimate) -> Array:
     low, high = np.full_like(ratio, _SMALLEST), np.zeros_like(ratio)  # logarithms of p
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        quantile = np.sum([share * stats.t.isf(np.exp(middle) / 2, n) for share, n in shares], axis=0)
+        quantile = -np.sum([share * special.stdtrit(n, np.exp(middle) / 2) for share, n in shares], axis=0)
         low, high = np.where(quantile > ratio, middle, low), np.where(quantile > ratio, high, middle)
     return np.asarray(np.exp(high))
