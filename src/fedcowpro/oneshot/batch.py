@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting, inform
 from fedcowpro.oneshot.annotation import read_example
 from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
 from fedcowpro.oneshot.encoded import encode_volume
@@ -163,7 +163,7 @@ def segment_files(
                 shown = {value: names[value] for value in segmenter.organs}
                 result = _segment_file(segmenter, stem, query, options, shown)
             for note in result.notes:
-                warnings.warn(note, stacklevel=2)
+                inform(note, stacklevel=2)
         except FedCoWProError as error:
             if on_error is None:
                 raise
@@ -220,12 +220,10 @@ def _segment_file(
     options: _Options,
     names: Mapping[int, str],
 ) -> Segmented:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collecting() as notes:
         volume = read_volume(query)
         kind = modality_of(volume, options.modality)
         found = segmenter.segment(volume, kind, probabilities=options.probabilities)
-    notes = tuple(dict.fromkeys(str(entry.message) for entry in caught))
     mask = options.mask(stem)
     mask.parent.mkdir(parents=True, exist_ok=True)
     if found.probability is not None:
@@ -236,7 +234,7 @@ def _segment_file(
         write_labels(mask, found.labels, volume.grid)
     else:
         _write_dicom_seg(mask, found.labels, query, names)
-    result = Segmented(query, mask, kind, _count(found, volume), notes=notes)
+    result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)
     return result

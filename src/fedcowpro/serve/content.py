@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import IO, TYPE_CHECKING, cast
 import nibabel as nib
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.volume.dicom.headers import is_dicom, read_header
 from fedcowpro.volume.dicom.library import library, quiet
@@ -98,14 +98,13 @@ def read(found: Found, number: int, name: str) -> tuple[Volume, Series | None, t
         FedCoWProError: as `nifti.read_image` and `Series.read`.
     """
     series = found.series[number] if found.series else None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collecting() as said:
         own = series.name if series is not None else str(found.nifti)
         with _named(own, name), reading(found.nifti or Path(name)):
             volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
         volume = replace(volume, name=name)
         modality_of(volume)
-    notes = (*found.notes, *(str(entry.message).replace(own, name) for entry in caught))
+    notes = (*found.notes, *(note.replace(own, name) for note in said))
     return volume, series, tuple(dict.fromkeys(notes))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting, inform
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -57,19 +57,18 @@ def hiding_errors(words: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def hiding(words: Collection[str]) -> Iterator[None]:
-    """Errors and warnings from within do not have the words; the warnings come at the end.
+    """Errors and notes from within do not have the words; the notes come at the end.
 
     Raises:
         FedCoWProError, OSError: as `hiding_errors`.
     """
-    caught: list[warnings.WarningMessage] = []
+    notes: list[str] = []
     try:
-        with hiding_errors(words), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with hiding_errors(words), collecting() as notes:
             yield
     finally:
-        for entry in caught:
-            warnings.warn(hide(str(entry.message), words), entry.category, stacklevel=4)
+        for note in notes:
+            inform(hide(note, words), stacklevel=4)
 
 
 def _pattern(word: str) -> str:
