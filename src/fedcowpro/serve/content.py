@@ -30,11 +30,19 @@ if TYPE_CHECKING:
     from fedcowpro.volume.dicom import Series
 
 _BLOCK = 1 << 20
+_KEPT = 48  # letters of a file's name; the last ones have its number and ending
 _HEADERS = {b"n+1": (nib.Nifti1Header, 348), b"n+2": (nib.Nifti2Header, 540)}
 _SLACK = 1 << 20  # bytes that a NIfTI file may have beyond what its header claims
 _FRAMES = 20_000  # of one DICOM file
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # the whole dataset is one compressed stream of unknown size
 _KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
+
+
+def stored_name(number: int, name: str) -> str:
+    """A file name for something that came as `name`: it cannot leave its folder and is not too long for any disk."""
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    kept = "".join("_" if letter in '<>:"|?*' else letter for letter in last if letter.isprintable())[-_KEPT:]
+    return f"{number:05d}-{kept}" if kept else f"{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ def _copy(source: IO[bytes], target: IO[bytes], most: int, what: str) -> int:
 
 
 def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
-    """The files of an archive under numbers instead of their names; archives in archives stay packed."""
+    """The files of an archive, each as `stored_name` calls it; archives in archives stay packed."""
     out = work / "unpacked"
     out.mkdir()
     files, left = [], limits.expanded
@@ -212,7 +220,7 @@ def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
             for number, entry in enumerate(entries):
                 if entry.flag_bits & 1:
                     raise Refused(415, "an encrypted archive", "one without password", "unpack it first")
-                files.append(out / f"{number:05d}")
+                files.append(out / stored_name(number, entry.filename))
                 with packed.open(entry) as source, files[-1].open("wb") as target:
                     left -= _copy(source, target, min(left, entry.file_size), "an archive larger than it says")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
