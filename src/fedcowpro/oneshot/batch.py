@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +141,7 @@ def segment_files(
     targets: dict[Path, Path] = {}
     for query, stem in zip(queries, output_names(queries), strict=True):
         try:
-            options.require(query)
+            options.require(query, stem)
         except FedCoWProError as error:
             if on_error is None:
                 raise
@@ -195,8 +197,10 @@ class _Options:
     def picture(self, stem: Path) -> Path:
         return self.out / f"{stem}_preview.png"
 
-    def require(self, query: Path) -> None:
+    def require(self, query: Path, stem: Path) -> None:
         """Refuse early what cannot be segmented."""
+        for file in (self.mask(stem), self.scores(stem) if self.probabilities else self.mask(stem)):
+            _require_short(file)
         require_volume(query)
         if self.file_format == "dicom-seg":
             if not is_series(query):
@@ -250,6 +254,19 @@ def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
             count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
         )
     return organs
+
+
+def _require_short(file: Path) -> None:
+    """Refuse a name that is too long for the disk, before the work."""
+    there = next(folder for folder in file.absolute().parents if folder.is_dir())
+    try:
+        os.lstat(there / file.name)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FedCoWProError(
+                f"{file}: a name too long for the disk", "room for the name of the query and its ending",
+                "give the query a shorter name",
+            ) from None  # fmt: skip
 
 
 def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:

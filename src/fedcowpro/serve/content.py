@@ -18,7 +18,7 @@ import nibabel as nib
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting
 from fedcowpro.serve.limits import Limits, Refused, size_text
-from fedcowpro.volume.dicom.headers import is_dicom, read_header
+from fedcowpro.volume.dicom.headers import MOST_FRAMES, is_dicom, read_header
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.parse import grid_of, open_nifti
@@ -33,7 +33,6 @@ _BLOCK = 1 << 20
 _KEPT = 48  # letters of a file's name; the last ones have its number and ending
 _HEADERS = {b"n+1": (nib.Nifti1Header, 348), b"n+2": (nib.Nifti2Header, 540)}
 _SLACK = 1 << 20  # bytes that a NIfTI file may have beyond what its header claims
-_FRAMES = 20_000  # of one DICOM file
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # the whole dataset is one compressed stream of unknown size
 _KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
 
@@ -266,6 +265,6 @@ def _pixels(files: Sequence[Path]) -> Iterator[int]:
             size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0)
         except (TypeError, ValueError):
             raise Refused(400, "a damaged DICOM file", "whole files", "export the series again") from None
-        if not 0 <= frames <= _FRAMES:
-            raise Refused(413, f"a DICOM file of {frames} frames", f"at most {_FRAMES}", "give one volume")
+        if not 0 <= frames <= MOST_FRAMES:
+            raise Refused(413, f"a DICOM file of {frames} frames", f"at most {MOST_FRAMES}", "give one volume")
         yield frames * size
