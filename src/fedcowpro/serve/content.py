@@ -18,7 +18,7 @@ import nibabel as nib
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting
 from fedcowpro.serve.limits import Limits, Refused, size_text
-from fedcowpro.volume.dicom.headers import MOST_FRAMES, is_dicom, read_header
+from fedcowpro.volume.dicom.headers import MOST_FRAMES, examining, is_dicom, read_header
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.parse import grid_of, open_nifti
@@ -260,11 +260,9 @@ def _pixels(files: Sequence[Path]) -> Iterator[int]:
         if deflated:
             raise Refused(415, "a deflated DICOM file", "another transfer syntax", "export it uncompressed")
         header = read_header(file)
-        try:
+        with examining(file):
             frames = int(header.get("NumberOfFrames") or 1)
             size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0)
-        except (TypeError, ValueError):
-            raise Refused(400, "a damaged DICOM file", "whole files", "export the series again") from None
         if not 0 <= frames <= MOST_FRAMES:
             raise Refused(413, f"a DICOM file of {frames} frames", f"at most {MOST_FRAMES}", "give one volume")
         yield frames * size

@@ -133,9 +133,11 @@ def examining(path: Path) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (FedCoWProError, OSError):
+    except FedCoWProError:
         raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pydicom's own have no number
+            raise
         raise FedCoWProError(
             f"{path}: damaged or incomplete DICOM file", "a whole file", "export or copy the file again"
         ) from None
