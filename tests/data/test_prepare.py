@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -487,3 +489,36 @@ def test_workers_end_with_a_killed_process(raw: Path) -> None:
     assert not [worker for worker in workers if worker.exists()]
     for case in out.glob("cases/[0-9]*"):
         assert sorted(file.name for file in case.iterdir()) == ["case.json", "image.npy", "superpixels.npy"]
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_a_full_disk_leaves_no_half_case(raw: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """Whichever file is the first that has no room; with room again the run goes on."""
+    count = iter(range(100))
+
+    def on_a_full_disk(write: Callable[..., None]) -> Callable[..., None]:
+        def attempt(file: Path, *arrays: object, **named: object) -> None:
+            if next(count) < writes:
+                return write(file, *arrays, **named)
+            Path(file).write_bytes(b"the first block")
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+        return attempt
+
+    with monkeypatch.context() as full:
+        full.setattr(case_module.np, "save", on_a_full_disk(np.save))
+        full.setattr(case_module.np, "savez", on_a_full_disk(np.savez))
+        with pytest.raises(OSError, match="No space left"):
+            run(raw)
+    site = raw.parent / "site"
+    assert [path for path in site.rglob("*") if ".tmp" in path.name] == []
+    assert not (site / "site.json").exists()
+    assert len(run(raw).cases) == 3
+
+
+def test_links_that_lead_nowhere_are_left_out_and_said(raw: Path) -> None:
+    (raw / "image_1.nii.gz").rename(raw / "ct.nii.gz")
+    (raw / "scan.nii.gz").symlink_to("../.git/annex/nowhere.nii.gz")
+    with pytest.warns(UserWarning, match=r"scan\.nii\.gz: left out, a link to a file that is not there"):
+        site = prepare(raw, raw.parent / "site", CONFIG, dataset="folder", workers=1, progress=False)
+    assert len(site.cases) == 3

@@ -20,8 +20,10 @@ from fedcowpro.evaluation.options import options_of, settings_of
 from fedcowpro.evaluation.protocol import PROTOCOLS, Row, gt_range
 from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.slices import pick_slices, slices_of
+from fedcowpro.volume.checks import UNKNOWN
 
 QUERIES = ("2", "3")
 Predictions = dict[tuple[str, int], np.ndarray]
@@ -257,3 +259,28 @@ def test_exclusive_organs_do_not_overlap(ct_site: Site) -> None:
         overlaps.append(sum(int((np.sum(masks, axis=0) > 1).sum()) for masks in found.values()))
     assert overlaps[0] > 0
     assert overlaps[1] == 0
+
+
+def test_unknown_voxels_are_not_scored(ct_site: Site, tmp_path: Path) -> None:
+    """Where nobody looked, a mask is neither right nor wrong."""
+    labels = ct_site.labels("2")
+    assert (labels == 0).any()
+    site = relabelled(ct_site, tmp_path / "site", case_2=np.where(labels == 0, UNKNOWN, labels).astype(np.uint8))
+    rows, predictions = run(site, predictor())
+    for row in (row for row in rows if row.case == "2" and row.protocol == "whole-volume"):
+        organ = next(value for value, name in ORGANS.items() if name == row.organ)
+        assert row.dice == pytest.approx(dice(predictions["2", organ] & (labels > 0), labels == organ))
+    plain, _ = run(ct_site, predictor())
+    assert [row.dice for row in rows if row.case == "3"] == [row.dice for row in plain if row.case == "3"]
+
+
+def test_an_unknown_part_of_the_support_is_not_background(ct_site: Site, tmp_path: Path) -> None:
+    """With the model of the package, an example of which two slices were annotated."""
+    ours = load_predictor(None, evaluation=True).predictor
+    means = {}
+    for value in (0, UNKNOWN):
+        labels = np.full_like(ct_site.labels("1"), value)
+        labels[4:6] = ct_site.labels("1")[4:6]
+        rows, _ = run(relabelled(ct_site, tmp_path / str(value), case_1=labels), ours)
+        means[value] = np.mean([row.dice for row in rows if row.protocol == "whole-volume" and row.organ == "liver"])
+    assert means[UNKNOWN] > means[0] + 0.1

@@ -51,3 +51,23 @@ def test_stems(tmp_path: Path) -> None:
     (tmp_path / "scan.1").mkdir()
     assert [stem_of(Path(name)) for name in ("x/p.1.nii.gz", "q.mha")] == ["p.1", "q"]
     assert stem_of(tmp_path / "scan.1") == "scan.1"
+
+
+def test_a_cd_stands_for_the_series_below_its_directory(tmp_path: Path) -> None:
+    voxels = np.zeros((3, 4, 4)) + np.arange(4)
+    for name in ("SE1", "SE2"):
+        write_series(tmp_path / "PAT" / name, voxels, (3.0, 1.0, 1.0), series=name)
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    assert names(find_volumes([tmp_path])) == ["SE1", "SE2"]
+
+
+def test_volumes_beside_stray_dicom_files_are_taken_and_those_named(tmp_path: Path) -> None:
+    """A localiser of one slice is no volume; a whole series is."""
+    voxels = np.zeros((3, 4, 4)) + np.arange(4)
+    (tmp_path / "a.nii.gz").touch()
+    scout, *others = write_series(tmp_path, voxels, (3.0, 1.0, 1.0))
+    assert set(find_volumes([tmp_path])) == {tmp_path, tmp_path / "a.nii.gz"}
+    for file in others:
+        file.unlink()
+    with pytest.warns(UserWarning, match=f"passed over {scout.name}: left out .* fewer than 3 parallel slices"):
+        assert names(find_volumes([tmp_path])) == ["a.nii.gz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.data.datasets.pairing import lattice_of
 from fedcowpro.volume import nifti
 from fedcowpro.volume.itk import read_image, read_labels
 from fedcowpro.volume.read import read_labels as read_any_labels
@@ -200,3 +202,20 @@ def test_without_the_extra_the_remedy_is_named(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FedCoWProError, match="no package 'SimpleITK'") as caught:
         read_volume(path)
     assert caught.value.remedy == "pip install 'fedcowpro[itk]'"
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_endings_in_upper_case(tmp_path: Path, ending: str) -> None:
+    path = save(tmp_path / f"image.{ending}", VOXELS, affine_for((0, 1, 2), (-1, -1, 1)))
+    expected = read_volume(path).voxels
+    np.testing.assert_array_equal(read_volume(path.rename(tmp_path / f"IMAGE.{ending.upper()}")).voxels, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a matter of Linux")
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """SimpleITK would end the process."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller.nrrd"))
+    save(tmp_path / "image.nrrd", VOXELS, affine_for((0, 1, 2), (-1, -1, 1))).rename(path)
+    with pytest.raises(FedCoWProError, match="a name that is not UTF-8"):
+        read_volume(path)
+    assert lattice_of(path) is None

@@ -16,7 +16,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         content: text is written as UTF-8, its line ends as they are, names of files that are no UTF-8 as their bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # The name is short, as that of the file may be as long as the disk allows.
+    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode(errors="surrogateescape") if isinstance(content, str) else content)

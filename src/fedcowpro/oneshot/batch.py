@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import errno
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting, inform
 from fedcowpro.oneshot.annotation import read_example
 from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
 from fedcowpro.oneshot.encoded import encode_volume
@@ -139,7 +141,7 @@ def segment_files(
     targets: dict[Path, Path] = {}
     for query, stem in zip(queries, output_names(queries), strict=True):
         try:
-            options.require(query)
+            options.require(query, stem)
         except FedCoWProError as error:
             if on_error is None:
                 raise
@@ -163,7 +165,7 @@ def segment_files(
                 shown = {value: names[value] for value in segmenter.organs}
                 result = _segment_file(segmenter, stem, query, options, shown)
             for note in result.notes:
-                warnings.warn(note, stacklevel=2)
+                inform(note, stacklevel=2)
         except FedCoWProError as error:
             if on_error is None:
                 raise
@@ -195,8 +197,10 @@ class _Options:
     def picture(self, stem: Path) -> Path:
         return self.out / f"{stem}_preview.png"
 
-    def require(self, query: Path) -> None:
+    def require(self, query: Path, stem: Path) -> None:
         """Refuse early what cannot be segmented."""
+        for file in (self.mask(stem), self.scores(stem) if self.probabilities else self.mask(stem)):
+            _require_short(file)
         require_volume(query)
         if self.file_format == "dicom-seg":
             if not is_series(query):
@@ -220,12 +224,10 @@ def _segment_file(
     options: _Options,
     names: Mapping[int, str],
 ) -> Segmented:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collecting() as notes:
         volume = read_volume(query)
         kind = modality_of(volume, options.modality)
         found = segmenter.segment(volume, kind, probabilities=options.probabilities)
-    notes = tuple(dict.fromkeys(str(entry.message) for entry in caught))
     mask = options.mask(stem)
     mask.parent.mkdir(parents=True, exist_ok=True)
     if found.probability is not None:
@@ -236,7 +238,7 @@ def _segment_file(
         write_labels(mask, found.labels, volume.grid)
     else:
         _write_dicom_seg(mask, found.labels, query, names)
-    result = Segmented(query, mask, kind, _count(found, volume), notes=notes)
+    result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)
     return result
@@ -252,6 +254,19 @@ def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
             count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
         )
     return organs
+
+
+def _require_short(file: Path) -> None:
+    """Refuse a name that is too long for the disk, before the work."""
+    there = next(folder for folder in file.absolute().parents if folder.is_dir())
+    try:
+        os.lstat(there / file.name)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise FedCoWProError(
+                f"{file}: a name too long for the disk", "room for the name of the query and its ending",
+                "give the query a shorter name",
+            ) from None  # fmt: skip
 
 
 def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:

@@ -106,19 +106,21 @@ def read_record(query: Path, mask: Path, settings: str) -> Segmented | None:
 def require_own(query: Path, mask: Path, *, overwrite: bool) -> None:
     """Refuse to replace a mask that belongs to another query, or that nothing is known of.
 
+    The record counts where the mask is not there, too: it may be that of the same name in another format.
+
     Args:
         overwrite: whether a file that no record names may be replaced.
 
     Raises:
         FedCoWProError: the record beside the mask names another query, or there is no record.
     """
-    if not mask.exists():
+    if not mask.exists() and not _record_of(mask).exists():
         return
     try:
         record = json.loads(_record_of(mask).read_text(encoding="utf-8"))
         place, digest = record.get("query"), record["query_digest"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        if overwrite:
+        if overwrite or not mask.exists():
             return
         raise FedCoWProError(
             f"{mask} is there already, and no record says what it was made of",

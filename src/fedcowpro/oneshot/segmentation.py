@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.core.threads import each
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
@@ -66,8 +66,8 @@ def segment_encoded(
         FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
     """
     _check(support, encoded)
-    if note := unlike(support, encoded):
-        warnings.warn(note, stacklevel=2)
+    if note := _unlike(support, encoded):
+        inform(note, stacklevel=2)
     config, organs, placement = predictor.config, support.organs, encoded.placement
     shape = encoded.volume.voxels.shape
     labels = np.zeros(shape, np.uint8)
@@ -134,7 +134,7 @@ def _check(support: Support, encoded: EncodedVolume) -> None:
         )
 
 
-def unlike(support: Support, encoded: EncodedVolume) -> str:
+def _unlike(support: Support, encoded: EncodedVolume) -> str:
     """A note where the examples are of another modality than the volume; '' = they are not."""
     others = {example.encoded.modality for example in support.examples}
     if encoded.modality in others:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import math
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,9 @@ from typing import IO, TYPE_CHECKING, cast
 import nibabel as nib
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting
 from fedcowpro.serve.limits import Limits, Refused, size_text
-from fedcowpro.volume.dicom.headers import is_dicom, read_header
+from fedcowpro.volume.dicom.headers import MOST_FRAMES, examining, is_dicom, read_header
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.parse import grid_of, open_nifti
@@ -30,11 +30,18 @@ if TYPE_CHECKING:
     from fedcowpro.volume.dicom import Series
 
 _BLOCK = 1 << 20
+_KEPT = 48  # letters of a file's name; the last ones have its number and ending
 _HEADERS = {b"n+1": (nib.Nifti1Header, 348), b"n+2": (nib.Nifti2Header, 540)}
 _SLACK = 1 << 20  # bytes that a NIfTI file may have beyond what its header claims
-_FRAMES = 20_000  # of one DICOM file
 _DEFLATED = "1.2.840.10008.1.2.1.99"  # the whole dataset is one compressed stream of unknown size
 _KINDS = "a NIfTI volume, the files of a DICOM series, or a zip archive of them"
+
+
+def stored_name(number: int, name: str) -> str:
+    """A file name for something that came as `name`: it cannot leave its folder and is not too long for any disk."""
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    kept = "".join("_" if letter in '<>:"|?*' else letter for letter in last if letter.isprintable())[-_KEPT:]
+    return f"{number:05d}-{kept}" if kept else f"{number:05d}"
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,13 @@ def read(found: Contents, number: int, name: str) -> tuple[Volume, Series | None
         FedCoWProError: as `nifti.read_image` and `Series.read`.
     """
     series = found.series[number] if found.series else None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collecting() as said:
         own = series.name if series is not None else str(found.nifti)
         with _named(own, name), reading(found.nifti or Path(name)):
             volume = series.read() if series is not None else read_image(found.nifti)  # type: ignore[arg-type]
         volume = replace(volume, name=name)
         modality_of(volume)
-    notes = (*found.notes, *(str(entry.message).replace(own, name) for entry in caught))
+    notes = (*found.notes, *(note.replace(own, name) for note in said))
     return volume, series, tuple(dict.fromkeys(notes))
 
 
@@ -200,7 +206,7 @@ def _copy(source: IO[bytes], target: IO[bytes], most: int, what: str) -> int:
 
 
 def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
-    """The files of an archive under numbers instead of their names; archives in archives stay packed."""
+    """The files of an archive, each as `stored_name` calls it; archives in archives stay packed."""
     out = work / "unpacked"
     out.mkdir()
     files, left = [], limits.expanded
@@ -213,7 +219,7 @@ def _unzip(archive: Path, work: Path, limits: Limits) -> list[Path]:
             for number, entry in enumerate(entries):
                 if entry.flag_bits & 1:
                     raise Refused(415, "an encrypted archive", "one without password", "unpack it first")
-                files.append(out / f"{number:05d}")
+                files.append(out / stored_name(number, entry.filename))
                 with packed.open(entry) as source, files[-1].open("wb") as target:
                     left -= _copy(source, target, min(left, entry.file_size), "an archive larger than it says")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
@@ -254,11 +260,9 @@ def _pixels(files: Sequence[Path]) -> Iterator[int]:
         if deflated:
             raise Refused(415, "a deflated DICOM file", "another transfer syntax", "export it uncompressed")
         header = read_header(file)
-        try:
+        with examining(file):
             frames = int(header.get("NumberOfFrames") or 1)
             size = int(header.get("Rows") or 0) * int(header.get("Columns") or 0)
-        except (TypeError, ValueError):
-            raise Refused(400, "a damaged DICOM file", "whole files", "export the series again") from None
-        if not 0 <= frames <= _FRAMES:
-            raise Refused(413, f"a DICOM file of {frames} frames", f"at most {_FRAMES}", "give one volume")
+        if not 0 <= frames <= MOST_FRAMES:
+            raise Refused(413, f"a DICOM file of {frames} frames", f"at most {MOST_FRAMES}", "give one volume")
         yield frames * size

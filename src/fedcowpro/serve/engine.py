@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
-from fedcowpro.oneshot.segmentation import segment_encoded, unlike
+from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.opened import OWN, Like, OpenVolume
@@ -60,12 +61,11 @@ class Engine:
         support = build_support(self.predictor, [(features[one.id], Annotation(*one.annotation())) for one in drawn])
         for number, volume in enumerate(volumes):
             job.report(f"segmenting {volume.volume.name}", number, len(volumes))
-            result = segment_encoded(self.predictor, support, features[volume.id])
-            note = unlike(support, features[volume.id])
+            with collecting() as notes:
+                result = segment_encoded(self.predictor, support, features[volume.id])
             with volume.lock:
                 volume.result = result
-                if note and note not in volume.notes:
-                    volume.notes = (*volume.notes, note)
+                volume.notes = tuple(dict.fromkeys((*volume.notes, *notes)))
         job.report("finished", len(volumes), len(volumes))
 
     def _encode(self, volume: OpenVolume, like: Like, job: Job) -> EncodedVolume:

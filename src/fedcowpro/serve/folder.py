@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from fedcowpro.serve.limits import Refused
-from fedcowpro.volume.dicom.headers import is_dicom
-from fedcowpro.volume.read import NIFTI
+from fedcowpro.volume.dicom.headers import is_dicom, is_directory_file
+from fedcowpro.volume.read import NIFTI, ending_of
 
 _LOOKED_AT = 8  # files of a folder that are opened to see whether it holds DICOM
 _LISTED = 2000
@@ -21,14 +22,16 @@ class Entry:
     Attributes:
         name: of the file or folder.
         path: from the data folder, with '/'.
-        kind: 'folder', 'nifti', or 'series' for a folder that holds DICOM files itself.
+        kind: 'folder', 'nifti', 'series' for a folder that holds DICOM files itself, or 'unusable'.
         size: bytes of a file, else 0.
+        why: an entry is unusable.
     """
 
     name: str
     path: str
     kind: str
     size: int
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class DataFolder:
     """
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(os.path.abspath(self.root)))
 
     def resolve(self, relative: str) -> Path:
         """The real path of a file or folder inside.
@@ -73,18 +79,27 @@ class DataFolder:
         return [one for one in found if one.is_file() and self._holds(one.resolve())]
 
     def listing(self, relative: str = "") -> list[Entry]:
-        """Folders, NIfTI files and folders with DICOM files, by name; hidden ones and links that lead out are not."""
+        """Folders, NIfTI files and folders with DICOM files, by name; hidden ones and links that lead out are not.
+
+        What cannot be opened though it is called a volume is listed with the reason.
+        """
         folder = self.resolve(relative)
         if not folder.is_dir():
             raise Refused(404, "no such folder in the data folder", "a folder", "choose from the list")
         entries = []
         for path in islice(sorted(folder.iterdir(), key=lambda one: one.name.lower()), _LISTED):
+            named = bool(ending_of(path, NIFTI))
             if path.name.startswith(".") or not self._is_inside(path):
+                if named and self._is_dangling(path):
+                    entries.append(_unusable(path, "a link to a file that is not there"))
                 continue
             place = "/".join([*Path(relative).parts, path.name])
-            if path.is_dir():
+            if not _can_be_sent(path.name):
+                if named or path.is_dir():
+                    entries.append(_unusable(path, "a name that is not UTF-8; rename it to open it here"))
+            elif path.is_dir():
                 entries.append(Entry(path.name, place, "series" if self._has_dicom(path) else "folder", 0))
-            elif path.name.endswith(NIFTI) and path.is_file():
+            elif named and path.is_file():
                 entries.append(Entry(path.name, place, "nifti", path.stat().st_size))
         return entries
 
@@ -101,9 +116,30 @@ class DataFolder:
         except (OSError, RuntimeError):  # a link to nowhere, or in a circle
             return False
 
+    def _is_dangling(self, path: Path) -> bool:
+        """Whether a link leads to a place inside where nothing is; of places outside nothing is told."""
+        try:
+            return path.is_symlink() and not path.exists() and self._holds(path.resolve())
+        except (OSError, RuntimeError):
+            return False
+
     def _has_dicom(self, folder: Path) -> bool:
         try:
             files = (one for one in sorted(folder.iterdir()) if one.is_file() and self._is_inside(one))
+            files = (one for one in files if not is_directory_file(one))
             return any(is_dicom(one) for one in islice(files, _LOOKED_AT))
         except OSError:
             return False
+
+
+def _unusable(path: Path, why: str) -> Entry:
+    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    return Entry(name, "", "unusable", 0, why)
+
+
+def _can_be_sent(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

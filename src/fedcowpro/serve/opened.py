@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import secrets
 import threading
-import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
+from fedcowpro.core.notes import collecting
 from fedcowpro.serve.limits import Refused
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
@@ -65,8 +65,7 @@ class OpenVolume:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        with warnings.catch_warnings():  # `notes` have them
-            warnings.simplefilter("ignore")
+        with collecting():  # `notes` have them
             self.modality: Modality = modality_of(self.volume)
 
     @property

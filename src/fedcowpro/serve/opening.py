@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from fedcowpro.serve.content import Contents, examine
+from fedcowpro.serve.content import Contents, examine, stored_name
 from fedcowpro.serve.limits import Refused, size_text
 from fedcowpro.serve.server import TheServer, TheSession, discard
 from fedcowpro.serve.sessions import Session, Upload
@@ -77,8 +77,10 @@ def begin_upload(session: TheSession) -> dict[str, str]:
 
 
 @router.put("/uploads/{key}/{number}")
-async def put_file(key: str, number: int, request: Request, server: TheServer, session: TheSession) -> dict[str, int]:
-    """One file of an upload: the request's body as it is."""
+async def put_file(
+    key: str, number: int, request: Request, server: TheServer, session: TheSession, name: str = ""
+) -> dict[str, int]:
+    """One file of an upload: the request's body as it is; messages call it by its name."""
     upload = _upload(session, key)
     declared = int(request.headers["content-length"])
     if not 0 <= number < server.limits.files:
@@ -88,17 +90,19 @@ async def put_file(key: str, number: int, request: Request, server: TheServer, s
             413, f"{size_text(upload.size + declared)}", f"at most {size_text(server.limits.upload)} per upload",
             "give the files of one series, or start the server with a larger --max-upload",
         )  # fmt: skip
+    if number in upload.numbers:
+        raise Refused(409, f"file {number} twice", "each file once", "begin a new upload")
+    upload.numbers.add(number)
     upload.size += declared
-    target, received = upload.folder / f"{number:05d}", 0
+    target, received = upload.folder / stored_name(number, name), 0
     try:
         with target.open("xb") as file:
             async for block in request.stream():
                 received += len(block)
                 await run_in_threadpool(file.write, block)
-    except FileExistsError:
-        raise Refused(409, f"file {number} twice", "each file once", "begin a new upload") from None
     except ClientDisconnect:
         target.unlink(missing_ok=True)
+        upload.numbers.discard(number)
         upload.size -= declared
         raise Refused(400, "a request that broke off", f"{declared} bytes", "send the file again") from None
     return {"size": received}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from fedcowpro.serve.jobs import Worker
 from fedcowpro.serve.limits import Limits, Refused
 from fedcowpro.serve.opened import BYTES_PER_SLICE, BYTES_PER_VOXEL, OpenVolume
 from fedcowpro.serve.sessions import Session, Sessions
+
+_PRIVATE = r"/(?:[0-9a-f]{16}/)*(?:work/)?(?:unpacked/)?"  # folders of a session and of an upload
 
 
 @dataclass
@@ -63,20 +66,22 @@ class Server:
         volume, series, notes = read(found, number, name)
         if series is None:  # a series' files are needed again for DICOM-SEG
             discard(folder)
-        opened = OpenVolume(volume, series, folder, notes)
+        opened = OpenVolume(volume, series, folder, tuple(map(self._shown, notes)))
         with session.lock:
             session.volumes[opened.id] = opened
         return opened
 
     def without_paths(self, error: FedCoWProError) -> dict[str, dict[str, str]]:
         """An error as the page shows it: folders of this machine are not told."""
-        roots = [self.root, *([self.data.root, self.data.root.resolve()] if self.data else [])]
         texts = {"got": error.got, "expected": error.expected, "remedy": error.remedy}
-        for key, text in texts.items():
-            for root in roots:
-                text = text.replace(f"{root}/", "").replace(str(root), "")
-            texts[key] = text
-        return {"error": texts}
+        return {"error": {key: self._shown(text) for key, text in texts.items()}}
+
+    def _shown(self, text: str) -> str:
+        """A text for the page: files by their names alone, in letters that can be sent."""
+        text = re.sub(rf"{re.escape(str(self.root))}{_PRIVATE}", "", text)
+        for root in (self.data.root, self.data.root.resolve()) if self.data else ():
+            text = text.replace(f"{root}/", "").replace(str(root), "")
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def discard(folder: Path) -> None:

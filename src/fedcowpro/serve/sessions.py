@@ -24,13 +24,15 @@ class Upload:
     """Files on their way to a volume.
 
     Attributes:
-        folder: private; files are numbered, their names are not kept.
+        folder: private; files lie there under a number and what is harmless of their name, for messages.
         size: bytes received so far.
+        numbers: of the files that came or are coming.
         found: what they hold, once it was looked at.
     """
 
     folder: Path
     size: int = 0
+    numbers: set[int] = field(default_factory=set)
     found: Contents | None = None
 
 

@@ -199,5 +199,5 @@ def _job(session: Session, key: str) -> Job:
 
 def _stem(name: str) -> str:
     """What may stand in a header as a file's name."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name)
+    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "volume"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.checks import image_volume, label_volume
 from fedcowpro.volume.parse import grid_of, voxels_of
 from fedcowpro.volume.read import read_labels, read_volume
@@ -89,7 +89,7 @@ def known_slices(painted: Painted | None, labels: Volume) -> np.ndarray:
         return painted_slices(painted, labels)
     shown = np.asarray(labels.voxels.any(axis=(1, 2)))
     if painted is None and int(shown.sum()) == 1:
-        warnings.warn(
+        inform(
             f"{labels.name}: labels in one slice of {len(shown)}: the others are taken for not annotated; "
             "say --painted all (painted='all' in Python) if no organ is in them",
             stacklevel=2,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.volume import OBLIQUE_DEGREES, Grid, Volume
 
 MIN_SLICES = 3
@@ -52,7 +52,7 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
             "check that this file is the image and was exported completely",
         )
     if grid.oblique:
-        warnings.warn(
+        inform(
             f"{name}: oblique by more than {OBLIQUE_DEGREES:g} degree; slices are cut along the volume's own "
             "axes nearest to axial",
             stacklevel=3,

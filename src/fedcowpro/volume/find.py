@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.dicom.headers import is_dicom, is_directory_file
 from fedcowpro.volume.read import DICOM_ENDINGS, ENDINGS, ending_of
 
@@ -105,7 +105,7 @@ def _inside(path: Path) -> list[Path]:
 def _pass_over(paths: Sequence[Path], reason: str) -> None:
     if paths:
         names = ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
-        warnings.warn(f"{paths[0].parent}: passed over {names}: {reason}", stacklevel=4)
+        inform(f"{paths[0].parent}: passed over {names}: {reason}", stacklevel=4)
 
 
 def _is_there(path: Path) -> bool:

@@ -69,13 +69,27 @@ def library() -> ModuleType:
         ) from error
 
 
+def reader_of(path: Path) -> SimpleITK.ImageFileReader:
+    """SimpleITK's reader of a file, by its ending in upper or lower case.
+
+    Raises:
+        FedCoWProError: SimpleITK is not installed; a name that it cannot take.
+    """
+    reader = library().ImageFileReader()
+    if any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        # SimpleITK would end the whole process.
+        raise FedCoWProError(f"{path}: a name that is not UTF-8", _EXPECTED, "rename the file, or its folder")
+    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() in (".nrrd", ".nhdr") else "MetaImageIO")
+    reader.SetFileName(str(path))
+    return reader
+
+
 def _read(path: Path) -> tuple[np.ndarray, Grid]:
     """Voxels in the order of the file's axes, and their grid."""
     sitk = library()
     if not path.is_file():
         raise FedCoWProError(f"no file {path}", _EXPECTED, "check the path")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader = reader_of(path)
     try:
         with _silent_stderr():
             reader.ReadImageInformation()

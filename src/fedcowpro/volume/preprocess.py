@@ -7,7 +7,6 @@ overwriting each other.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.resample import Taps, resample, taps_of
 from fedcowpro.volume.volume import Volume
 
@@ -26,6 +26,8 @@ BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256
 _CT_BELOW, _CT_SHARE = -20.0, 0.01
 _AIR = (-1100.0, -800.0)  # HU of air and lung
 _AT_ZERO, _MUCH = 5.0, 0.1
+_CLIP_LOW, _CLIP_HIGH = (-260.0, -50.0), (150.0, 400.0)  # HU between which a CT clipped for soft tissue ends
+_CLIPPED = (0.05, 0.001)  # share of voxels at its lower and upper end
 _SAME = 1e-3  # relative difference of spacings that is rounding in the header
 
 
@@ -190,14 +192,14 @@ def modality_of(volume: Volume, said: Modality | None = None) -> Modality:
     low, high = float(volume.voxels.min()), float(volume.voxels.max())
     if told is None:
         if not sure:
-            warnings.warn(
+            inform(
                 f"{volume.name}: taken for {guessed.upper()} by its values ({low:g}..{high:g}), which do not tell for "
                 "sure; say --modality ct or mr (modality= in Python) if it is another",
                 stacklevel=2,
             )
     elif sure and guessed != told:
         looks = "lie as Hounsfield units do" if guessed == "ct" else "are no Hounsfield units"
-        warnings.warn(
+        inform(
             f"{volume.name}: taken for {told.upper()}, but its values ({low:g}..{high:g}) {looks}; "
             "check its modality, and that it was exported with its rescaling",
             stacklevel=2,
@@ -208,7 +210,8 @@ def modality_of(volume: Volume, said: Modality | None = None) -> Modality:
 def _by_values(voxels: np.ndarray) -> tuple[Modality, bool]:
     """The modality that values look like, and whether they are plain.
 
-    Without clearly negative values it is MR. With air or lung at about -1000, and nothing but padding below, it is CT.
+    Without clearly negative values it is MR. With air or lung at about -1000, and nothing but padding below, it is CT;
+    so it is with the ends of a window of soft tissue, at both of which values pile up.
     MR with negative values (interpolation, phase, subtraction) has its background at 0, values where CT has none, or
     few and small ones.
     """
@@ -218,10 +221,22 @@ def _by_values(voxels: np.ndarray) -> tuple[Modality, bool]:
     stray = float((below & (voxels != voxels.min())).mean())
     if float(((voxels >= _AIR[0]) & (voxels <= _AIR[1])).mean()) >= _CT_SHARE and stray < _CT_SHARE:
         return "ct", True
+    if _is_windowed(voxels):
+        return "ct", True
     low, high = np.percentile(voxels, (1, 99))
     if stray >= _CT_SHARE or float((np.abs(voxels) <= _AT_ZERO).mean()) >= _MUCH or low > -_MUCH * high:
         return "mr", False
     return "ct", False
+
+
+def _is_windowed(voxels: np.ndarray) -> bool:
+    """Whether values end as those of a CT that was clipped to soft tissue, as published ones often are."""
+    ends = float(voxels.min()), float(voxels.max())
+    windows, shares = (_CLIP_LOW, _CLIP_HIGH), _CLIPPED
+    return all(
+        window[0] <= end <= window[1] and float((voxels == end).mean()) >= share
+        for end, window, share in zip(ends, windows, shares, strict=True)
+    )
 
 
 def grey_levels(volume: Volume, config: PrepareConfig) -> tuple[np.ndarray, Placement]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.data.datasets.scan import Scan
 
 
@@ -118,7 +118,7 @@ def match(folder: Path, pattern: str, *, folders: bool = False) -> dict[str, Pat
     matches = list(folder.glob(pattern))
     for path in matches:
         if not folders and not path.exists():
-            warnings.warn(f"{path}: left out, a link to a file that is not there", stacklevel=2)
+            inform(f"{path}: left out, a link to a file that is not there", stacklevel=2)
     found = ((path, path.relative_to(folder).as_posix()) for path in matches if wanted(path))
     cases = {name[len(before) : len(name) - len(after)]: path for path, name in found if not path.name.startswith(".")}
     return {case: cases[case] for case in sorted(cases, key=natural) if case}

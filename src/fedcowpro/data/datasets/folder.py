@@ -85,7 +85,8 @@ def _by_pattern(source: Path, options: Options) -> FoundScans:
 
 
 def _by_themselves(source: Path, options: Options) -> FoundScans:
-    volumes = _volumes(source)
+    every = _volumes(source)
+    volumes = [path for path in every if path.exists()]
     by_pattern = _matches(source, options.labels) if options.labels else {}
     maps = [path for path in volumes if is_label_map(path.relative_to(source)) and path not in by_pattern.values()]
     images = _named([path for path in volumes if path not in maps and path not in by_pattern.values()], source)
@@ -97,6 +98,7 @@ def _by_themselves(source: Path, options: Options) -> FoundScans:
         paired = {case: path for case, path in by_pattern.items() if case in images}
         lone = unmatched(images, by_pattern)
         notes = [f"{by_pattern[case]}: left out, because no image has the id '{case}'" for case in lone]
+    notes += [f"{path}: left out, a link to a file that is not there" for path in every if not path.exists()]
     scans = [
         Scan(case, ImageFile(path), LabelFile(paired[case]) if case in paired else None)
         for case, path in images.items()

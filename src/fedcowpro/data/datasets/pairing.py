@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcowpro.data.datasets.pairs import safe
 from fedcowpro.volume.checks import AFFINE_TOLERANCE, corner_offset
-from fedcowpro.volume.itk import library
+from fedcowpro.volume.itk import library, reader_of
 from fedcowpro.volume.parse import header_of
 from fedcowpro.volume.read import NIFTI, ending_of
 from fedcowpro.volume.volume import Grid
@@ -48,9 +48,11 @@ def lattice_of(path: Path) -> Lattice | None:
     Raises:
         FedCoWProError: SimpleITK is needed and not installed.
     """
-    reader = None if ending_of(path, NIFTI) else library().ImageFileReader()
+    read = _nifti_header if ending_of(path, NIFTI) else _itk_header
+    if read is _itk_header:
+        library()
     try:
-        shape, affine = _nifti_header(path) if reader is None else _itk_header(path, reader)
+        shape, affine = read(path)
     except Exception:  # libraries have no common error for a damaged header; reading the volume will name the damage
         return None
     return Lattice(shape, affine) if len(shape) == 3 else None
@@ -153,8 +155,8 @@ def _nifti_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return shape, np.asarray(header.get_best_affine(), np.float64)
 
 
-def _itk_header(path: Path, reader: Any) -> tuple[tuple[int, ...], np.ndarray]:
-    reader.SetFileName(str(path))
+def _itk_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    reader = reader_of(path)
     reader.ReadImageInformation()
     shape = tuple(int(n) for n in reader.GetSize())
     affine = np.eye(4)

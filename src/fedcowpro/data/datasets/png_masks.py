@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.data.datasets.borders import better_way_round
 from fedcowpro.volume.checks import label_volume
 from fedcowpro.volume.volume import Volume
@@ -111,7 +111,7 @@ class PngMasks:
         volume = label_volume(native, like.grid, like, name)
         way = better_way_round(like.voxels, volume.voxels, self.modality)
         if way is not None:
-            warnings.warn(
+            inform(
                 f"case {self.case}: the borders in {name} fit the image's edges clearly better with {way}; check the "
                 "names of its files, or leave the case out",
                 stacklevel=2,

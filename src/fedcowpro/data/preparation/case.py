@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from fedcowpro.config import PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting, inform
 from fedcowpro.data.datasets.scan import Scan
 from fedcowpro.data.preparation.manifest import CASE, CASES, IMAGE, LABELS, SUPERPIXELS, VOLUMES, CaseFile, read_json
 from fedcowpro.data.superpixels.superpixels import segment_areas, superpixels
@@ -23,7 +23,7 @@ from fedcowpro.volume.preprocess import Placement, grey_levels, guess_modality, 
 from fedcowpro.volume.read import reading
 from fedcowpro.volume.volume import Volume
 
-# Warnings on the way, or the three parts of the error that ended the case.
+# Notes on the way, or the three parts of the error that ended the case.
 Outcome = list[str] | tuple[str, str, str]
 
 
@@ -98,12 +98,11 @@ def require_shown(job: CaseJob, values: Sequence[int]) -> None:
 
 
 def make_case(job: CaseJob, tell: Callable[[float], None]) -> list[str]:
-    """Prepare one case and put it in place; the result is the warnings on the way.
+    """Prepare one case and put it in place; the result is the notes on the way.
 
     `tell` is told after every slice how much of the case is done, 0..1.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with collecting() as notes:
         with reading(job.scan.image.files[0]):
             volume = job.scan.image.read()
         guessed = guess_modality(volume)
@@ -121,7 +120,7 @@ def make_case(job: CaseJob, tell: Callable[[float], None]) -> list[str]:
             labels = placement.to_prepared_labels(native.voxels)
             values = tuple(int(value) for value in np.unique(labels) if value and value not in hidden)
             if hidden and (unknown := int((native.voxels == UNKNOWN).sum())) > 0:
-                warnings.warn(
+                inform(
                     f"{native.name}: {unknown} voxels ({unknown / native.voxels.size:.1%}) are declared unknown: they "
                     "are neither background nor scored",
                     stacklevel=2,
@@ -157,14 +156,14 @@ def make_case(job: CaseJob, tell: Callable[[float], None]) -> list[str]:
         for file in (job.labels, job.volume):
             _partial(file).unlink(missing_ok=True)
         raise
-    return [str(entry.message) for entry in caught]
+    return notes
 
 
 def _cropped(labels: Volume, placement: Placement) -> float:
     """Share of the labelled voxels that the crop cuts off, with a warning where there are some."""
     share = placement.lost_fraction(labels.voxels)
     if share > 0:
-        warnings.warn(
+        inform(
             f"{labels.name}: {share:.2%} of the labelled voxels lie outside the central "
             f"{placement.size} x {placement.size} pixels and are cut off",
             stacklevel=2,

@@ -33,7 +33,7 @@ def stamp_of(source: Path, asked: object, besides: Path) -> str:
         for name in sorted(files):
             path = os.path.join(folder, name)
             if path != f"{own}.key":
-                facts = os.stat(path)
+                facts = os.stat(path) if os.path.exists(path) else os.lstat(path)
                 digest.update(
                     f"{os.path.relpath(path, base)} {facts.st_size} {facts.st_mtime_ns}\n".encode(
                         errors="surrogateescape"

@@ -63,7 +63,8 @@ export async function upload(files, onProgress) {
   const lane = async () => {
     while (next < files.length) {
       const number = next++;
-      await call("PUT", `/api/uploads/${id}/${number}`, { body: files[number] });
+      const name = encodeURIComponent(files[number].name);
+      await call("PUT", `/api/uploads/${id}/${number}?name=${name}`, { body: files[number] });
       onProgress(++sent, files.length);
     }
   };

@@ -28,6 +28,10 @@ export class Opening {
       if (path) items.push(this.#item("↑ Folder above", () => this.browse(path.split("/").slice(0, -1).join("/"))));
       if (series) items.push(this.#item("Open this folder as a DICOM series", () => this.#openPlace(path)));
       for (const entry of entries) {
+        if (entry.kind === "unusable") {
+          items.push(make("li", { textContent: `${entry.name}: ${entry.why}` }));
+          continue;
+        }
         const inside = () => (entry.kind === "nifti" ? this.#openPlace(entry.path) : this.browse(entry.path));
         const kind = { folder: "folder", series: "folder with DICOM", nifti: `${(entry.size / 2 ** 20).toFixed(1)} MB` };
         items.push(this.#item(`${entry.name} (${kind[entry.kind]})`, inside));

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.checks import MIN_SLICES
 from fedcowpro.volume.dicom.headers import SEGMENTATION_CLASSES, examining, is_dicom, kind_of, read_header, slices_of
 from fedcowpro.volume.dicom.library import library
@@ -106,7 +106,7 @@ def read_image(path: Path) -> Volume:
     with redacting_errors(found.identifiers):
         volume = _the_volume(found, path)
     for note in found.notes:
-        warnings.warn(note, stacklevel=2)
+        inform(note, stacklevel=2)
     return volume
 
 

@@ -19,6 +19,7 @@ IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("2", "2.1",
 SEGMENTATION_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.66.{tail}" for tail in ("4", "7"))  # by segment, label map
 # Where scanners write the diffusion weighting besides the standard's place: Siemens, Philips, GE.
 B_VALUES = (0x00189087, 0x0019100C, 0x20011003, 0x00431039)
+MOST_FRAMES = 20_000  # of one file
 _MAGIC_AT, _MAGIC = 128, b"DICM"
 _FIRST = {(group, element) for group in (2, 8) for element in (0x00, 0x01, 0x02, 0x05, 0x08, 0x12, 0x16, 0x18)}
 _TAGS = [
@@ -132,9 +133,11 @@ def examining(path: Path) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (FedCoWProError, OSError):
+    except FedCoWProError:
         raise
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's; pydicom's own have no number
+            raise
         raise FedCoWProError(
             f"{path}: damaged or incomplete DICOM file", "a whole file", "export or copy the file again"
         ) from None
@@ -147,10 +150,17 @@ def kind_of(header: Dataset) -> str:
 
 
 def slices_of(header: Dataset) -> list[Attributes]:
-    """The attributes of each of a file's slices (frames)."""
+    """The attributes of each of a file's slices (frames).
+
+    Raises:
+        ValueError: a header that claims more frames than any volume has.
+    """
     frames = header.get("PerFrameFunctionalGroupsSequence")
     if not frames:
-        return [Attributes(header)] * int(header.get("NumberOfFrames") or 1)
+        frames = int(header.get("NumberOfFrames") or 1)
+        if frames > MOST_FRAMES:
+            raise ValueError
+        return [Attributes(header)] * frames
     shared = [group for item in header.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
     return [Attributes(*_groups(frame), *shared, header) for frame in frames]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -12,6 +13,8 @@ from types import ModuleType
 from fedcowpro.core.errors import FedCoWProError
 
 EXTRA = "pip install 'fedcowpro[dicom]'"
+_lock = threading.Lock()
+_within, _before = 0, ExitStack()  # threads within `quiet`, and what the last one undoes
 
 
 def library(name: str) -> ModuleType:
@@ -33,7 +36,27 @@ def library(name: str) -> ModuleType:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings within: theirs quote header values, and a value may be a patient's name."""
+    """No warnings within: theirs quote header values, and a value may be a patient's name.
+
+    It holds for the whole process: of several threads the first one within makes it so, the last one out undoes it.
+    """
+    global _within, _before
+    with _lock:
+        if _within == 0:
+            _before = ExitStack()
+            _before.enter_context(_silence())
+        _within += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _within -= 1
+            if _within == 0:
+                _before.close()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
     config = library("pydicom.config")
     before = config.settings.reading_validation_mode
     config.settings.reading_validation_mode = config.IGNORE

@@ -9,10 +9,10 @@ import os
 import re
 import secrets
 import sys
-import warnings
 from pathlib import Path
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.dicom.series import Series
 
 KEY_BYTES = 32
@@ -60,7 +60,7 @@ def load_or_make_key(path: Path) -> bytes:
             "restore it from a backup; with a new key (delete the file) every DICOM case gets a new name",
         )
     if sys.platform != "win32" and path.stat().st_mode & 0o077:
-        warnings.warn(f"{path}: others can read this key; chmod 600 keeps it secret", stacklevel=2)
+        inform(f"{path}: others can read this key; chmod 600 keeps it secret", stacklevel=2)
     return bytes.fromhex(text.decode())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ import numpy as np
 
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.checks import image_volume
 from fedcowpro.volume.dicom.headers import examining, read_dataset, read_header, slices_of
 from fedcowpro.volume.dicom.pixels import is_rescaled, values_of
@@ -69,7 +69,7 @@ def read_slices(slices: Sequence[Where], name: str, modality: Modality | None = 
         voxels = voxels.max() + voxels.min() - voxels
     if modality == "ct" and not rescaled and _stored_hounsfield(voxels):
         voxels = voxels - np.float32(_CT_OFFSET)
-        warnings.warn(
+        inform(
             f"{name}: a CT without RescaleIntercept; its values from 0 upwards are taken for Hounsfield units + "
             f"{_CT_OFFSET}, as scanners store them",
             stacklevel=4,
@@ -139,7 +139,7 @@ def _without_copies(planes: Sequence[Plane], slices: Sequence[Where], voxels: np
                     "put each volume into a folder of its own with its own series, or give it as NIfTI",
                 )
     if copies := len(planes) - len(groups):
-        warnings.warn(f"{name}: {copies} slice(s) are there more than once and were used once", stacklevel=4)
+        inform(f"{name}: {copies} slice(s) are there more than once and were used once", stacklevel=4)
     return [group[0] for group in groups]
 
 

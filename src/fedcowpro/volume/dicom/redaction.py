@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import collecting, inform
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -59,19 +59,18 @@ def redacting_errors(identifiers: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def redacting(identifiers: Collection[str]) -> Iterator[None]:
-    """Errors and warnings from within do not have the identifiers; the warnings come at the end.
+    """Errors and notes from within do not have the identifiers; the notes come at the end.
 
     Raises:
         FedCoWProError, OSError: as `redacting_errors`.
     """
-    caught: list[warnings.WarningMessage] = []
+    notes: list[str] = []
     try:
-        with redacting_errors(identifiers), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with redacting_errors(identifiers), collecting() as notes:
             yield
     finally:
-        for entry in caught:
-            warnings.warn(redact(str(entry.message), identifiers), entry.category, stacklevel=4)
+        for note in notes:
+            inform(redact(note, identifiers), stacklevel=4)
 
 
 def _pattern(word: str) -> str:

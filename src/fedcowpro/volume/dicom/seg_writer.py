@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.files import write_atomic
 from fedcowpro.volume.dicom.headers import slices_of
 from fedcowpro.volume.dicom.library import library, quiet
 from fedcowpro.volume.dicom.organ_codes import CATEGORY, code_of
@@ -62,7 +63,9 @@ def write_segmentation(
         FedCoWProError: another shape or type, a label without organ, images that lack what the object must refer to,
             files that have changed.
     """
-    _save(_object(labels_dhw, series, organs, series_number, description), Path(path))
+    content = io.BytesIO()
+    _object(labels_dhw, series, organs, series_number, description).save_as(content)
+    write_atomic(Path(path), content.getvalue())
 
 
 def require_referable(series: Series) -> None:
@@ -184,13 +187,3 @@ def _sources(hd: Any, layout: Layout, name: str) -> tuple[list[Dataset], list[An
 def _uid(what: str, digest: str) -> str:
     """A UID made from a UUID, as the standard has it, that is a function of the content."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{NAME} {__version__} {what} {digest}').int}"
-
-
-def _save(dataset: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        dataset.save_as(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

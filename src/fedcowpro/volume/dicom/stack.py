@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.volume.dicom.headers import Attributes
 from fedcowpro.volume.volume import Grid
 
@@ -118,7 +118,7 @@ def grid_of(planes: Sequence[Plane], files: Sequence[Path], name: str) -> Grid:
             "convert the series with a tool that resamples, for example dcm2niix, and give the NIfTI file",
         )
     if tilt > TILT_DEGREES:
-        warnings.warn(
+        inform(
             f"{name}: the gantry was tilted by {tilt:.1f} degrees; slices are used as scanned, and distances in mm "
             "across slices are measured along the slant",
             stacklevel=4,
