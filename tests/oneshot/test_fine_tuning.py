@@ -11,16 +11,22 @@ import pytest
 from common import ORGANS
 from fedcowpro import OneShotSegmenter
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.overlap import dice
 from fedcowpro.data.phantom import write_site
 from fedcowpro.model.checkpoint import state_digest
 from fedcowpro.oneshot import fine_tuning
 from fedcowpro.oneshot.annotation import Annotation, read_example
+from fedcowpro.oneshot.encoded import encode_volume
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
-from fedcowpro.training.finetuning import Progress, Recipe
-from fedcowpro.training.pool import IGNORE
+from fedcowpro.oneshot.predictor import OneShotPredictor
+from fedcowpro.oneshot.segmentation import segment_encoded
+from fedcowpro.oneshot.support import build_support
+from fedcowpro.training.finetuning import FineTuning, Progress, Recipe
+from fedcowpro.training.pool import IGNORE, Unlabelled
 from fedcowpro.volume.nifti import write_labels
+from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.read import read_labels, read_volume
 from fedcowpro.volume.volume import Volume
 
@@ -164,3 +170,41 @@ def test_the_class_goes_the_whole_way(scans: Path, tmp_path: Path, monkeypatch: 
         fresh.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
     segmenter.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
     assert not hasattr(segmenter, "organ_model_")
+
+
+def test_prototypes_label_volumes_of_the_examples_modality_for_the_first_round(
+    scans: Path, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Unlabelled] = []
+
+    class Kept(FineTuning):
+        def __init__(self, encoder, examples, organs, unlabelled, recipe, seed):  # type: ignore[no-untyped-def]
+            given.extend(unlabelled)
+            super().__init__(encoder, examples, organs, unlabelled, recipe, seed)
+
+    monkeypatch.setattr(fine_tuning, "FineTuning", Kept)
+    told: list[tuple[int, int]] = []
+    own = volume(scans, 2)
+    other = (np.zeros((3, 64, 64), np.float32) + np.arange(64, dtype=np.float32), 4.0, "mr")
+    fine_tune(
+        loaded, [example(scans)], [own], prepared=[other], organs={1: "liver", 4: "spleen"},  # type: ignore[list-item]
+        recipe=RECIPE, on_volume=lambda done, of: told.append((done, of)), stop=lambda: True,
+    )  # fmt: skip
+    guessed, unguessed = given
+    assert unguessed.guess is None
+    assert told == [(0, 1)]
+    assert guessed.guess is not None
+    labels, sure = guessed.guess
+    # The same masks as the pipeline's, before its parts are sorted out: liver is 1, spleen 2.
+    image, annotation = example(scans)
+    config = loaded.predictor.config.model_copy(update={"keep_components": False})
+    predictor = OneShotPredictor(loaded.predictor.model, config)
+    support = build_support(predictor, [(encode_volume(predictor, image, loaded.prepare["ct"]), annotation)], (1, 4))
+    masks = segment_encoded(
+        predictor, support,
+        encode_volume(predictor, own, loaded.prepare["ct"]),
+    )  # fmt: skip
+    found = Placement.choose(own, loaded.prepare["ct"]).to_prepared_labels(masks.labels)
+    assert dice(labels == 1, found == 1) > 0.98
+    assert dice(labels == 2, found == 4) > 0.98
+    assert sure[labels > 0].min() >= round(255 * loaded.predictor.config.threshold) - 1

@@ -12,11 +12,13 @@ from fedcowpro.config import InferConfig, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.batch import ByExample, load_support
-from fedcowpro.oneshot.encoded import Cancelled, EncodedVolume, encode_volume
+from fedcowpro.oneshot.encoded import Cancelled, EncodedVolume, encode_volume, following
 from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support, encode_example
+from fedcowpro.volume.accept import as_volume
+from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.read import read_labels, read_volume
 from fedcowpro.volume.volume import Volume
 
@@ -222,3 +224,11 @@ def test_what_cannot_be_used(
         segment_encoded(predictor, support, small)
     with pytest.raises(FedCoWProError, match="32 and 64 pixels"):
         build_support(predictor, [(encoded, Annotation.whole(labels)), (small, some(labels, 2))])
+
+
+@pytest.mark.parametrize(("spacing", "expected"), [(1.2, 1.2), (0.8, 1.6)])
+def test_only_scans_of_another_field_of_view_follow_the_examples_pixels(spacing: float, expected: float) -> None:
+    """A smaller patient's scan keeps its pixels; a small field of view is brought to the example's."""
+    volume = as_volume(np.zeros((3, 64, 64), np.float32), (5.0, spacing, spacing), "scan")
+    config = following(volume, CT.model_copy(update={"modality": "ct"}), pixel=1.6, size=64)
+    assert Placement.choose(volume, config).pixel == pytest.approx(expected)

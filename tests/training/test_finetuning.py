@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,18 +54,40 @@ def test_batch_statistics_stay_frozen(encoder: dict[str, torch.Tensor]) -> None:
 
 def test_a_frame_has_the_common_spacing_and_finds_the_way_back() -> None:
     slices, labels = body(2, 128)
-    frame = frame_of(slices, 1.5, 2.0)
+    frame = frame_of(slices, 3.0, 4.0)
     assert frame.resampled == 96
     assert frame.height % 32 == 0
     assert frame.width % 32 == 0
     small = frame.labels(labels)
-    assert (small == 1).sum() == pytest.approx((labels == 1).sum() * (1.5 / 2) ** 2, rel=0.1)
+    assert (small == 1).sum() == pytest.approx((labels == 1).sum() * (3 / 4) ** 2, rel=0.1)
     maps = torch.nn.functional.one_hot(small.long(), 3).permute(0, 3, 1, 2).float()
     back = frame.back(maps)
     assert back.shape == (2, 3, 128, 128)
     assert torch.allclose(back.sum(1), torch.ones(()), atol=1e-5)
     found, truth = back.argmax(1).numpy() == 1, labels == 1
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95
+
+
+def test_scans_that_are_fitted_to_the_patient_keep_their_pixels() -> None:
+    """A large patient at 1.7 mm and a small one at 1.2 mm are as large in pixels; 3 mm is another field of view."""
+    slices, _ = body(2, 128)
+    assert frame_of(slices, 1.2, 2.0) == frame_of(slices, 1.7, 2.0)
+    assert frame_of(slices, 3.0, 2.0).resampled == 192
+
+
+def test_training_begins_with_guesses_where_there_are_some(encoder: dict[str, torch.Tensor]) -> None:
+    slices, labels = body()
+    sure = np.full(labels.shape, 255, np.uint8)
+    example = [Example(slices, labels, 3.0)]
+    given = [Unlabelled(slices, 3.2, (labels, sure)), Unlabelled(slices, 3.1)]
+    fine = FineTuning(encoder, example, 2, given, SMALL, seed=1)
+    pool = fine._unlabelled
+    assert pool is not None
+    assert len(pool.images) == len(slices)
+    assert set(pool.labels.unique().tolist()) == {0, 1, 2}
+    without = FineTuning(encoder, example, 2, [replace(one, guess=None) for one in given], SMALL, seed=1)
+    assert without._unlabelled is None
+    assert not same(fine.run(), without.run())
 
 
 def test_grey_values_do_not_depend_on_the_share_of_air() -> None:
@@ -91,7 +115,7 @@ def test_what_is_not_decided_weighs_nothing() -> None:
     slices, labels = body()
     labels[1, :10] = IGNORE
     painted = np.array([False, True, False, False])
-    pool = pool_of_examples([Example(slices, labels, 2.0, frozenset({1}), painted)], 2, 2.0, (96, 96))
+    pool = pool_of_examples([Example(slices, labels, 4.0, frozenset({1}), painted)], 2, 4.0, (96, 96))
     assert pool.chance.tolist() == [0, 1, 0, 0]
     assert (pool.weights[1, :10] == 0).all()
     assert (pool.weights[1, 10:] == 255).all()

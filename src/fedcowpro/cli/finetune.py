@@ -99,9 +99,12 @@ def teach(
             what = "learning the example" if step.round == 0 else f"learning from all volumes, round {step.round}"
             bar.update(task, description=f"{what}, loss {step.loss:.2f}", completed=step.step, total=step.steps)
 
+        def compare(done: int, of: int) -> None:
+            bar.update(task, description=f"comparing volume {done + 1} of {of} with the example")
+
         made = fine_tune(
             loaded, examples, others, organs=names, modality=kind, minutes=minutes, steps=steps, seed=seed,
-            resume=out.with_suffix(".resume"), on_step=report, stop=stop.is_set,
+            resume=out.with_suffix(".resume"), on_volume=compare, on_step=report, stop=stop.is_set,
         )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     made.save(out)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.oneshot.location_priors import LocationPrior, is_wanted
 from fedcowpro.oneshot.predictor import Features, OneShotPredictor, join
-from fedcowpro.volume.preprocess import BORDER, Placement, guess_modality, preprocess
+from fedcowpro.volume.preprocess import BORDER, Placement, fitted, guess_modality, preprocess
 from fedcowpro.volume.volume import Volume
 
 _SLICES_AT_ONCE = 8  # between two words on progress
@@ -51,7 +51,10 @@ class EncodedVolume:
 def following(
     volume: Volume, config: PrepareConfig, *, pixel: float | None = None, size: int | None = None
 ) -> PrepareConfig:
-    """Settings with which a volume's slices follow those of an annotated one, so that organs keep their size.
+    """Settings with which a volume's slices follow those of an annotated one, so that organs look as large.
+
+    Scans whose fields of view were fitted to the patient (see `fitted`) keep their own pixels: a large patient's organs
+    are large in mm, not in pixels.
 
     Args:
         config: how slices are made; where it names a spacing, that one counts.
@@ -62,9 +65,10 @@ def following(
     size = size or config.size
     spacing = config.spacing
     if spacing is None and pixel is not None:
+        own = Placement.choose(volume, config.model_copy(update={"size": size})).pixel
         _, height, width = volume.voxels.shape
         extent = max(height * volume.spacing[1], width * volume.spacing[2])
-        spacing = max(pixel, extent * (1 - 2 * BORDER) / size)
+        spacing = own if fitted(own, pixel) else max(pixel, extent * (1 - 2 * BORDER) / size)
     return config.model_copy(update={"modality": modality, "spacing": spacing, "size": size})
 
 

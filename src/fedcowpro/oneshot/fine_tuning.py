@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
+from fedcowpro.oneshot.support import encode_example, join_examples
 from fedcowpro.training.distortion import Distortion
 from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
@@ -30,6 +32,8 @@ from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
 
 _EVERY = 50  # steps between two files to go on from
+_GUESSED = 8  # volumes; more cost a minute each on a CPU and teach little
+_AT_ONCE = 4  # slices
 _CROSS = 0.8  # chance of random convolutions where example and unlabelled volumes differ in modality
 
 
@@ -47,6 +51,7 @@ def fine_tune(
     recipe: Recipe | None = None,
     seed: int = 0,
     resume: Path | None = None,
+    on_volume: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> OrganModel:
@@ -70,6 +75,7 @@ def fine_tune(
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
             steps and at the end of an interrupted one.
+        on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
         stop: asked after each step; True ends with the model as it is then.
 
@@ -77,6 +83,7 @@ def fine_tune(
         FedCoWProError: no example, an annotation without an organ, another encoder than lite0, or volumes that
             cannot be used.
     """
+    started = time.perf_counter()
     if not examples:
         raise FedCoWProError("no annotated volume", "one at least", "give an example with its mask")
     encoder = _encoder(loaded)
@@ -87,6 +94,9 @@ def fine_tune(
     others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
     kinds = {kind[id(volume)] for volume, _ in examples}
     other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
+    if others:
+        chosen = [index for index, of in enumerate(other_kinds) if of in kinds][:_GUESSED]
+        others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
     if recipe is None:
         crosses = any(of not in kinds for of in [*other_kinds, *targets])
         recipe = Recipe(distortion=Distortion(convolution=_CROSS if crosses else 0.0))
@@ -103,7 +113,8 @@ def fine_tune(
         if on_step is not None:
             on_step(progress)
 
-    net = tuning.run(minutes=minutes, on_step=after, stop=stop)
+    left = None if minutes is None else max(0.1, minutes - (time.perf_counter() - started) / 60)
+    net = tuning.run(minutes=left, on_step=after, stop=stop)
     finished = tuning.round == len(tuning.steps)
     if resume is not None:
         if finished:
@@ -137,6 +148,47 @@ def fine_tune(
         "use": "Research only; not a medical device.",
     }
     return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
+
+
+def _guessed(
+    loaded: Loaded,
+    examples: Sequence[tuple[Volume, Annotation, Modality]],
+    values: tuple[int, ...],
+    others: Sequence[Unlabelled],
+    chosen: Sequence[int],
+    on_volume: Callable[[int, int], None] | None,
+) -> list[Unlabelled]:
+    """Unlabelled volumes, those that are chosen with the prototypes' labels, for the first round.
+
+    A network that sees one patient alone learns where that patient's organs lie; the prototypes look at other patients
+    from the start.
+    """
+    predictor = loaded.predictor
+    support = join_examples(
+        predictor,
+        [
+            encode_example(predictor, volume, annotation.only(values), loaded.prepare[of])
+            for volume, annotation, of in examples
+        ],
+    )
+    organs = [values.index(organ) + 1 for organ in support.organs]
+    found = list(others)
+    for done, index in enumerate(chosen):
+        if on_volume is not None:
+            on_volume(done, len(chosen))
+        slices = others[index].slices
+        labels, sure = np.zeros(slices.shape, np.uint8), np.zeros(slices.shape, np.uint8)
+        for start in range(0, len(slices), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            count = len(slices[part])
+            choice = np.repeat(np.arange(len(organs))[:, None], count, axis=1)
+            soft = predictor.probabilities(predictor.encode(slices[part]), support.prototypes, choice)
+            best = soft.max(0)
+            found_here = best > predictor.config.threshold
+            labels[part] = np.where(found_here, np.array(organs, np.uint8)[soft.argmax(0)], 0)
+            sure[part] = (np.where(found_here, best, 1 - best) * 255).round().astype(np.uint8)
+        found[index] = replace(others[index], guess=(labels, sure))
+    return found
 
 
 def _encoder(loaded: Loaded) -> dict[str, torch.Tensor]:

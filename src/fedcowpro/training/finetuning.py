@@ -22,9 +22,10 @@ from fedcowpro.core.allocator import keep_large_blocks
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet, build_unet
 from fedcowpro.training.distortion import Distortion, distort
+from fedcowpro.training.frame import frame_of
 from fedcowpro.training.organ_loss import class_balance, organ_loss
 from fedcowpro.training.pool import Example, Pool, Unlabelled, frames_of, pool_of, pool_of_examples
-from fedcowpro.training.self_labels import self_labels
+from fedcowpro.training.self_labels import believed, self_labels
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Recipe:
     window: tuple[int, int] = (160, 192)
     widths: tuple[int, ...] = (96, 64, 48)
     batch: int = 8
-    lr: float = 3e-3
+    lr: float = 1e-3
     encoder_share: float = 0.3
     weight_decay: float = 1e-2
     steps: tuple[int, ...] = (300, 150, 150)
@@ -182,7 +183,7 @@ class FineTuning:
         self._labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
         self._frames = frames_of(unlabelled, settings.spacing, settings.window)
         self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
-        self._unlabelled: Pool | None = None
+        self._unlabelled = self._guessed(unlabelled)
         net = build_unet(organs, encoder, seed, settings.widths)
         balance = class_balance(self._labelled)
         self._learner = Learner(net, settings, balance, torch.Generator().manual_seed(seed))
@@ -256,9 +257,23 @@ class FineTuning:
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.generator.set_state(state["generator"])
         self.round, self.step, self.steps = state["round"], state["step"], tuple(state["steps"])
-        if state["labels"] is not None:
+        if self.round > 0:
+            self._unlabelled = None
+        if self.round > 0 and state["labels"] is not None:
             depths = [len(frame) for frame in self._frames]
             self._unlabelled = pool_of(self._frames, *(part.split(depths) for part in state["labels"]))
+
+    def _guessed(self, unlabelled: Sequence[Unlabelled]) -> Pool | None:
+        """The volumes with a guess, for the first round."""
+        frames, found = [], []
+        for one, frame in zip(unlabelled, self._frames, strict=True):
+            if one.guess is not None:
+                place = frame_of(one.slices, one.spacing, self.recipe.spacing, self.recipe.window)
+                labels, confidence = (place.labels(part).numpy() for part in one.guess)
+                frames.append(frame)
+                found.append(believed(labels, confidence.astype(np.float32) / 255, self._least, self.recipe.sure))
+        pool = pool_of(frames, *zip(*found, strict=True)) if frames else None
+        return pool if pool is not None and pool.chance.any() else None
 
     def _begin_round(self) -> None:
         if self.round == 0:

@@ -1,7 +1,9 @@
-"""The frame in which a fine-tuned network sees a volume: one in-plane spacing for all, cut to the body.
+"""The frame in which a fine-tuned network sees a volume: one size of pixels for all, cut to the body.
 
-Patients and scanners differ in millimetres per pixel (1.0 to 1.7 in the four sites); a network that learns from one
-volume takes an organ's size in pixels for a property of the organ. It also pays for every pixel of air.
+A network that learns from one volume takes an organ's size in pixels for a property of the organ. Scanners' fields of
+view are fitted to the patient, so that within a range all pixels count as equal (see `fitted`): with mm instead, one
+large patient's kidneys were lost in smaller ones (mean Dice 0.47 instead of 0.59). The network also pays for every
+pixel of air, so the frame is cut to the body.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fedcowpro.volume.preprocess import fitted
+
+USUAL_PIXEL = 1.4  # mm per pixel of a prepared slice of the abdomen
 _BODY_GREY = 0.1  # share of the range of grey values above which a pixel counts as body
 _BODY_SHARE = 0.02  # share of the pixels of a row or column, over all slices, that makes it part of the body
 _RANGE = 4.0  # of grey values in the frame: about that of volumes of unit variance
@@ -83,11 +88,12 @@ def frame_of(
 
     Args:
         slices: prepared volume.
-        spacing: its in-plane spacing, mm per pixel.
+        spacing: its in-plane spacing, mm per pixel; near `USUAL_PIXEL` it counts as that.
         target: common spacing, mm per pixel.
         window: height and width in pixels, multiples of 32; None = as large as the body needs.
     """
     size = slices.shape[-1]
+    spacing = USUAL_PIXEL if fitted(spacing, USUAL_PIXEL) else spacing
     resampled = max(32, round(size * spacing / target))
     low, high = float(slices.min()), float(slices.max())
     body = slices > low + _BODY_GREY * (high - low)

@@ -36,10 +36,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """A volume without annotation, prepared: grey values (depth, size, size) and mm per pixel."""
+    """A volume without annotation, prepared.
+
+    Attributes:
+        slices: grey values (depth, size, size).
+        spacing: mm per pixel.
+        guess: labels (depth, size, size) of something else than the network, with which training begins, and how sure
+            they are (0..255 for 0..1); None = none.
+    """
 
     slices: Float[np.ndarray, "d s s"]
     spacing: float
+    guess: tuple[UInt8[np.ndarray, "d s s"], UInt8[np.ndarray, "d s s"]] | None = None
 
 
 @dataclass

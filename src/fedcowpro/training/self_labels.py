@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
@@ -35,10 +35,26 @@ def self_labels(
         confidence, winner = net(images).softmax(1).max(1)
         best.append(confidence)
         label.append(winner.to(torch.uint8))
-    labels = torch.cat(label).numpy()
-    weights = ((torch.cat(best) - sure[0]) / (sure[1] - sure[0])).clamp_(0, 1).numpy()
+    return believed(torch.cat(label).numpy(), torch.cat(best).numpy(), least, sure)
+
+
+def believed(
+    labels: UInt8[np.ndarray, "d h w"],
+    confidence: Float[np.ndarray, "d h w"],
+    least: Float[Tensor, " k"],
+    sure: tuple[float, float],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`self_labels` of labels that are there: the part of them that training may believe.
+
+    Args:
+        labels: 0..k.
+        confidence: of each label, 0..1.
+        least, sure: as there.
+    """
+    labels = labels.copy()
+    weights = np.clip((confidence - sure[0]) / (sure[1] - sure[0]), 0, 1)
     known = [True]
-    for organ in range(1, net.organs + 1):
+    for organ in range(1, len(least) + 1):
         mask = labels == organ
         parts, count = ndimage.label(mask)
         if count > 1:

@@ -21,6 +21,7 @@ from fedcowpro.volume.resample import Taps, resample, taps_of
 from fedcowpro.volume.volume import Volume
 
 CROP_ONLY = 1.1  # up to this many times `size`, a slice is cropped rather than resampled
+_FITTED = 1.5
 BORDER = 1 / 16  # of a resampled slice, dropped on each side (512 -> 448 -> 256)
 # Hounsfield units: air and fat lie below. MR has no such values, or a few where it was interpolated.
 _CT_BELOW, _CT_SHARE = -20.0, 0.01
@@ -29,6 +30,15 @@ _AT_ZERO, _MUCH = 5.0, 0.1
 _CLIP_LOW, _CLIP_HIGH = (-260.0, -50.0), (150.0, 400.0)  # HU between which a CT clipped for soft tissue ends
 _CLIPPED = (0.05, 0.001)  # share of voxels at its lower and upper end
 _SAME = 1e-3  # relative difference of spacings that is rounding in the header
+
+
+def fitted(pixel: float, other: float) -> bool:
+    """Whether two sizes of pixels (mm) are so near that they tell the patients' sizes rather than the fields of view.
+
+    Measured with one annotated CT of a large patient (1.59 mm) for six others (1.20 to 1.47 mm): at their own pixels
+    the mean Dice is 0.69, at the same mm per pixel 0.56; with examples of 1.20 and 1.36 mm 0.01 to 0.02 more.
+    """
+    return max(pixel / other, other / pixel) <= _FITTED
 
 
 @dataclass(frozen=True)
