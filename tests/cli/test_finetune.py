@@ -108,6 +108,18 @@ def test_segment_can_fine_tune_first(run: Run, scans: Path, tmp_path: Path, monk
     assert (tmp_path / "organs.safetensors").is_file()
 
 
+def test_a_finished_model_is_neither_made_again_nor_overwritten(run: Run, scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "organs.safetensors"
+    run(*learn(scans, out))
+    before = out.read_bytes(), out.stat().st_mtime_ns
+    code, said = run(*learn(scans, out))
+    assert code == 0, said
+    code, said = run(*learn(scans, out, "--seed", 5))
+    assert code == 2
+    assert "made of another example" in said
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

@@ -229,6 +229,8 @@ def test_what_cannot_be_used(
 @pytest.mark.parametrize(("spacing", "expected"), [(1.2, 1.2), (0.8, 1.6)])
 def test_only_scans_of_another_field_of_view_follow_the_examples_pixels(spacing: float, expected: float) -> None:
     """A smaller patient's scan keeps its pixels; a small field of view is brought to the example's."""
-    volume = as_volume(np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32), (5.0, spacing, spacing), "scan")
+    volume = as_volume(
+        np.random.default_rng(0).normal(size=(3, 64, 64)).astype(np.float32), (5.0, spacing, spacing), "scan"
+    )
     config = following(volume, CT.model_copy(update={"modality": "ct"}), pixel=1.6, size=64)
     assert Placement.choose(volume, config).pixel == pytest.approx(expected)

@@ -50,7 +50,7 @@ def finetune(
 ) -> None:
     """Learn the organs of annotated volumes; 'segment --model' then needs no example.
 
-    Ctrl-C keeps the model as it is; the same command goes on from there.
+    Ctrl-C keeps the model as it is; the same command goes on from there. A finished one is not made again.
     """
     made = teach(
         example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=None if steps else minutes,
@@ -104,8 +104,9 @@ def teach(
 
         made = fine_tune(
             loaded, examples, others, organs=names, modality=kind, minutes=minutes, steps=steps, seed=seed,
-            resume=out.with_suffix(".resume"), on_volume=compare, on_step=report, stop=stop.is_set,
+            resume=out.with_suffix(".resume"), finished=out, on_volume=compare, on_step=report, stop=stop.is_set,
         )  # fmt: skip
-    out.parent.mkdir(parents=True, exist_ok=True)
-    made.save(out)
+    if "weights_digest" not in made.card:  # else it was there and has been read
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made.save(out)
     return made

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
-from fedcowpro.model.checkpoint import state_digest
+from fedcowpro.model.checkpoint import read_card, state_digest
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
@@ -51,6 +51,7 @@ def fine_tune(
     recipe: Recipe | None = None,
     seed: int = 0,
     resume: Path | None = None,
+    finished: Path | None = None,
     on_volume: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -75,13 +76,14 @@ def fine_tune(
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
             steps and at the end of an interrupted one.
+        finished: model file of an earlier call; where it is there and of the same inputs, nothing is done again.
         on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
         stop: asked after each step; True ends with the model as it is then.
 
     Raises:
-        FedCoWProError: no example, an annotation without an organ, another encoder than lite0, or volumes that
-            cannot be used.
+        FedCoWProError: no example, an annotation without an organ, another encoder than lite0, volumes that cannot be
+            used, or a file `finished` of other inputs.
     """
     started = time.perf_counter()
     if not examples:
@@ -94,16 +96,18 @@ def fine_tune(
     others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
     kinds = {kind[id(volume)] for volume, _ in examples}
     other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
-    if others:
-        chosen = [index for index, of in enumerate(other_kinds) if of in kinds][:_GUESSED]
-        others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
     if recipe is None:
         crosses = any(of not in kinds for of in [*other_kinds, *targets])
         recipe = Recipe(distortion=Distortion(convolution=_CROSS if crosses else 0.0))
     if steps is not None:
         recipe = scaled(recipe, steps, len(others) > 0)
-    tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed)
     inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)
+    if finished is not None and (made := _made(finished, inputs)) is not None:
+        return made
+    if others:
+        chosen = [index for index, of in enumerate(other_kinds) if of in kinds][:_GUESSED]
+        others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
+    tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed)
     if resume is not None:
         _go_on(tuning, resume, inputs)
 
@@ -115,9 +119,8 @@ def fine_tune(
 
     left = None if minutes is None else max(0.1, minutes - (time.perf_counter() - started) / 60)
     net = tuning.run(minutes=left, on_step=after, stop=stop)
-    finished = tuning.round == len(tuning.steps)
     if resume is not None:
-        if finished:
+        if tuning.round == len(tuning.steps):
             resume.unlink(missing_ok=True)
         else:
             _keep(tuning, resume, inputs)
@@ -140,6 +143,7 @@ def fine_tune(
             for volume, annotation in examples
         ],
         "unlabelled": {name: other_kinds.count(name) for name in ("ct", "mr")},
+        "inputs": inputs,
         "encoder_digest": state_digest(encoder),
         "recipe": asdict(recipe),
         "steps": {"done": sum(tuning.steps[: tuning.round]) + tuning.step, "of": list(tuning.steps)},
@@ -148,6 +152,20 @@ def fine_tune(
         "use": "Research only; not a medical device.",
     }
     return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
+
+
+def _made(path: Path, inputs: str) -> OrganModel | None:
+    """The model of an earlier call that is finished; None where there is none, or one that was interrupted."""
+    if not path.exists():
+        return None
+    card = read_card(path) or {}
+    if card.get("inputs") != inputs:
+        raise FedCoWProError(
+            f"{path} is there, made of another example, other volumes or settings", "a model of these, or no file",
+            "choose another name, delete it, or segment with it as it is (--model)",
+        )  # fmt: skip
+    steps = card.get("steps", {})
+    return OrganModel.load(path) if steps.get("done") == sum(steps.get("of", ())) else None
 
 
 def _guessed(
