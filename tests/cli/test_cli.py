@@ -625,7 +625,7 @@ SURFACE = {
     "--threshold --set",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
-    "--method --untrained",
+    "--method --untrained --teach --steps",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
     "--max-memory --idle",
     "study": "file --out --workers --store",

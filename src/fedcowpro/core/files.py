@@ -14,6 +14,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
     Args:
         content: text is written as UTF-8, its line ends as they are, names of files that are no UTF-8 as their bytes.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name is short, as that of the file may be as long as the disk allows.
@@ -24,6 +27,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None  # the name that the user gave
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
