@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
+MINUTES = 10.0  # of refining
+
+
 @dataclass(frozen=True)
 class Engine:
     """A model, ready to segment what a session has open.
@@ -64,8 +67,58 @@ class Engine:
             with collecting() as notes:
                 result = segment_encoded(self.predictor, support, features[volume.id])
             with volume.lock:
-                volume.result = result
+                volume.result, volume.before = result, None
                 volume.notes = tuple(dict.fromkeys((*volume.notes, *notes)))
+        job.report("finished", len(volumes), len(volumes))
+
+    def refine(self, volumes: Sequence[OpenVolume], job: Job, steps: int | None = None) -> None:
+        """Fine-tune a network on the drawn slices and on all volumes, and give each its masks; the old ones are kept.
+
+        Args:
+            volumes: of one session; those with drawn slices are the examples.
+            job: reports progress and says when to stop.
+            steps: of training; None = `MINUTES` of time.
+
+        Raises:
+            FedCoWProError: nothing was drawn, or a model that cannot be fine-tuned.
+            Cancelled: the job was stopped; the masks are as they were.
+        """
+        from fedcowpro.oneshot.fine_tuning import fine_tune
+        from fedcowpro.oneshot.loading import Loaded
+        from fedcowpro.training.finetuning import Progress
+
+        examples = []
+        for volume in volumes:
+            labels, painted = volume.annotation()
+            if painted.any():
+                examples.append(
+                    (volume.volume, Annotation(labels * painted[:, None, None], painted, volume.volume.name))
+                )
+        if not any(annotation.labels.any() for _, annotation in examples):
+            raise FedCoWProError("no painted slice", "an organ on one slice at least", "paint an organ, then refine")
+        kinds = {volume.modality for volume in volumes}
+
+        def report(step: Progress) -> None:
+            minutes = f", {step.seconds_left / 60:.0f} min left" if step.seconds_left > 90 else ""
+            job.report(f"learning from all open volumes{minutes}", step.step, step.steps)
+
+        made = fine_tune(
+            Loaded(self.predictor, 0, self.prepare),
+            examples,
+            [volume.volume for volume in volumes],
+            modality=kinds.pop() if len(kinds) == 1 else None,
+            minutes=MINUTES if steps is None else None,
+            steps=steps,
+            on_volume=lambda done, of: job.report("comparing volumes with the painted slices", done, of),
+            on_step=report,
+        )
+        results = []
+        for number, volume in enumerate(volumes):
+            job.report(f"segmenting {volume.volume.name}", number, len(volumes))
+            results.append(made.segment(volume.volume, volume.modality))
+        for volume, result in zip(volumes, results, strict=True):
+            with volume.lock:
+                volume.result, volume.before = result, volume.result
         job.report("finished", len(volumes), len(volumes))
 
     def _encode(self, volume: OpenVolume, like: Like, job: Job) -> EncodedVolume:

@@ -48,6 +48,7 @@ class OpenVolume:
         notes: what its user should know of it, as slices that were left out.
         drawn: slice number -> labels uint8 (height, width). What is not in it is unknown, not background.
         result: of the last segmentation.
+        before: the one before it was refined.
         encoded: features, kept between segmentations.
         encoded_like: what they were made of.
         lock: held while `drawn` and `result` change.
@@ -60,6 +61,7 @@ class OpenVolume:
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     drawn: dict[int, np.ndarray] = field(default_factory=dict)
     result: Segmentation | None = None
+    before: Segmentation | None = None
     encoded: EncodedVolume | None = None
     encoded_like: Like | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,6 +114,19 @@ class OpenVolume:
             for number in numbers:
                 self.drawn.pop(number, None)
 
+    def exchange(self) -> None:
+        """Show the masks of before refining, or again those of after.
+
+        Raises:
+            Refused: the volume was not refined.
+        """
+        with self.lock:
+            if self.before is None:
+                raise Refused(
+                    409, "no earlier masks", "a volume that was segmented and then refined", "refine it first"
+                )
+            self.result, self.before = self.before, self.result
+
     def labels(self) -> np.ndarray:
         """uint8 (depth, height, width): drawn slices as they were drawn, the others as predicted."""
         return self.annotation()[0]
@@ -134,6 +149,7 @@ class OpenVolume:
         counts = np.bincount(labels.ravel(), minlength=256)
         return {
             "id": self.id,
+            "refined": self.before is not None,
             "name": self.volume.name,
             "modality": self.modality,
             "size": [width, height, depth],

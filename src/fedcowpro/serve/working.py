@@ -1,4 +1,4 @@
-"""Routes that work with open volumes: look, draw, segment, save."""
+"""Routes that work with open volumes: look, draw, segment, refine, save."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -106,11 +106,29 @@ def forget(key: str, numbers: str, session: TheSession) -> dict[str, Any]:
 @router.post("/segment", status_code=202)
 def segment(server: TheServer, session: TheSession) -> dict[str, Any]:
     """Segment all open volumes by the drawn slices, in the background."""
+    return _start(server, session, server.engine.segment)
+
+
+@router.post("/refine", status_code=202)
+def refine(server: TheServer, session: TheSession) -> dict[str, Any]:
+    """Fine-tune a network on the drawn slices and all open volumes, in the background; minutes."""
+    return _start(server, session, server.engine.refine)
+
+
+@router.post("/volumes/{key}/exchange")
+def exchange(key: str, session: TheSession) -> dict[str, Any]:
+    """Masks of before refining in place of those of after, or back."""
+    opened = session.volume(key)
+    opened.exchange()
+    return opened.to_json()
+
+
+def _start(server: TheServer, session: TheSession, work: Callable[[Sequence[OpenVolume], Job], None]) -> dict[str, Any]:
     with session.lock:
         if session.busy():
             raise Refused(409, "a second job", "one at a time", "wait for the running one, or cancel it")
         volumes = list(session.volumes.values())
-        session.job = server.worker.submit(lambda job: server.engine.segment(volumes, job))
+        session.job = server.worker.submit(lambda job: work(volumes, job))
     return session.job.to_json()
 
 

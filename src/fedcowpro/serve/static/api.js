@@ -53,6 +53,8 @@ export const putSlices = (id, numbers, body) =>
 export const forgetSlices = (id, numbers) =>
   asJson("DELETE", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`);
 export const segment = () => asJson("POST", "/api/segment");
+export const refine = () => asJson("POST", "/api/refine");
+export const exchange = (id) => asJson("POST", `/api/volumes/${id}/exchange`);
 export const cancel = (job) => asJson("DELETE", `/api/jobs/${job}`);
 
 // Send files one by one, a few at a time; returns the upload's id.

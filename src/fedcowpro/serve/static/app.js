@@ -150,17 +150,32 @@ async function reload(volume) {
 
 // ---------------------------------------------------------------- segmenting
 
-async function segment() {
-  if (job || $("segment").disabled) return;
+const segment = () => start("segment", "Segmenting.");
+const refine = () => start("refine", "Refining; this takes minutes.");
+
+async function start(what, said) {
+  if (job || $(what).disabled) return;
   await attempt(async () => {
     await flush();
-    await follow(await api.segment());
+    await follow(await api[what](), said);
   });
 }
 
-async function follow(begun) {
+// The masks of before refining, or again those of after.
+async function exchange() {
+  const volume = current;
+  await attempt(async () => {
+    await flush();
+    keep(await api.exchange(volume.info.id));
+    volume.earlier = !volume.earlier;
+    await reload(volume);
+    render();
+  });
+}
+
+async function follow(begun, said) {
   job = begun;
-  say("Segmenting.");
+  say(said);
   render();
   try {
     const last = await api.follow(begun.id, (now) => {
@@ -175,6 +190,7 @@ async function follow(begun) {
     await flush();
     for (const volume of volumes.values()) {
       keep(await api.volume(volume.info.id));
+      if (last.state === "done") volume.earlier = false;
       if (volume !== current) volume.bitmap = null;
     }
     if (current) await reload(current);
@@ -231,6 +247,10 @@ function render() {
   const painted = [...volumes.values()].some((volume) => volume.painted.size);
   const segmented = Boolean(current?.info.segmented);
   $("segment").disabled = Boolean(job) || !painted;
+  $("refine").disabled = $("segment").disabled;
+  $("exchange").hidden = !current?.info.refined;
+  $("exchange").disabled = Boolean(job);
+  $("exchange").textContent = current?.earlier ? "Show the refined masks" : "Show the masks of before";
   $("job").hidden = !job;
   $("undo").disabled = !current?.undo.length;
   $("doubtful").disabled = mostDoubtful() === null;
@@ -340,6 +360,8 @@ function wire() {
   const click = (id, action) => $(id).addEventListener("click", action);
   click("undo", undo);
   click("segment", segment);
+  click("refine", refine);
+  click("exchange", exchange);
   click("cancel", () => attempt(() => api.cancel(job.id)));
   click("doubtful", doubtful);
   click("example", toggleExample);
