@@ -107,8 +107,8 @@ def fine_tune(
     inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)
     if finished is not None and (made := _made(finished, inputs)) is not None:
         return made
-    if others:
-        chosen = [index for index, of in enumerate(other_kinds) if of in kinds and of in _GUESSES][:_GUESSED]
+    chosen = [index for index, of in enumerate(other_kinds) if of in kinds and of in _GUESSES][:_GUESSED]
+    if chosen:
         others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
     tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed)
     if resume is not None:
