@@ -46,7 +46,8 @@ class SiteRecord:
 class RoundRecord:
     """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
     learnt tensors made; NaN where it is not known. `clipped` has the reason for each site whose update was scaled down,
-    `privacy` what was done to the updates, and what it cost so far.
+    `privacy` what was done to the updates, and what it cost so far. `unsound` names those of `left_out` that answered
+    what no site of this program answers.
     """
 
     round: int
@@ -55,6 +56,7 @@ class RoundRecord:
     step_norm: float = math.nan
     clipped: dict[str, str] = field(default_factory=dict)
     privacy: dict[str, Any] = field(default_factory=dict)
+    unsound: tuple[str, ...] = ()
 
 
 def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
@@ -86,7 +88,7 @@ def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines: list[dict[str, Any]] = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
     extra = {"privacy": record.privacy} if record.privacy else {}
-    reasons = {"left_out": record.left_out, "clipped": record.clipped}
+    reasons = {"left_out": record.left_out, "clipped": record.clipped, "unsound": list(record.unsound)}
     lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record), **extra})
     append_lines(path, lines)
 
@@ -131,8 +133,10 @@ def rounds_of(lines: Iterable[Mapping[str, Any]]) -> list[RoundRecord]:
         elif line["kind"] == "round":
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
-            clipped, privacy = line.get("clipped", {}), line.get("privacy", {})
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped, privacy))
+            clipped, privacy, unsound = line.get("clipped", {}), line.get("privacy", {}), line.get("unsound", ())
+            rounds.append(
+                RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped, privacy, tuple(unsound))
+            )
             sites = []
     return rounds
 

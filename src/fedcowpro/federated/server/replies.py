@@ -34,6 +34,10 @@ class BadReply(Exception):
     """Why a reply is not used."""
 
 
+class FailedReply(BadReply):
+    """The site, or its engine, says itself that it has none."""
+
+
 def check_reply(message: Message, before: Arrays, expected: frozenset[str], store: ReplyStore) -> Reply:
     """A reply to a training message.
 
@@ -67,10 +71,11 @@ def contents_of(message: Message) -> tuple[ArrayRecord, Metrics]:
     """The two records of a reply that brings tensors.
 
     Raises:
-        BadReply: an error, other records, or numbers that are not of their type or within their bounds.
+        FailedReply: an error.
+        BadReply: other records, or numbers that are not of their type or within their bounds.
     """
     if message.has_error():
-        raise BadReply(records.failure(message))
+        raise FailedReply(records.failure(message))
     arrays, metrics = message.content.get(records.ARRAYS), message.content.get(records.METRICS)
     found = set(message.content) == {records.ARRAYS, records.METRICS}
     if not found or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):

@@ -25,6 +25,7 @@ from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.private_aggregator import PrivateAggregator
 from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, contents_of
+from fedcowpro.federated.server.update_limits import longest_update
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import decode
 
@@ -164,6 +165,6 @@ def aggregator_for(config: ExperimentConfig, *given: Any, **named: Any) -> Aggre
     """The aggregator that the settings ask for; the further arguments are those of `Aggregator`."""
     privacy = config.federation.privacy
     if not privacy.active:
-        return Aggregator(*given, **named)
+        return Aggregator(*given, **named, longest=lambda before: longest_update(config, before, named["learnt"]))
     kind = SecureAggregator if privacy.secure_aggregation else PrivateAggregator
     return kind(*given, **named, seed=config.seed)
