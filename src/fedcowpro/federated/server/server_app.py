@@ -62,7 +62,9 @@ def main(grid: Grid, context: Context) -> None:
     command = str(run["command"]) if "command" in run else None
     track = [name for name in str(run.get("track", "")).split(",") if name]
     resume, evaluate = bool(run.get("resume", True)), bool(run.get("evaluate", False))
-    serve(grid, config, RunFolder(Path(str(run["out"]))), resume, command, track, evaluate)
+    folder = RunFolder(Path(str(run["out"])))
+    with folder.locked():
+        serve(grid, config, folder, resume, command, track, evaluate)
 
 
 def serve(
