@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message
 
-from fedcowpro.config import ExperimentConfig, FederationConfig, TrainConfig
+from fedcowpro.config import ExperimentConfig, FederationConfig, PrepareConfig, TrainConfig
+from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.alarms import alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
 from fedcowpro.federated.run import federate
@@ -55,6 +56,14 @@ def times(factor: float, only: str = "") -> Lie:
             arrays = records.to_tensors(reply.content["arrays"])
             changed = {name: value * factor if name.endswith(only) else value for name, value in arrays.items()}
             reply.content["arrays"] = records.to_record(changed)
+
+    return lie
+
+
+def of_facts(**changes: Any) -> Lie:
+    def lie(message: Message, reply: Message) -> None:
+        if records.FACTS in reply.content:
+            reply.content["facts"].update(changes)
 
     return lie
 
@@ -128,3 +137,39 @@ def test_limits_are_off_where_the_clip_bounds_an_update() -> None:
         assert limit_updates(before, replies, config, 1.0) == (replies, {})
     assert list(limit_updates(before, replies, FederationConfig())[0]) == ["a", "b"]
     assert NORM_FACTOR > 1
+
+
+@pytest.mark.parametrize("liar", ["alpha", "gamma"])  # the first to answer, and the last
+def test_a_site_of_another_slice_size_is_left_out_whoever_answers_first(
+    sites: Sites, experiment: Experiment, tmp_path: Path, liar: str
+) -> None:
+    config = experiment(rounds=1, min_sites=2)
+    (record,) = run(config, sites, tmp_path, of_facts(size=128), liar)
+    assert record.left_out == {liar: "its slices have 128 pixels a side, those of the run have 64"}
+    assert load_checkpoint(tmp_path)[1]["data"]["size"] == 64
+
+
+def test_two_sizes_of_as_many_sites_stop_before_the_run(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    two = {name: sites[name] for name in ("alpha", "beta")}
+    with pytest.raises(FedCoWProError, match="no size is that of most sites: alpha 64, beta 128"):
+        run(experiment(rounds=1, min_sites=1), two, tmp_path, of_facts(size=128))
+
+
+def test_a_resumed_run_keeps_its_slice_size(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    two = {name: sites[name] for name in ("alpha", "beta")}
+    config = experiment(rounds=2, min_sites=1)
+    run(config, two, tmp_path)
+    RunFolder(tmp_path).go_back(1, config)
+    assert RunFolder(tmp_path).slice_size() == 64
+    found = run(config, two, tmp_path, of_facts(size=128))
+    assert found[-1].left_out == {"beta": "its slices have 128 pixels a side, those of the run have 64"}
+
+
+def test_settings_that_one_site_tells_otherwise_do_not_reach_the_card(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    run(experiment(rounds=1), sites, tmp_path / "honest")
+    other = PrepareConfig(modality="ct", size=64, window=(-1, 1)).model_dump_json()
+    run(experiment(rounds=1), sites, tmp_path / "lie", of_facts(settings=other), "alpha")
+    honest, lie = (load_checkpoint(tmp_path / name)[1]["prepare"] for name in ("honest", "lie"))
+    assert honest == lie != {}

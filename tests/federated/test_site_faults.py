@@ -163,7 +163,10 @@ UNFIT = {
     "dots": (lambda c: c["facts"].update({"name": ".."}), r"'name' is '\.\.'"),
     "long": (lambda c: c["facts"].update({"digest": "a" * 10**6}), r"'digest' is 'a+\.\.\."),
     "lists of versions": (lambda c: c["versions"].update({"fedcowpro": [1, 2]}), "another version"),
-    "size": (lambda c: c["facts"].update({"size": 96}), "slices differ in size"),
+    "size": (
+        lambda c: c["facts"].update({"size": 96}),
+        "beta': its slices have 96 pixels a side, those of most sites have 64",
+    ),
 }
 
 

@@ -170,6 +170,11 @@ class RunFolder:
             return {}
         return {name: str(site["digest"]) for name, site in self.record()["sites"].items()}
 
+    def slice_size(self) -> int | None:
+        """Height and width of the slices in the run, in pixels; None before the run."""
+        sizes = {int(site["size"]) for site in self.record()["sites"].values()} if self._record_file.exists() else set()
+        return max(sizes, default=None)
+
     def joined(self, facts: Sequence[SiteFacts]) -> None:
         """Note sites that came after the run had started."""
         record = self.record()
