@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 
 from fedcowpro.config import ExperimentConfig, FederationConfig, PrepareConfig, TrainConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.alarms import alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
+from fedcowpro.federated.privacy.masking import public_key
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
@@ -37,7 +38,7 @@ def run(
 
     def app(message: Message, context: Context) -> Message:
         reply = client_app.app(message, context)
-        if lie is not None and context.node_config["site-name"] == liar and not reply.has_error():
+        if lie is not None and context.node_config["site-name"] in liar.split() and not reply.has_error():
             lie(message, reply)
         return reply
 
@@ -173,3 +174,79 @@ def test_settings_that_one_site_tells_otherwise_do_not_reach_the_card(
     run(experiment(rounds=1), sites, tmp_path / "lie", of_facts(settings=other), "alpha")
     honest, lie = (load_checkpoint(tmp_path / name)[1]["prepare"] for name in ("honest", "lie"))
     assert honest == lie != {}
+
+
+@pytest.fixture
+def four(sites: Sites, make_site: Callable[..., Path]) -> Sites:
+    return {**sites, "delta": make_site("delta", 4, 9)}
+
+
+def secure(experiment: Experiment) -> ExperimentConfig:
+    """One round of four sites, three of which are enough."""
+    settings = experiment(weighting="uniform", rounds=1, min_sites=3).model_dump()
+    settings["model"]["frozen_norm"] = True
+    settings["federation"]["privacy"] = {"secure_aggregation": True, "clip": 5.0}
+    return ExperimentConfig.model_validate(settings)
+
+
+def answers(kind: str, change: Callable[[ConfigRecord], None]) -> Lie:
+    def lie(message: Message, reply: Message) -> None:
+        if message.metadata.message_type == f"query.{kind}":
+            change(reply.content["config"])
+
+    return lie
+
+
+KEYS, SHARES, UNMASK = records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK
+UNSOUND: dict[str, tuple[str, Callable[[Any], object], str]] = {
+    "no key": (KEYS, lambda c: c.pop("public-key"), "'mask' is missing"),
+    "a number": (KEYS, lambda c: c.update({"public-channel": 7}), "'channel' is 7"),
+    "short": (KEYS, lambda c: c.update({"public-key": b"abc"}), "'mask' is b'abc'"),
+    "a key with which nobody agrees": (KEYS, lambda c: c.update({"public-key": bytes(32)}), "'mask' is"),
+    "more": (KEYS, lambda c: c.update({"more": 1}), "'more' is 1"),
+    "no shares": (SHARES, lambda c: c.pop("sealed"), "'sealed' is missing"),
+    "text": (SHARES, lambda c: c.update({"sealed": "text"}), "'sealed' is 'text'"),
+    "too few shares": (SHARES, lambda c: c.update({"sealed": c["sealed"][:2]}), "has 1 shares, asked were 3"),
+    "long shares": (SHARES, lambda c: c.update({"sealed": [bytes(99)] * 4}), "99 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_an_unsound_answer_in_secure_aggregation_leaves_that_site_out(
+    four: Sites, experiment: Experiment, tmp_path: Path, kind: str
+) -> None:
+    question, change, words = UNSOUND[kind]
+    (record,) = run(secure(experiment), four, tmp_path, answers(question, change))
+    assert list(record.left_out) == list(record.unsound) == ["beta"]
+    assert words in record.left_out["beta"]
+    assert {(alarm.site, alarm.name) for alarm in alarms([record])} == {("beta", "reply")}
+
+
+@pytest.mark.parametrize("share", [["text"], [b"short"] * 4, [b""] * 4], ids=["text", "short", "empty"])
+def test_unsound_shares_after_the_sum_do_not_stop_the_round(
+    four: Sites, experiment: Experiment, tmp_path: Path, share: list[Any]
+) -> None:
+    def change(told: ConfigRecord) -> None:
+        told["shares"] = share
+
+    (record,) = run(secure(experiment), four, tmp_path / "lie", answers(UNMASK, change))
+    assert record.unsound == (("beta",) if share != [b""] * 4 else ())
+    run(secure(experiment), four, tmp_path / "honest")
+    assert digest(tmp_path / "lie") == digest(tmp_path / "honest")
+
+
+def test_shares_that_nobody_can_open_are_laid_to_the_site_that_sealed_them(
+    four: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    def change(told: ConfigRecord) -> None:
+        told["sealed"] = [bytes(len(one)) for one in told["sealed"]]  # type: ignore[union-attr,arg-type]
+
+    with pytest.raises(FedCoWProError, match="site 'beta' sealed shares that cannot be opened by alpha, delta, gamma"):
+        run(secure(experiment), four, tmp_path, answers(SHARES, change))
+
+
+def test_two_sites_with_one_key_are_named(four: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    key = public_key(bytes(16))
+    lie = answers(KEYS, lambda told: told.update({"public-key": key}))
+    with pytest.raises(FedCoWProError, match="site 'alpha': its public keys are not its own.*site 'beta': its public"):
+        run(secure(experiment), four, tmp_path, lie, "alpha beta")

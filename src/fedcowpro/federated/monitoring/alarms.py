@@ -50,8 +50,9 @@ def alarms(rounds: Sequence[RoundRecord]) -> list[Alarm]:
             if text := rule(own, rounds):
                 found.append(Alarm(last.round, site.site, name, text))
     for site_name in last.unsound:
-        reason = last.left_out.get(site_name, "")
-        found.append(Alarm(last.round, site_name, "reply", f"its reply was left out: {reason}"))
+        reason = last.left_out.get(site_name)
+        text = f"its reply was left out: {reason}" if reason else "its shares for the sum were unsound"
+        found.append(Alarm(last.round, site_name, "reply", text))
     for site_name, reason in last.clipped.items():
         found.append(Alarm(last.round, site_name, "reply", f"its update was {reason}"))
     for site_name, reason in last.left_out.items():
