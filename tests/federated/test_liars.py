@@ -248,5 +248,5 @@ def test_shares_that_nobody_can_open_are_laid_to_the_site_that_sealed_them(
 def test_two_sites_with_one_key_are_named(four: Sites, experiment: Experiment, tmp_path: Path) -> None:
     key = public_key(bytes(16))
     lie = answers(KEYS, lambda told: told.update({"public-key": key}))
-    with pytest.raises(FedCoWProError, match="site 'alpha': its public keys are not its own.*site 'beta': its public"):
+    with pytest.raises(FedCoWProError, match=r"site 'alpha': its public keys are not its own.*site 'beta': its"):
         run(secure(experiment), four, tmp_path, lie, "alpha beta")

@@ -15,6 +15,7 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 
 if TYPE_CHECKING:
     from fedcowpro.federated.governance.audit_log import Entry
@@ -160,7 +161,7 @@ def scores_table(run: Path) -> Table:
             scores = [s for s in one.scores if s.protocol == "whole-volume" and s.mean is not None and s.cases]
             cases = sorted({score.cases for score in scores if score.cases is not None})
             span = f"{cases[0]}-{cases[-1]}" if len(cases) > 1 else str(*cases)
-            dice = one.reason if one.dice is None else f"{one.dice:.3f}"
+            dice = printable(one.reason, 600) if one.dice is None else f"{one.dice:.3f}"
             table.add_row(one.model, one.site, dice, str(len(scores)), span)
     return table
 
@@ -192,8 +193,9 @@ def _entries_table(entries: Sequence[Entry]) -> Table:
         event = entry.event
         time = entry.time[:19].replace("T", " ")
         table.add_row(
-            str(entry.number), time, event.site, event.direction, event.kind, str(event.round or ""),
-            f"{event.bytes:,}" if event.bytes else "", event.content[:8], event.decision, event.reason,
+            str(entry.number), time, printable(event.site), event.direction, printable(event.kind),
+            str(event.round or ""), f"{event.bytes:,}" if event.bytes else "", event.content[:8], event.decision,
+            printable(event.reason, 600),
         )  # fmt: skip
     return table
 
@@ -205,5 +207,5 @@ def _totals_table(entries: Sequence[Entry]) -> Table:
         sizes[key] += entry.event.bytes
     table = Table("site", "way", "kind", "decision", "messages", "bytes", title="Totals")
     for key in sorted(counts):
-        table.add_row(*key, str(counts[key]), f"{sizes[key]:,}")
+        table.add_row(*map(printable, key), str(counts[key]), f"{sizes[key]:,}")
     return table

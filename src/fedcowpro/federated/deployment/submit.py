@@ -16,6 +16,7 @@ import yaml
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import flwr
@@ -182,7 +183,7 @@ def _refuse_a_second_run(coordinator: Coordinator, settings: FederationFile) -> 
 def _answer(text: str) -> dict[str, Any]:
     """What Flower's command line answered as JSON; empty where it did not."""
     try:
-        found = json.loads(text[text.index("{") :])
+        found = from_json(text[text.index("{") :])
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

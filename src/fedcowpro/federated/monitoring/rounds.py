@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 
 Arrays = Mapping[str, np.ndarray]
 # Running statistics follow the data rather than the gradient and would drown the learnt part of an update.
@@ -120,7 +121,7 @@ def read_lines(path: Path) -> list[str]:
 
 def read_rounds(path: Path) -> list[RoundRecord]:
     """The rounds of a file that `append_round` wrote and `truncate_rounds` tidied up; none where there is no file."""
-    return rounds_of(map(json.loads, read_lines(path)))
+    return rounds_of(map(from_json, read_lines(path)))
 
 
 def rounds_of(lines: Iterable[Mapping[str, Any]]) -> list[RoundRecord]:
@@ -157,7 +158,7 @@ def truncate_rounds(path: Path, completed: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["round"] <= completed:
+            if from_json(line)["round"] <= completed:
                 kept.append(line + "\n")
         except ValueError:
             break

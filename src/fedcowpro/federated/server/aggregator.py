@@ -13,12 +13,15 @@ from flwr.serverapp import Grid
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
 from fedcowpro.federated.server.replies import BadReply, FailedReply, Reply, ReplyStore, check_reply
 from fedcowpro.federated.server.update_limits import limit_updates
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
+
+_REASON = 600  # characters
 
 
 class Aggregator:
@@ -192,7 +195,7 @@ class Aggregator:
             except FailedReply as reason:
                 bad[str(site)] = str(reason)
             except BadReply as reason:
-                bad[str(site)] = str(reason)
+                bad[str(site)] = printable(reason, _REASON)
                 self._unsound.add(str(site))
         silent = "no reply" + "".join(f" ({reason})" for reason in sorted(set(unknown)))
         names = self._sites.values()

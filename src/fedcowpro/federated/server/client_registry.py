@@ -13,11 +13,12 @@ from flwr.serverapp import Grid
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 from fedcowpro.core.versions import versions
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.answers import BadAnswer, printable, read_facts
+from fedcowpro.federated.transport.answers import BadAnswer, read_facts
 
 _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; others may differ in the last bits
 _PAUSE = 2.0  # seconds between two looks for sites

@@ -13,9 +13,10 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.answers import BadAnswer, Metrics, printable, read_metrics
+from fedcowpro.federated.transport.answers import BadAnswer, Metrics, read_metrics
 from fedcowpro.federated.transport.encoding import decode
 
 ROOM = 256 * 2**20  # bytes of a round's replies that stay in memory

@@ -39,6 +39,7 @@ from torch import Tensor
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 from fedcowpro.core.versions import versions
 from fedcowpro.evaluation.model_card import CARD_NAME, write_model_card
 from fedcowpro.federated.monitoring.rounds import truncate_rounds
@@ -153,7 +154,7 @@ class RunFolder:
             FedCoWProError: missing, damaged, or of another format.
         """
         try:
-            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+            record = from_json(self._record_file.read_text(encoding="utf-8"))
             if not {"config_digest", "sites"} <= record.keys() or record.get("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}")
         except (OSError, ValueError, AttributeError) as error:
@@ -184,7 +185,7 @@ class RunFolder:
 
     def key(self) -> str:
         """A name for this run that stays when it is resumed or sites join, and says nothing of the coordinator."""
-        found = json.loads(self._record_file.read_text(encoding="utf-8"))
+        found = from_json(self._record_file.read_text(encoding="utf-8"))
         lasting = {name: value for name, value in found.items() if name != "sites"}
         return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
 

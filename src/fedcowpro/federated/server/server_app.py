@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json
 from fedcowpro.federated.governance.audit_log import AuditLog
 from fedcowpro.federated.monitoring.rounds import append_round
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
@@ -246,7 +247,7 @@ def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
     found: dict[str, list[dict[str, Any]]] = {}
     for site in facts:
         for modality in site.modality.split("+"):
-            found.setdefault(modality, []).append({**json.loads(site.settings), "modality": modality})
+            found.setdefault(modality, []).append({**from_json(site.settings), "modality": modality})
     common = {kind: max(given, key=given.count) for kind, given in sorted(found.items())}
     return {kind: given for kind, given in common.items() if 2 * found[kind].count(given) > len(found[kind])}
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedcowpro.config import PrepareConfig
+from fedcowpro.core.text import printable
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.federated.transport import messages as records
 
 Kind = TypeVar("Kind", bound="Answer")
-_SHOWN = 80  # characters of a value in a sentence
 
 
 class BadAnswer(ValueError):
@@ -95,12 +95,6 @@ def read_metrics(record: Mapping[str, Any]) -> Metrics:
         else:
             found[names.get(key, key)] = value
     return checked(Metrics, found)
-
-
-def printable(text: object, length: int = _SHOWN) -> str:
-    """A text of somebody else on one line, without control characters, cut to a length."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: 4 * length])
-    return line if len(line) <= length else f"{line[:length]}..."
 
 
 def checked(kind: type[Kind], found: dict[str, Any]) -> Kind:
