@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fedcowpro.config import ExperimentConfig
+from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.run_folder import RunFolder
@@ -81,3 +85,42 @@ def test_stray_folders_are_no_rounds(sites: Sites, experiment: Experiment, tmp_p
         (tmp_path / "rounds" / name).mkdir(parents=True)
     federate(experiment(rounds=1), sites, tmp_path, progress=False)
     assert RunFolder(tmp_path).kept_rounds() == [1]
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "config.yaml"])
+def test_deeply_nested_files_end_with_a_sentence_or_are_passed_over(
+    sites: Sites, experiment: Experiment, tmp_path: Path, name: str
+) -> None:
+    config = experiment(rounds=1, local_steps=1)
+    federate(config, sites, tmp_path, progress=False)
+    (tmp_path / name).write_text("[" * 100_000 + "\n")
+    if name == "run.json":
+        with pytest.raises(FedCoWProError, match="cannot be read"):
+            federate(config, sites, tmp_path, progress=False)
+    elif name == "metrics.jsonl":
+        federate(config, sites, tmp_path, progress=False)
+    else:
+        with pytest.raises(FedCoWProError, match="is not YAML"):
+            load(ExperimentConfig, tmp_path / name)
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.3])
+def test_ctrl_c_twice_shows_no_traceback_and_the_run_goes_on(
+    sites: Sites, experiment: Experiment, tmp_path: Path, gap: float
+) -> None:
+    config, out = tmp_path / "config.yaml", tmp_path / "run"
+    config.write_text(json.dumps(experiment(rounds=1000).model_dump(mode="json")))
+    words = [sys.executable, "-m", "fedcowpro.cli", "federate", str(config), "--out", str(out)]
+    words += [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not RunFolder(out).completed() and time.monotonic() < end:
+        time.sleep(0.1)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(gap)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT)  # the latter where Python itself is already at its end
+    assert "Traceback" not in said
+    assert "Interrupted" in said
+    assert RunFolder(out).completed() >= 1

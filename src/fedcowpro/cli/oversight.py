@@ -35,9 +35,12 @@ def audit(
         str | None, typer.Option(help="A head that was noted down (LINES:DIGEST); it has to be in the log still.")
     ] = None,
     totals: Annotated[bool, typer.Option("--totals", help="Only the sums, no lines.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON in place of the table.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Lines of JSON in place of the table; whether it is whole goes to standard error."),
+    ] = False,
 ) -> None:
-    """Show an audit log and verify that no line was changed, put in or taken out; exit code 1 if one was."""
+    """Show an audit log and, last, whether a line was changed, put in or taken out; exit code 1 if one was."""
     from fedcowpro.federated.governance.audit_log import read_audit
 
     entries, problems, end = read_audit(log / "audit.jsonl" if log.is_dir() else log)
@@ -57,12 +60,13 @@ def audit(
             wide = Console(width=max(echo.width, _WIDTH), soft_wrap=True, markup=False, highlight=False)
             wide.print(_entries_table(chosen))
         echo.print(_totals_table(chosen))
+    verdict = err if as_json else echo
     for problem in problems:
-        err.print(f"broken: {problem}")
+        verdict.print(f"broken: {printable(problem, 600)}")
     if problems:
-        err.print(f"{log}: do not trust this log from there on, and find out who changed it")
+        verdict.print(f"{log}: do not trust this log from there on, and find out who changed it")
         raise typer.Exit(_BROKEN)
-    err.print(f"whole: {end.lines} lines; head {end.lines}:{end.digest}")
+    verdict.print(f"whole: {end.lines} lines; head {end.lines}:{end.digest}")
 
 
 @app.command()

@@ -134,7 +134,8 @@ def _details(name: str, card: Mapping[str, Any], record: Mapping[str, Any], enco
 
 def _licence(encoder: str, data_licence: str | None) -> str:
     origin = _ORIGINS.get(encoder, "The weights derive from the file that the training began with; its terms hold.")
-    return f"- Licence: {origin}\n- Licence of the training data, as stated by the user: {_plain(data_licence or 'not stated')}\n"
+    stated = _plain(data_licence or "not stated")
+    return f"- Licence: {origin}\n- Licence of the training data, as stated by the user: {stated}\n"
 
 
 def _metrics() -> str:
