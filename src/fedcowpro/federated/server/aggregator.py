@@ -17,7 +17,7 @@ from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
 from fedcowpro.federated.server.replies import BadReply, FailedReply, Reply, ReplyStore, check_reply
-from fedcowpro.federated.server.update_limits import limit_updates
+from fedcowpro.federated.server.update_limits import NORM_FACTOR, limit_updates
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
 
@@ -40,6 +40,7 @@ class Aggregator:
         downlink: how the model goes to the sites; default as it is, all of it.
         scratch: folder for those replies of a round that memory has no room for; None = the system's.
         longest: bound on the norm of an honest update, for the tensors at the start of a round; None = no bound.
+        usual: see `limit_updates`.
 
     Raises:
         FedCoWProError: too few sites for the settings.
@@ -56,6 +57,7 @@ class Aggregator:
         downlink: Downlink | None = None,
         scratch: Path | None = None,
         longest: Callable[[Arrays], float] | None = None,
+        usual: float | None = NORM_FACTOR,
     ) -> None:
         check_federation(config, len(sites))
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
@@ -66,7 +68,7 @@ class Aggregator:
         self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
         self.moments: Arrays = moments or {}
         self._scratch = scratch
-        self._longest = longest or (lambda before: math.inf)
+        self._longest, self._usual = longest or (lambda before: math.inf), usual
         self._absent: dict[str, str] = {}
         self._unsound: set[str] = set()
         self._declared: dict[str, int] = {}
@@ -128,7 +130,7 @@ class Aggregator:
         good, left_out = self._sort_out(replies, before, store)
         # Sites that abstain send back what they got: a median with them would be 0.
         moved = {site: reply.arrays for site, reply in good.items() if not reply.metrics.abstains}
-        used, outlying = limit_updates(before, moved, self._config, self._longest(before))
+        used, outlying = limit_updates(before, moved, self._config, self._longest(before), self._usual)
         clipped = {site: reason for site, reason in outlying.items() if site in used}
         rejected = {site: reason for site, reason in outlying.items() if site not in used}
         good = {site: replace(reply, arrays=used.get(site, reply.arrays)) for site, reply in good.items() if

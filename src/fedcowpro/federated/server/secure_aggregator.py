@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.private_aggregator import PrivateAggregator
 from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, contents_of
 from fedcowpro.federated.server.secure_answers import Keys, read_keys, read_sealed, read_shares
-from fedcowpro.federated.server.update_limits import longest_update
+from fedcowpro.federated.server.update_limits import NORM_FACTOR, longest_update
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.answers import BadAnswer
 from fedcowpro.federated.transport.encoding import decode
@@ -205,6 +206,9 @@ def aggregator_for(config: ExperimentConfig, *given: Any, **named: Any) -> Aggre
     """The aggregator that the settings ask for; the further arguments are those of `Aggregator`."""
     privacy = config.federation.privacy
     if not privacy.active:
-        return Aggregator(*given, **named, longest=lambda before: longest_update(config, before, named["learnt"]))
+        # What sites learn from one example, or from few labels of the model, is not of one length.
+        usual = NORM_FACTOR if config.teaching is None else None
+        longest = partial(longest_update, config, learnt=named["learnt"])
+        return Aggregator(*given, **named, longest=longest, usual=usual)
     kind = SecureAggregator if privacy.secure_aggregation else PrivateAggregator
     return kind(*given, **named, seed=config.seed)

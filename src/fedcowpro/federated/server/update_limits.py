@@ -79,25 +79,30 @@ def _after(steps: int, own: float, pull: float, start: float) -> float:
 
 
 def limit_updates(
-    before: Arrays, replies: Mapping[str, Arrays], config: FederationConfig, longest: float = math.inf
+    before: Arrays,
+    replies: Mapping[str, Arrays],
+    config: FederationConfig,
+    longest: float = math.inf,
+    usual: float | None = NORM_FACTOR,
 ) -> tuple[dict[str, Arrays], dict[str, str]]:
     """The updates to be averaged, and what was done to the outlying ones.
 
     `max_update_norm` bounds the L2 norm of the learnt tensors' update, and so does `longest`. `norm_factor` bounds it
     by so many times the median of the round's sites, from three sites on, and the running statistics' update in the
-    same way; `update_limits: auto` does so with `NORM_FACTOR`. Running statistics follow the data, so they have no
+    same way; `update_limits: auto` does so with `usual`. Running statistics follow the data, so they have no
     absolute bound.
 
     Args:
         before: global tensors at the start of the round.
         replies: tensors of each site that learnt something.
         longest: what local steps can reach.
+        usual: multiple of the median that no honest site reaches; None where their updates differ by more.
 
     Returns:
         Per site the tensors to use, without those of sites that were rejected, and per outlying site the reason.
     """
     automatic = config.update_limits == "auto" and not config.privacy.active
-    factors = [config.norm_factor, NORM_FACTOR if automatic else None]
+    factors = [config.norm_factor, usual if automatic else None]
     factor_of_median = min((factor for factor in factors if factor is not None), default=math.inf)
     bounds = {"federation.max_update_norm": config.max_update_norm or math.inf}
     if automatic:
