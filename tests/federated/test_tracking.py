@@ -63,7 +63,7 @@ def expected(run: Path) -> Points:
         for name, value in {**found, **{f"loss_{k}": v for k, v in found.get("losses", {}).items()}}.items():
             if name in ("kind", "round", "site", "losses", "train_slices", "steps", "bytes_model") or value is None:
                 continue
-            value = len(value) if name in ("left_out", "clipped") else float(value)
+            value = len(value) if name in ("left_out", "clipped", "unsound") else float(value)
             points.setdefault(f"{name}/{where}" if where else f"round/{name}", []).append((found["round"], value))
     return points
 
