@@ -94,7 +94,7 @@ def test_an_interrupted_run_has_whole_tracks_without_doubled_points(
 
     wanted = expected(run)
     assert [step for step, _ in wanted["round/loss"]] == [1, 2, 3]
-    assert len(wanted) == 8 + 3 * (7 + 5)
+    assert len(wanted) == 9 + 3 * (7 + 5)
     drawn = event_points(run)
     assert drawn.keys() == wanted.keys()
     for name, points in wanted.items():
