@@ -12,6 +12,7 @@ import yaml
 
 from fedcowpro import __version__
 from fedcowpro.cli import app
+from fedcowpro.config import ExperimentConfig, parse
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -62,3 +63,11 @@ def test_make_targets_of_the_readme_exist() -> None:
 def test_versions_agree() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_walk_through_has_the_settings_that_it_trains_with() -> None:
+    text = (ROOT / "docs" / "federation.md").read_text(encoding="utf-8")
+    settings = re.search(r"cat > config.yaml <<'END'\n(.*?)^END$", text, re.MULTILINE | re.DOTALL)
+    assert settings is not None
+    assert parse(ExperimentConfig, yaml.safe_load(settings[1]), "docs/federation.md").federation.rounds == 5
+    assert text.index("config.yaml <<") < text.index("federate config.yaml")

@@ -616,7 +616,8 @@ SURFACE = {
     "--workers --list",
     "datasets": "name",
     "inspect": "site --out",
-    "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy --watch",
+    "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy "
+    "--from-round --watch",
     "federation": "",
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
     "--seed",

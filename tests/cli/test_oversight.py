@@ -87,7 +87,7 @@ def test_audit_shows_filters_and_sums(log: Path, capsys: pytest.CaptureFixture[s
     assert run("audit", log) == 0
     shown = capsys.readouterr()
     assert "[hours] between 20 and 6" in " ".join(shown.out.split())
-    assert "whole: 4 lines; head 4:" in shown.err
+    assert shown.out.splitlines()[-1].startswith("whole: 4 lines; head 4:")
     assert run("audit", log, "--json", "--site", "north") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(line["site"], line["round"]) for line in lines] == [("north", 1), ("north", 3)]
@@ -101,14 +101,16 @@ def test_audit_shows_filters_and_sums(log: Path, capsys: pytest.CaptureFixture[s
 
 def test_a_broken_log_ends_with_1(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("audit", log) == 0
-    head = capsys.readouterr().err.split("head ")[1].strip()
+    head = capsys.readouterr().out.split("head ")[1].strip()
     assert run("audit", log, "--head", head) == 0
     assert run("audit", log, "--head", "nonsense") == 2
     assert run("audit", log, "--head", "3:" + "0" * 64) == 1
     capsys.readouterr()
     log.write_text(log.read_text().replace('"sent"', '"kept"', 1))
     assert run("audit", log) == 1
-    assert "broken: line 1 was changed" in capsys.readouterr().err
+    *_, broken, remedy = capsys.readouterr().out.splitlines()
+    assert broken == "broken: line 1 was changed: its digest is another"
+    assert "do not trust this log" in remedy
     # Who rewrites all of it makes a whole chain: then only a head that was noted down elsewhere tells.
     log.unlink()
     (log.parent / "audit.jsonl.head").unlink()
@@ -120,3 +122,14 @@ def test_a_broken_log_ends_with_1(log: Path, capsys: pytest.CaptureFixture[str])
 
 def test_watch_wants_a_run(tmp_path: Path) -> None:
     assert run("watch", tmp_path, "--once") == 2
+
+
+def test_texts_of_others_are_shown_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = AuditLog(tmp_path / "audit.jsonl")
+    made.append(Event("server", "north\x1b[2J", "in", "train\x07", "refused", "run", 1, reason="\x1b]0;owned\x07 no"))
+    assert run("audit", made.path) == 0
+    shown = capsys.readouterr().out
+    assert not {"\x1b", "\x07"} & set(shown)
+    assert "owned" in shown

@@ -132,3 +132,16 @@ def test_settings_of_another_run_are_left_out(run: Path) -> None:
     assert "settings are not beside this checkpoint" in text
     assert "train.lr" not in text
     assert "a2a2" not in text
+
+
+def test_texts_of_others_are_neither_markdown_nor_html(tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>[a](http://b)|\n## Intended use\x1b[2J"
+    facts = [SiteFacts("hill", evil, 3, 30, 64, evil, '{"size": 64}')]
+    folder = RunFolder(tmp_path / "run")
+    folder.start(CONFIG, facts, resume=False)
+    folder.finish(CompleteRound(10, build_model(TINY, 3).state_dict(), {}), model_card(CONFIG, facts, 10))
+    text = folder.card_file.read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
+    assert "\x1b" not in text
+    assert "<img" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;\\[a\\](http://b)\\|" in text

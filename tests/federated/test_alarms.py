@@ -52,6 +52,7 @@ def test_sound_rounds_raise_none() -> None:
         ("collapse", 1, {"steps": lambda n: 0}, "no episode"),
         ("traffic", 1, {"bytes_up": lambda n: 2500}, "sent 0.00 MB"),
         ("traffic", 1, {"bytes_down": lambda n: 400}, "received"),
+        ("slices", 1, {"train_slices": lambda n: 10**9}, "weight capped"),
     ],
 )
 def test_each_rule(name: str, count: int, odd: dict[str, Callable[[int], object]], said: str) -> None:

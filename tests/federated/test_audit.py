@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -218,3 +219,49 @@ def test_two_processes_write_one_log(tmp_path: Path) -> None:
 def test_no_log_is_a_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(FedCoWProError, match="no file"):
         read_audit(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_log_interrupted_in_its_first_line_goes_on(tmp_path: Path, cut: int) -> None:
+    line = filled(tmp_path / "other.jsonl", 1).read_bytes()
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(line[:cut])  # and no head, as earlier versions left it
+    filled(path, 2)
+    entries, wrong, head = read_audit(path)
+    assert (wrong, head.lines) == ([], len(entries))
+    assert [entry.event.kind for entry in entries] == ([REPAIR] if cut else []) + ["train", "train"]
+
+
+@pytest.mark.parametrize("room", range(0, 700, 70))
+def test_a_full_disk_at_the_first_line_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """So many bytes fit, of the head and the line together."""
+    path, left = tmp_path / "log.jsonl", [room]
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if size > left[0]:
+            os.ftruncate(descriptor, left[0])
+            left[0] = 0
+            raise OSError(28, "No space left on device")
+        left[0] -= size
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_module.os, "fsync", fsync)
+        with contextlib.suppress(OSError):
+            filled(path, 1)
+    filled(path, 2)
+    assert problems(path) == []
+
+
+def test_deeply_nested_lines_are_no_entries(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 2)
+    deep = b"[" * 100_000 + b"]" * 100_000 + b"\n"
+    path.write_bytes(path.read_bytes() + deep)
+    assert "line 3 is no entry of a log" in problems(path)
+    with pytest.raises(FedCoWProError, match="line 3 is no entry"):
+        filled(path, 1)
+    path.with_name("log.jsonl.head").write_bytes(deep)
+    with pytest.raises(FedCoWProError, match="no head of a log"):
+        filled(path, 1)

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,13 @@ def said(kind: str = "train", number: int = 1, sites: int = 3, **federation: Any
     return Announcement(kind, "run", number, package_digest(), sites, settings)
 
 
-def trained(run: str, times: int) -> list[Entry]:
+def costly(kind: str = "train", **parts: Any) -> Announcement:
+    return replace(said(kind), settings={**said().settings, **parts})
+
+
+def trained(run: str, times: int, time: str = "") -> list[Entry]:
     event = Event("site", "a", "in", "train", "allowed", run)
-    return [Entry(number, "", event, "", "") for number in range(1, times + 1)]
+    return [Entry(number, time, event, "", "") for number in range(1, times + 1)]
 
 
 def reason(policy: SitePolicy, message: Announcement, log: list[Entry] | None = None, now: datetime = NOON) -> str:
@@ -88,6 +92,18 @@ def test_the_default_lets_a_usual_run_happen() -> None:
         ({"max_rounds": 9}, said(rounds=9, number=10), "allowed are 9"),
         ({"max_local_steps": 19}, said(), "20 steps per round"),
         ({"architectures": ["0" * 16]}, said(), "the architecture"),
+        ({}, costly(train={"batch": 200}), "400 slices per step are announced, allowed are 256"),
+        ({"max_step_images": 9}, costly(episodes={"support_views": 4}, train={"batch": 2}), "10 slices per step"),
+        ({"max_channels": 64}, costly(model={"channels": 65}), "65 channels"),
+        ({"max_channels": 64}, costly("secure_keys", model={"channels": 65}), "65 channels"),
+        ({"max_support_slices": 3}, costly("evaluate", inference={"support_slices": "all"}), "all annotated slices"),
+        ({"max_support_slices": 3}, costly("evaluate", inference={"support_slices": 4}), "4 annotated slices"),
+        ({}, costly("evaluate", inference={"scales": [4, 1]}), "scales whose squares sum to 17"),
+        ({}, costly(train={"batch": [1]}), "the settings under 'train' cannot be read"),
+        ({}, costly(train=[]), "the settings under 'train' cannot be read"),
+        ({"teaching": True, "max_local_steps": 50}, costly(teaching={"local_steps": 51}), "steps per round"),
+        ({"teaching": True, "max_local_steps": 50}, costly(teaching={"local_steps": 51, "rounds": 1}), "51 steps"),
+        ({}, said(min_sites="three"), "at least 1 sites"),
         ({"privacy": {"mechanism": ["local"]}}, said(), "differential privacy is 'none', required is local"),
         ({"privacy": {"max_clip": 1}}, said(), "clipped at none"),
         ({"privacy": {"max_clip": 1}}, said(privacy={"mechanism": "local", "clip": 2.0}), "clipped at 2"),
@@ -132,6 +148,20 @@ def test_rounds_are_counted_in_the_log() -> None:
     assert "trained 10 rounds of this run" in reason(policy, said(number=1), trained("run", 10))
     assert reason(policy, said(), trained("other", 11)) == ""
     assert "trained 12 rounds of all runs" in reason(policy, said(), trained("other", 12))
+
+
+def test_new_names_of_runs_do_not_pass_the_limit_of_rounds() -> None:
+    today, before = (
+        (NOON.astimezone(UTC) - timedelta(hours=hours)).isoformat(timespec="milliseconds") for hours in (2, 25)
+    )
+    policy = SitePolicy(max_rounds=10)
+    assert reason(policy, said(), trained("one", 9, today)) == ""
+    assert "trained 10 rounds of all runs in 24 hours" in reason(policy, said(), trained("one", 10, today))
+    assert reason(policy, said(), trained("one", 10, before)) == ""
+    several = SitePolicy(max_rounds=10, max_rounds_per_day=30)
+    assert reason(several, said(), trained("one", 10, today) + trained("two", 10, today)) == ""
+    alone = SitePolicy(max_rounds_per_day=3)
+    assert "trained 3 rounds" in reason(alone, said(), trained("one", 3, today))
 
 
 @pytest.mark.parametrize("rules", [{"hours": [3, 3]}, {"hours": [1, 25]}, {"min_cases": 1}, {"messages": ["x"]}])
@@ -358,11 +388,38 @@ def test_a_site_that_cannot_check_answers_nothing_and_keeps_its_paths(
     assert str(tmp_path) in caplog.text  # the site's own output says it
 
 
-def test_settings_that_cannot_be_read_are_refused(sites: Sites, tmp_path: Path) -> None:
-    node = {"site-name": "alpha", "site-path": str(sites["alpha"]), AUDIT: str(tmp_path / "audit.jsonl")}
+DEEP = "[" * 100_000 + "]" * 100_000
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "no JSON": ({"experiment": "{"}, "settings cannot be read"),
+    "deep": ({"experiment": DEEP}, "settings cannot be read"),
+    "deep inside": ({"experiment": f'{{"train": {DEEP}}}'}, "settings cannot be read"),
+    "round": ({"server-round": "first"}, "settings cannot be read"),
+    "negative": ({"server-round": -1}, "name of the run, round or number of sites"),
+    "number of sites": ({"participants": [1, 2]}, "settings cannot be read"),
+    "long name": ({"run": "a" * 10**6}, "name of the run"),
+    "escape codes": ({"run": "\x1b[2J"}, "name of the run"),
+    "quorum": ({"experiment": '{"federation": {"min_sites": [1]}}'}, "at least 1 sites"),
+    "federation": ({"experiment": '{"federation": {"privacy": {"mechanism": [1]}}}'}, "differential privacy is"),
+    "train": ({"experiment": '{"train": {"batch": "many"}}'}, "the settings under 'train' cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_malformed_settings_are_refused_and_leave_a_line(sites: Sites, tmp_path: Path, kind: str) -> None:
+    changes, why = MALFORMED[kind]
+    log, policy = tmp_path / "audit.jsonl", tmp_path / "policy.yaml"
+    policy.write_text("")
+    node = {"site-name": "alpha", "site-path": str(sites["alpha"]), AUDIT: str(log), POLICY: str(policy)}
     grid = InProcessGrid(client_app.app, {"alpha": node})
-    (reply,) = grid.send_and_receive([question(MessageType.TRAIN, announced("{", "run", 3))])
-    assert "settings cannot be read" in reply.error.reason
+    settings = announced("{}", "run", 3)
+    settings.update(changes)
+    (reply,) = grid.send_and_receive([question(MessageType.TRAIN, settings)])
+    assert why in str(reply.error.reason)
+    entries, problems, _ = read_audit(log)
+    assert problems == []
+    assert {entry.event.decision for entry in entries} == {"refused"}
+    assert why in entries[0].event.reason
+    assert len(log.read_bytes()) < 5000
 
 
 def test_a_policy_that_cannot_be_read_stops_the_run_before_it_starts(

@@ -17,6 +17,7 @@ from flwr.supernode import start_client_internal as inner
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.supernode import approving, main
+from fedcowpro.federated.governance.audit_log import read_audit
 
 FAB = b"an app"
 DIGEST = hashlib.sha256(FAB).hexdigest()
@@ -54,7 +55,9 @@ class State:
         return None  # Flower gives up here; the app is stored
 
 
-def pull(apps: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[State, int | None]:
+def pull(
+    apps: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, node: dict[str, str] | None = None
+) -> tuple[State, int | None]:
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 7, 1, 1
     monkeypatch.setattr(inner, "get_fused_config_from_fab", lambda content, run: {})
     state = State()
@@ -62,7 +65,7 @@ def pull(apps: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> tuple[State,
     given: dict[str, Any] = {
         "state": state,
         "object_store": SimpleNamespace(preregister=lambda *_: [], put=lambda *_: None),
-        "node_config": {},
+        "node_config": node or {},
         "receive": lambda: (message, None),
         "get_run": lambda run: SimpleNamespace(fab_hash=DIGEST, series_id=1, primary_task_type=""),
         "get_fab": lambda fab_hash, run: Fab(DIGEST, FAB, {}),
@@ -86,6 +89,14 @@ def test_another_app_is_not_and_the_server_is_told(monkeypatch: pytest.MonkeyPat
     (reply,) = state.messages
     assert reply.has_error()
     assert reply.error.reason == f"the site's policy does not name the app {DIGEST}"
+
+
+def test_an_app_that_is_refused_leaves_a_line_in_the_sites_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "audit.jsonl"
+    pull(("0" * 64,), monkeypatch, {"site-name": "north", "site-path": "/data", "audit-log": str(log)})
+    (entry,), problems, _ = read_audit(log)
+    assert (problems, entry.event.site, entry.event.kind, entry.event.decision) == ([], "north", "app", "refused")
+    assert DIGEST in entry.event.reason
 
 
 def test_no_message_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ import yaml
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.evaluate import evaluate
+from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.stages import initial_network
+from fedcowpro.federated.server.update_limits import longest_update
 from fedcowpro.federated.site import client_app, teaching
+from fedcowpro.federated.site.local_training import exchanged_names, learnt_names
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.oneshot.organ_model import FORMAT, OrganModel
@@ -81,6 +87,40 @@ def test_sites_without_an_example_abstain_at_first_and_then_learn(taught: Path) 
     lines = [json.loads(line) for line in (taught / "teaching" / "metrics.jsonl").read_text().splitlines()]
     of_sites = [(line["round"], line["site"], line["weight"]) for line in lines if line["kind"] == "site"]
     assert of_sites == [(1, "north", 1.0), (2, "north", 0.5), (2, "south", 0.5)]
+
+
+def test_no_honest_update_of_the_stage_is_near_its_bound(taught: Path) -> None:
+    """The stage has an optimiser rate of its own, six times that of the first."""
+    stage = config().second_stage
+    net = initial_network(stage, RunFolder(taught / "teaching", FORMAT))
+    before = records.to_numpy({name: net.state_dict()[name] for name in exchanged_names(net)})
+    bound = longest_update(stage, before, learnt_names(net))
+    rounds = read_rounds(taught / "teaching" / "metrics.jsonl")
+    norms = [site.update_norm for record in rounds for site in record.sites]
+    assert len(norms) == 3
+    assert bound / 100 < max(norms) < bound
+    assert longest_update(config(), before, learnt_names(net)) < bound
+
+
+def test_sites_that_abstain_or_learn_little_do_not_shut_out_the_one_with_the_example(
+    sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """West and south abstain in the first round; in the second their weights hardly move, as without a sure label."""
+    learn = teaching.learn_round
+
+    def little(received: Any, organs: int, examples: Any, *rest: Any, **options: Any) -> Any:
+        lesson = learn(received, organs, examples, *rest, **options)
+        if lesson is None or examples:
+            return lesson
+        near = {name: value + 1e-6 * (lesson.state[name] - value) for name, value in received.items()}
+        return replace(lesson, state={**lesson.state, **near})
+
+    monkeypatch.setattr(teaching, "learn_round", little)
+    three = {**sites, "west": sites["south"]}
+    federate(config(), three, tmp_path / "run", progress=False)
+    found = read_rounds(tmp_path / "run" / "teaching" / "metrics.jsonl")
+    assert [record.left_out for record in found] == [{}, {}]
+    assert [len(record.sites) for record in found] == [1, 3]
 
 
 def test_nothing_but_weights_and_known_numbers_leaves_a_site(taught: Path, replies: list[tuple[str, Any]]) -> None:

@@ -63,7 +63,7 @@ def expected(run: Path) -> Points:
         for name, value in {**found, **{f"loss_{k}": v for k, v in found.get("losses", {}).items()}}.items():
             if name in ("kind", "round", "site", "losses", "train_slices", "steps", "bytes_model") or value is None:
                 continue
-            value = len(value) if name in ("left_out", "clipped") else float(value)
+            value = len(value) if name in ("left_out", "clipped", "unsound") else float(value)
             points.setdefault(f"{name}/{where}" if where else f"round/{name}", []).append((found["round"], value))
     return points
 
@@ -94,7 +94,7 @@ def test_an_interrupted_run_has_whole_tracks_without_doubled_points(
 
     wanted = expected(run)
     assert [step for step, _ in wanted["round/loss"]] == [1, 2, 3]
-    assert len(wanted) == 8 + 3 * (7 + 5)
+    assert len(wanted) == 9 + 3 * (7 + 5)
     drawn = event_points(run)
     assert drawn.keys() == wanted.keys()
     for name, points in wanted.items():

@@ -122,3 +122,21 @@ def test_the_starter_sees_a_bar_and_on_request_the_table(
     assert "round 1/1" in text
     assert ("cosine" in text) == table
     assert text.endswith("\n")  # what is said next begins a line
+
+
+def test_texts_of_sites_are_shown_without_control_characters(run: Path) -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07[bold]"
+    left_out = {"kind": "round", "round": 3, "left_out": {"beta": evil}, "bytes_up": 0}
+    alarm = {"kind": "alarm", "round": 3, "site": f"beta{evil}", "alarm": "reply", "text": evil}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in (left_out, alarm))
+    text = drawn(run)
+    assert not {"\x1b", "\x07"} & set(text)
+    assert "left out: ?[2J?]0;owned?[bold]" in "".join(text.split("\n"))
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.yaml"])
+def test_deeply_nested_files_are_no_run(run: Path, name: str) -> None:
+    (run / name).write_text("[" * 100_000)
+    with pytest.raises(FedCoWProError, match="is no folder of a run"):
+        read_run(run)

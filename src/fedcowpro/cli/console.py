@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -14,6 +16,8 @@ from rich.console import Console
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.extras import explained
+
+_PATIENCE = 2  # Ctrl-C that a process bears
 
 app = typer.Typer(
     add_completion=False,
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may have letters that a console cannot write
             stream.reconfigure(errors="backslashreplace")
+    if arguments is None:
+        signal.signal(signal.SIGINT, _Interrupt())
     warnings.showwarning = lambda message, *_: err.print(f"note: {message}")
     try:
         with explained():
@@ -48,6 +54,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+class _Interrupt:
+    """Ctrl-C ends a command, which then tidies up; a second one does not disturb that, a third kills the process."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count == 1:
+            raise KeyboardInterrupt
+        if self._count > _PATIENCE:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 def fail(error: FedCoWProError) -> NoReturn:

@@ -48,6 +48,9 @@ def federate(
         list[str] | None,
         typer.Option(help="NAME=FILE of what a site permits (fedcowpro policy); repeat. With deploy, sites do so."),
     ] = None,
+    from_round: Annotated[
+        int | None, typer.Option(min=1, help="Go back to this round, one of the last three, and on from there.")
+    ] = None,
     watch: Annotated[bool | None, typer.Option(help="Show a table of the sites; default on a terminal.")] = None,
 ) -> None:
     """Train one model over several sites, without labels: on this machine, or between machines with --engine deploy."""
@@ -79,7 +82,15 @@ def federate(
             )
         with live_table(err, out, visible=table):
             checkpoint = federate_deployed(
-                experiment, federation, out, sites=names, track=tracks, evaluate=evaluate, command=typed, say=err.print
+                experiment,
+                federation,
+                out,
+                sites=names,
+                track=tracks,
+                evaluate=evaluate,
+                command=typed,
+                say=err.print,
+                from_round=from_round,
             )
     else:
         from fedcowpro.federated.run import federate as run
@@ -88,7 +99,15 @@ def federate(
         experiment = with_policies(experiment, sites, policy or [])
         kind = cast("Engine", engine)
         checkpoint = run(
-            experiment, sites, out, track=tracks, command=typed, engine=kind, evaluate=evaluate, watch=table
+            experiment,
+            sites,
+            out,
+            track=tracks,
+            command=typed,
+            engine=kind,
+            evaluate=evaluate,
+            watch=table,
+            from_round=from_round,
         )
     if evaluate:
         from fedcowpro.cli.oversight import scores_table

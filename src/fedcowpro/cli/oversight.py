@@ -15,6 +15,7 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 
 if TYPE_CHECKING:
     from fedcowpro.federated.governance.audit_log import Entry
@@ -34,9 +35,12 @@ def audit(
         str | None, typer.Option(help="A head that was noted down (LINES:DIGEST); it has to be in the log still.")
     ] = None,
     totals: Annotated[bool, typer.Option("--totals", help="Only the sums, no lines.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Lines of JSON in place of the table.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Lines of JSON in place of the table; whether it is whole goes to standard error."),
+    ] = False,
 ) -> None:
-    """Show an audit log and verify that no line was changed, put in or taken out; exit code 1 if one was."""
+    """Show an audit log and, last, whether a line was changed, put in or taken out; exit code 1 if one was."""
     from fedcowpro.federated.governance.audit_log import read_audit
 
     entries, problems, end = read_audit(log / "audit.jsonl" if log.is_dir() else log)
@@ -56,12 +60,13 @@ def audit(
             wide = Console(width=max(echo.width, _WIDTH), soft_wrap=True, markup=False, highlight=False)
             wide.print(_entries_table(chosen))
         echo.print(_totals_table(chosen))
+    verdict = err if as_json else echo
     for problem in problems:
-        err.print(f"broken: {problem}")
+        verdict.print(f"broken: {printable(problem, 600)}")
     if problems:
-        err.print(f"{log}: do not trust this log from there on, and find out who changed it")
+        verdict.print(f"{log}: do not trust this log from there on, and find out who changed it")
         raise typer.Exit(_BROKEN)
-    err.print(f"whole: {end.lines} lines; head {end.lines}:{end.digest}")
+    verdict.print(f"whole: {end.lines} lines; head {end.lines}:{end.digest}")
 
 
 @app.command()
@@ -160,7 +165,7 @@ def scores_table(run: Path) -> Table:
             scores = [s for s in one.scores if s.protocol == "whole-volume" and s.mean is not None and s.cases]
             cases = sorted({score.cases for score in scores if score.cases is not None})
             span = f"{cases[0]}-{cases[-1]}" if len(cases) > 1 else str(*cases)
-            dice = one.reason if one.dice is None else f"{one.dice:.3f}"
+            dice = printable(one.reason, 600) if one.dice is None else f"{one.dice:.3f}"
             table.add_row(one.model, one.site, dice, str(len(scores)), span)
     return table
 
@@ -192,8 +197,9 @@ def _entries_table(entries: Sequence[Entry]) -> Table:
         event = entry.event
         time = entry.time[:19].replace("T", " ")
         table.add_row(
-            str(entry.number), time, event.site, event.direction, event.kind, str(event.round or ""),
-            f"{event.bytes:,}" if event.bytes else "", event.content[:8], event.decision, event.reason,
+            str(entry.number), time, printable(event.site), event.direction, printable(event.kind),
+            str(event.round or ""), f"{event.bytes:,}" if event.bytes else "", event.content[:8], event.decision,
+            printable(event.reason, 600),
         )  # fmt: skip
     return table
 
@@ -205,5 +211,5 @@ def _totals_table(entries: Sequence[Entry]) -> Table:
         sizes[key] += entry.event.bytes
     table = Table("site", "way", "kind", "decision", "messages", "bytes", title="Totals")
     for key in sorted(counts):
-        table.add_row(*key, str(counts[key]), f"{sizes[key]:,}")
+        table.add_row(*map(printable, key), str(counts[key]), f"{sizes[key]:,}")
     return table

@@ -95,7 +95,7 @@ def load(cls: type[ModelT], path: Path) -> ModelT:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FedCoWProError(f"no file {path}", "a YAML configuration", "check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise FedCoWProError(
             f"{path} is not YAML: {error}", "a YAML configuration", "correct the line named above"
         ) from error

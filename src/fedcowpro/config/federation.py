@@ -52,6 +52,11 @@ class FederationConfig(Config):
     round_timeout: float | None = Field(
         None, gt=0, description="seconds that a site has for a round; without effect in one process"
     )
+    update_limits: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: no update may be longer than the local steps can make it, and from three sites on none 10 "
+        "times as long as the median; without effect under privacy, where the clip bounds it",
+    )
     max_update_norm: float | None = Field(
         None, gt=0, description="largest L2 norm of a site's update of the learnt tensors"
     )
@@ -59,7 +64,7 @@ class FederationConfig(Config):
         None, gt=1, description="largest norm of a site's update as a multiple of the round's median norm"
     )
     norm_rule: Literal["reject", "clip"] = Field(
-        "reject", description="what becomes of an update above either limit: left out, or scaled down to it"
+        "reject", description="what becomes of an update above a limit: left out, or scaled down to it"
     )
     privacy: PrivacyConfig = PrivacyConfig()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -46,8 +47,21 @@ class SitePolicy(Config):
         10.0, gt=1, description="how far the norm of received weights may move between rounds of a run, as a factor"
     )
     max_rounds: int | None = Field(None, ge=1, description="of one run: as announced, and as counted")
+    max_rounds_per_day: int | None = Field(
+        None, ge=1, description="of all runs in any 24 hours, as counted in the audit log; None = as many as max_rounds"
+    )
     max_total_rounds: int | None = Field(None, ge=1, description="of all runs together, as counted in the audit log")
     max_local_steps: int | None = Field(None, ge=1, description="per round")
+    max_step_images: int = Field(
+        256, ge=1, description="slices encoded in a step: train.batch times (1 + episodes.support_views)"
+    )
+    max_channels: int = Field(1024, ge=8, description="model.channels")
+    max_support_slices: int | None = Field(
+        None, ge=1, description="annotated slices per organ in an evaluation: inference.support_slices; None = all"
+    )
+    max_scales: float = Field(
+        16.0, gt=0, description="sum of the squares of inference.scales: what a slice costs in an evaluation"
+    )
     min_participants: int = Field(1, ge=0, description="fewest sites whose updates make an average")
     privacy: PrivacyPolicy = PrivacyPolicy()
     messages: tuple[Kind, ...] = ("train", "evaluate", "layers")
@@ -68,4 +82,13 @@ class SitePolicy(Config):
 
 
 # Where one person holds all sites in one process: there is nobody to protect them from.
-OPEN = SitePolicy(packages=(ANY,), teaching=True, min_participants=0, max_weight=math.inf, max_norm_ratio=math.inf)
+OPEN = SitePolicy(
+    packages=(ANY,),
+    teaching=True,
+    min_participants=0,
+    max_weight=math.inf,
+    max_norm_ratio=math.inf,
+    max_step_images=sys.maxsize,
+    max_channels=sys.maxsize,
+    max_scales=math.inf,
+)

@@ -8,7 +8,6 @@ not named; only a table of results keeps the names of the sites that were scored
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,12 +18,14 @@ import yaml
 
 from fedcowpro.config.base import flat_settings
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json, printable
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CARD_NAME = "MODEL_CARD.md"
+_LONGEST = 20_000  # characters of a value
 _ENCODERS = {
     "lite0": "EfficientNet-Lite0, from its ImageNet weights",
     "resnet18": "ResNet-18, from a weight file that the user gave",
@@ -104,7 +105,7 @@ def _beside(path: Path, card: Mapping[str, Any]) -> tuple[dict[str, Any] | None,
     """Settings and record of the run that made the checkpoint; None and empty where they are not there."""
     for folder in list(path.resolve().parents)[:3]:
         try:
-            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            record = from_json((folder / "run.json").read_text(encoding="utf-8"))
             config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
             if record["config_digest"] == card.get("config_digest") and isinstance(config, dict):
                 return config, record
@@ -128,14 +129,13 @@ def _details(name: str, card: Mapping[str, Any], record: Mapping[str, Any], enco
         "Digest of the settings": card.get("config_digest", "not recorded"),
         "Versions": ", ".join(f"{library} {version}" for library, version in versions.items()) or "not recorded",
     }
-    return "".join(f"- {fact}: {value}\n" for fact, value in facts.items())
+    return "".join(f"- {fact}: {_plain(value)}\n" for fact, value in facts.items())
 
 
 def _licence(encoder: str, data_licence: str | None) -> str:
     origin = _ORIGINS.get(encoder, "The weights derive from the file that the training began with; its terms hold.")
-    return (
-        f"- Licence: {origin}\n- Licence of the training data, as stated by the user: {data_licence or 'not stated'}\n"
-    )
+    stated = _plain(data_licence or "not stated")
+    return f"- Licence: {origin}\n- Licence of the training data, as stated by the user: {stated}\n"
 
 
 def _metrics() -> str:
@@ -161,7 +161,7 @@ def _data(card: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     }
     if digests := sorted(str(site["digest"]) for site in record.get("sites", {}).values()):
         facts["Digests of the sites' data"] = ", ".join(digests)
-    return "".join(f"- {fact}: {value}\n" for fact, value in facts.items())
+    return "".join(f"- {fact}: {_plain(value)}\n" for fact, value in facts.items())
 
 
 def _training(card: Mapping[str, Any], config: Mapping[str, Any] | None) -> str:
@@ -175,7 +175,7 @@ def _alarms(path: Path) -> str:
     """How often which alarm was raised in the run; nothing where its log is not there. Sites are not named."""
     for folder in list(path.resolve().parents)[:3]:
         with suppress(OSError, ValueError, KeyError):
-            lines = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+            lines = map(from_json, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
             counts = Counter(line["alarm"] for line in lines if line["kind"] == "alarm")
             said = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
             return (
@@ -253,4 +253,12 @@ def _loading(name: str) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(_plain(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _plain(value: object) -> str:
+    """A value that may be somebody else's text: one line that neither Markdown nor HTML reads as its own."""
+    text = printable(value, _LONGEST)
+    for sign in "\\`[]|":
+        text = text.replace(sign, f"\\{sign}")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -23,7 +23,7 @@ from fedcowpro.federated.server.client_registry import check_sites
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve_stage
-from fedcowpro.federated.server.stages import stages_of
+from fedcowpro.federated.server.stages import go_back, stages_of
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.site import client_app
@@ -44,6 +44,7 @@ def federate(
     engine: Engine = "process",
     evaluate: bool = False,
     watch: bool = False,
+    from_round: int | None = None,
 ) -> Path:
     """Train one model over several site folders, round by round, each site on its own data.
 
@@ -64,14 +65,16 @@ def federate(
         evaluate: ask all sites for scores of the result on their held-out cases; a finished run is asked for them
             afterwards.
         watch: show the table of `fedcowpro.federated.monitoring.watch`, in one process above the bar.
+        from_round: go back to this round, one of the last three, and on from there; with `teaching`, of the stage that
+            the run is in. What came after it is lost.
 
     Returns:
         The checkpoint, OUT/model.safetensors; with `teaching`, that of its organs, OUT/teaching/model.safetensors.
 
     Raises:
         FedCoWProError: before the first round: a site or policy that cannot be read, no slice to train on, sites
-            of different sizes, a folder with another run, a track without its package; later: too few good replies
-            in a round.
+            of different sizes, a folder with another run or in use by another process, a round to go back to that is
+            not there, a track without its package; later: too few good replies in a round.
         KeyboardInterrupt: passed on after a word on how to resume.
     """
     folders, out = {name: Path(path) for name, path in sorted(sites.items())}, Path(out)
@@ -87,54 +90,59 @@ def federate(
     check_sites(facts)
     check_federation(config.federation, len(facts))
     folder, console = RunFolder(out), Console(stderr=True)
-    stages = stages_of(config, folder)
-    folder.start(stages[0][0], facts, resume, command or _as_call(folder, folders))
-    result = stages[-1][1].model_file
-    unfinished = []
-    for stage, own in stages:
-        rounds = stage.federation.rounds
-        scored = any(found.round == rounds for found in read_scores(own.path))
-        if not (own.is_finished(rounds) and (scored or not evaluate)):
-            unfinished.append((stage, own))
-            continue
-        with tracking(sinks, own, stage):
-            console.print(f"{own.path}: this run is finished, all {rounds} rounds; nothing to do.")
-        if own is folder and not folder.card_file.exists():
-            write_model_card(folder.model_file)
-    if not unfinished:
-        return result
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
-    nodes: dict[str, UserConfig] = {
-        name: {
-            "site-name": name,
-            "site-path": str(path),
-            POLICY: str(policies[name].absolute()) if name in policies else NO_POLICY,
-            AUDIT: str(folder.path.absolute() / "audit" / f"{name}.jsonl"),
-            **threads,
+    with folder.locked():
+        stages = stages_of(config, folder)
+        folder.start(stages[0][0], facts, resume, command or _as_call(folder, folders))
+        if from_round is not None:
+            go_back(stages, from_round)
+        result = stages[-1][1].model_file
+        unfinished = []
+        for stage, own in stages:
+            rounds = stage.federation.rounds
+            scored = any(found.round == rounds for found in read_scores(own.path))
+            if not (own.is_finished(rounds) and (scored or not evaluate)):
+                unfinished.append((stage, own))
+                continue
+            with tracking(sinks, own, stage):
+                console.print(f"{own.path}: this run is finished, all {rounds} rounds; nothing to do.")
+            if own is folder and not folder.card_file.exists():
+                write_model_card(folder.model_file)
+        if not unfinished:
+            return result
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
+        nodes: dict[str, UserConfig] = {
+            name: {
+                "site-name": name,
+                "site-path": str(path),
+                POLICY: str(policies[name].absolute()) if name in policies else NO_POLICY,
+                AUDIT: str(folder.path.absolute() / "audit" / f"{name}.jsonl"),
+                **threads,
+            }
+            for name, path in folders.items()
         }
-        for name, path in folders.items()
-    }
-    if engine == "ray":
-        with live_table(console, out, visible=watch and progress):
-            run_on_ray(config, folder, list(nodes.values()), track=track, evaluate=evaluate)
+        if engine == "ray":
+            with live_table(console, out, visible=watch and progress):
+                run_on_ray(config, folder, list(nodes.values()), track=track, evaluate=evaluate)
+            return result
+        for stage, own in unfinished:
+            rounds = stage.federation.rounds
+            display = ProgressDisplay(
+                console, own.path, own.completed(), rounds, len(sites), visible=progress, table=watch
+            )
+            with reproducible(config.threads), display:
+                grid = InProcessGrid(client_app.app, nodes, display.count)
+                try:
+                    serve_stage(grid, stage, own, track=track, evaluate=evaluate)
+                except KeyboardInterrupt:
+                    done = own.completed()
+                    console.print(
+                        f"Interrupted: {done} of {rounds} rounds are safe in {own.path}; the same command goes on."
+                    )
+                    raise
+        for line in privacy_lines(config.federation.privacy, config.federation.rounds):
+            console.print(line)
         return result
-    for stage, own in unfinished:
-        rounds = stage.federation.rounds
-        display = ProgressDisplay(console, own.path, own.completed(), rounds, len(sites), visible=progress, table=watch)
-        with reproducible(config.threads), display:
-            grid = InProcessGrid(client_app.app, nodes, display.count)
-            try:
-                serve_stage(grid, stage, own, track=track, evaluate=evaluate)
-            except KeyboardInterrupt:
-                done = own.completed()
-                console.print(
-                    f"Interrupted: {done} of {rounds} rounds are safe in {own.path}; the same command goes on."
-                )
-                raise
-    for line in privacy_lines(config.federation.privacy, config.federation.rounds):
-        console.print(line)
-    return result
 
 
 def _as_call(folder: RunFolder, sites: Mapping[str, Path]) -> str:

@@ -20,6 +20,7 @@ from fedcowpro.config import ModelConfig
 from fedcowpro.config.base import parse_card
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 from fedcowpro.core.versions import versions
 from fedcowpro.model.segmenter import Segmenter, build_model
 
@@ -61,7 +62,7 @@ def save_checkpoint(
 def read_card(path: Path) -> dict[str, Any] | None:
     """The card of a checkpoint (file or folder) where there is one that can be read; weights are not opened."""
     try:
-        card = json.loads(_card_path(path / FILE_NAME if path.is_dir() else path).read_text(encoding="utf-8"))
+        card = from_json(_card_path(path / FILE_NAME if path.is_dir() else path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return card if isinstance(card, dict) else None
@@ -80,7 +81,7 @@ def load_checkpoint(path: Path, kind: str = FORMAT) -> tuple[dict[str, Tensor], 
     state = load_tensors(path)
     card_path = _card_path(path)
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card = from_json(card_path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FedCoWProError(
             f"the card {card_path} cannot be read: {error}",

@@ -16,6 +16,7 @@ import yaml
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 from fedcowpro.federated.deployment.coordinator import CONNECTION, connection
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import flwr
@@ -23,6 +24,7 @@ from fedcowpro.federated.deployment.superlink_client import list_runs, stop_run
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds, round_totals
 from fedcowpro.federated.server.aggregate import check_federation
 from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.stages import go_back, stages_of
 from fedcowpro.federated.server.tracking import Track, open_sinks
 
 _LOOK = 2.0  # seconds between two looks at the run
@@ -41,6 +43,7 @@ def federate_deployed(
     evaluate: bool = False,
     say: Callable[[str], None] = print,
     app: Path | None = None,
+    from_round: int | None = None,
 ) -> Path:
     """Train one model over the sites of a federation that is being served on this machine.
 
@@ -52,12 +55,13 @@ def federate_deployed(
         evaluate: ask the sites for scores of the result; a finished run is asked for them afterwards.
         say: told each round.
         app: another bundle than the federation's own.
+        from_round: see `federated.run.federate`.
 
     Returns:
         The checkpoint, OUT/model.safetensors.
 
     Raises:
-        FedCoWProError: the server cannot be reached, is busy with a run, or the run failed.
+        FedCoWProError: the server cannot be reached, is busy with a run, or the run failed; no such round.
         KeyboardInterrupt: the run was stopped.
     """
     coordinator = Coordinator(federation)
@@ -74,6 +78,9 @@ def federate_deployed(
     folder = RunFolder(out.absolute())
     connection(coordinator, settings)
     _refuse_a_second_run(coordinator, settings)
+    if from_round is not None:
+        with folder.locked():
+            go_back(stages_of(config, folder), from_round)
     number = _start(coordinator, config, folder, resume, command, track, evaluate, app or coordinator.app)
     say(f"run {number} started; its log: FLWR_HOME={coordinator.home} flwr log {number} {CONNECTION}")
     try:
@@ -176,7 +183,7 @@ def _refuse_a_second_run(coordinator: Coordinator, settings: FederationFile) -> 
 def _answer(text: str) -> dict[str, Any]:
     """What Flower's command line answered as JSON; empty where it did not."""
     try:
-        found = json.loads(text[text.index("{") :])
+        found = from_json(text[text.index("{") :])
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, UserConfig
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.constant import ErrorCode
 from flwr.supernode import start_client_internal as inner
@@ -24,6 +24,8 @@ from flwr.supernode import start_client_internal as inner
 from fedcowpro.config import load
 from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.governance.audit_log import Event
+from fedcowpro.federated.governance.enforcement import log_of
 
 _OPTION = "--policy"
 _log = logging.getLogger(__name__)
@@ -81,11 +83,21 @@ def approving(pull: Pull, apps: Collection[str]) -> Pull:
             return pull(**{**given, "receive": receive, "get_fab": get_fab})
         except NotApprovedError as error:
             _log.error("an app was refused: %s", error)
+            _note(given["node_config"], str(error))
             reply = Message(Error(ErrorCode.INVALID_FAB, str(error)), reply_to=received[-1])
             inner._insert_message(reply, given["state"], given["object_store"])
             return received[-1].metadata.run_id
 
     return checked
+
+
+def _note(node: UserConfig, reason: str) -> None:
+    """A line in the site's audit log."""
+    event = Event("site", str(node.get("site-name", "")), "in", "app", "refused", reason=reason)
+    try:
+        log_of(node).append(event)
+    except (FedCoWProError, OSError, KeyError):
+        _log.exception("the audit log cannot be used")
 
 
 def main(arguments: list[str]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json
 
 try:
     import fcntl
@@ -40,7 +41,7 @@ class Event:
         side: 'site' or 'server', who writes.
         site: the site that is meant.
         direction: 'in' or 'out', as the writer sees it.
-        kind: of message (train, evaluate, query, query.layers), or of another event (weights, average, repair).
+        kind: of message (train, evaluate, query, query.layers), or of another event (weights, app, average, repair).
         decision: allowed, refused, sent, received, failed, ...
         run: the server's name for the run; empty before it has told.
         round: 0 outside rounds.
@@ -156,9 +157,12 @@ class Session:
         head = _read_head(self._path)
         size = self._stream.seek(0, os.SEEK_END)
         if head is None:
-            if size:
+            self._stream.seek(0)
+            if b"\n" in self._stream.read():
                 raise _damaged(self._path, f"{_head_file(self._path).name} is missing")
-            return Head()
+            # A new log, or one whose first writing was interrupted. The head comes before the first line.
+            head = Head()
+            _write_head(self._path, head)
         if size < head.size:
             raise _damaged(self._path, f"it has {size} bytes, its head says {head.size}")
         if size == head.size:
@@ -230,7 +234,7 @@ def _check(content: bytes, head: Head | None) -> tuple[list[Entry], list[str]]:
     *lines, rest = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         try:
-            found = json.loads(line)
+            found = from_json(line)
             entry = _entry(found)
         except (ValueError, KeyError, TypeError):
             problems.append(f"line {number} is no entry of a log")
@@ -270,7 +274,7 @@ def _head_file(path: Path) -> Path:
 
 def _read_head(path: Path) -> Head | None:
     try:
-        return Head(**json.loads(_head_file(path).read_text(encoding="utf-8")))
+        return Head(**from_json(_head_file(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, UserConfig
 from flwr.clientapp.typing import ClientAppCallable
 from torch import Tensor
 
@@ -58,7 +58,7 @@ def _enforced(message: Message, context: Context, call_next: ClientAppCallable) 
     node = context.node_config
     if "site-name" not in node or "site-path" not in node:
         return call_next(message, context)  # which says what is missing
-    log, content = _log_of(context), content_digest(message.content)
+    log, content = log_of(node), content_digest(message.content)
     size, kind = records.payload_bytes(message.content), message.metadata.message_type
     said = Announcement(kind)
     try:
@@ -70,6 +70,10 @@ def _enforced(message: Message, context: Context, call_next: ClientAppCallable) 
                 check_message(policy_of(context), said, session.entries, datetime.now().astimezone())
             except RefusedError as error:
                 refusal = str(error)
+            except (FedCoWProError, OSError):
+                raise
+            except Exception as error:  # the server's words, of any kind
+                refusal = f"the message's settings cannot be judged ({type(error).__name__})"
             decision = "refused" if refusal else "allowed"
             session.append(_event(context, said, "in", decision, kind, size, content, refusal))
     except (FedCoWProError, OSError):
@@ -104,7 +108,7 @@ def approve_weights(
         RefusedError: see `check_weights`; `enforce_policy` answers with it.
     """
     said = announcement(message)
-    with _log_of(context).session() as session:
+    with log_of(context.node_config).session() as session:
         try:
             norm = check_weights(policy_of(context), said, config, weights, session.entries)
         except RefusedError as error:
@@ -118,8 +122,8 @@ def _refuse(log: AuditLog, context: Context, said: Announcement, message: Messag
     return Message(Error(REFUSED, f"refused by the site's policy: {reason}"), reply_to=message)
 
 
-def _log_of(context: Context) -> AuditLog:
-    node = context.node_config
+def log_of(node: UserConfig) -> AuditLog:
+    """The site's log, by the node's configuration."""
     if AUDIT in node:
         return AuditLog(Path(str(node[AUDIT])))
     folder = Path(str(node["site-path"]))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, cast, get_args
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast, get_args
 
 from flwr.app import Message
 
-from fedcowpro.config import ModelConfig
+from fedcowpro.config import EpisodeConfig, InferConfig, ModelConfig, TrainConfig
+from fedcowpro.config.base import Config
 from fedcowpro.config.policy import ANY, Kind, SitePolicy
 from fedcowpro.core.package import package_digest
+from fedcowpro.core.text import from_json, printable
 from fedcowpro.federated.governance.audit_log import Entry
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.site_errors import SiteError
 
+Part = TypeVar("Part", bound=Config)
 SHOWN = 16  # hex digits of a digest in a sentence
+_MOST = 10**6  # rounds of a run, or sites
 _SECURE = (records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK)
 
 
@@ -52,8 +55,9 @@ class Announcement:
     @property
     def quorum(self) -> int:
         """Fewest sites whose updates make an average."""
-        fewest = self.federation.get("min_sites")
-        return self.participants if fewest is None else min(int(fewest), self.participants)
+        given = self.federation.get("min_sites")
+        fewest = self.participants if given is None else _number(given)
+        return 0 if fewest is None else min(int(fewest), self.participants)
 
 
 def announcement(message: Message) -> Announcement:
@@ -64,16 +68,19 @@ def announcement(message: Message) -> Announcement:
     """
     given = records.config_record(message.content, records.CONFIG)
     try:
-        return Announcement(
-            message.metadata.message_type.removeprefix("query."),
+        said = Announcement(
+            printable(message.metadata.message_type.removeprefix("query.")),
             str(given.get(records.RUN, "")),
             int(str(given.get(records.ROUND, 0))),
             str(given.get(records.PACKAGE, "")),
             int(str(given.get(records.PARTICIPANTS, 0))),
-            _mapping(json.loads(str(given.get(records.EXPERIMENT, "{}")))),
+            _mapping(from_json(str(given.get(records.EXPERIMENT, "{}")))),
         )
     except ValueError as error:
         raise RefusedError("the message's settings cannot be read") from error
+    if said.run != printable(said.run) or not (0 <= said.round <= _MOST and 0 <= said.participants <= _MOST):
+        raise RefusedError("the message's name of the run, round or number of sites is none")
+    return said
 
 
 def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
@@ -110,10 +117,11 @@ def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iter
         )
     _check_architecture(policy, said)
     _check_privacy(policy, said)
+    _check_costs(policy, said)
     if kind == "train":
         if said.settings.get("teaching") is not None and not policy.teaching:
             raise RefusedError("the site's annotated cases and volumes may not teach a network of organs (teaching)")
-        _check_rounds(policy, said, log)
+        _check_rounds(policy, said, log, now)
 
 
 def architecture_digest(model: ModelConfig) -> str:
@@ -157,20 +165,59 @@ def _check_privacy(policy: SitePolicy, said: Announcement) -> None:
         raise RefusedError(f"the noise multiplier is {_shown(noise, mechanism)}, required is {least:g} or more")
 
 
-def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]]) -> None:
-    steps, rounds = _number(said.federation.get("local_steps")), _number(said.federation.get("rounds"))
+def _check_costs(policy: SitePolicy, said: Announcement) -> None:
+    """What a step or a slice costs, so that a run within its steps is not without bounds."""
+    if said.kind == "layers":
+        return
+    if said.kind == "evaluate":
+        infer = _part(InferConfig, said, "inference")
+        count, most = infer.support_slices, policy.max_support_slices
+        if most is not None and (count == "all" or count > most):
+            raise RefusedError(f"{count} annotated slices per organ are announced, allowed are {most}")
+        if (area := sum(scale**2 for scale in infer.scales)) > policy.max_scales:
+            raise RefusedError(f"scales whose squares sum to {area:g} are announced, allowed is {policy.max_scales:g}")
+    else:
+        images = _part(TrainConfig, said, "train").batch * (1 + _part(EpisodeConfig, said, "episodes").support_views)
+        if images > policy.max_step_images:
+            raise RefusedError(f"{images} slices per step are announced, allowed are {policy.max_step_images}")
+    channels = _part(ModelConfig, said, "model").channels
+    if channels is not None and channels > policy.max_channels:
+        raise RefusedError(f"{channels} channels are announced, allowed are {policy.max_channels}")
+
+
+def _part(kind: type[Part], said: Announcement, name: str) -> Part:
+    try:
+        return kind.model_validate(said.settings.get(name, {}))
+    except ValueError as error:
+        raise RefusedError(f"the settings under '{name}' cannot be read") from error
+
+
+def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
+    parts = [said.federation, *([_mapping(said.settings["teaching"])] if said.settings.get("teaching") else [])]
+    steps, rounds = (_most([_number(part.get(name)) for part in parts]) for name in ("local_steps", "rounds"))
     if policy.max_local_steps is not None and (steps is None or steps > policy.max_local_steps):
         raise RefusedError(f"{_shown(steps)} steps per round are announced, allowed are {policy.max_local_steps}")
     if policy.max_rounds is not None and (rounds is None or max(rounds, said.round) > policy.max_rounds):
         raise RefusedError(f"{_shown(rounds)} rounds are announced, allowed are {policy.max_rounds}")
-    if policy.max_rounds is None and policy.max_total_rounds is None:
+    of_a_day = policy.max_rounds if policy.max_rounds_per_day is None else policy.max_rounds_per_day
+    if of_a_day is None and policy.max_total_rounds is None:
         return
-    done = [entry.event for entry in log() if entry.event.kind == "train" and entry.event.decision == "allowed"]
-    of_run = sum(event.run == said.run for event in done)
+    done = [entry for entry in log() if entry.event.kind == "train" and entry.event.decision == "allowed"]
+    of_run = sum(entry.event.run == said.run for entry in done)
     if policy.max_rounds is not None and of_run >= policy.max_rounds:
         raise RefusedError(f"the site has trained {of_run} rounds of this run, as many as it allows")
+    # Whatever names the server gives to runs.
+    yesterday = (now.astimezone(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds")
+    today = sum(entry.time > yesterday for entry in done)
+    if of_a_day is not None and today >= of_a_day:
+        raise RefusedError(f"the site has trained {today} rounds of all runs in 24 hours, as many as it allows")
     if policy.max_total_rounds is not None and len(done) >= policy.max_total_rounds:
         raise RefusedError(f"the site has trained {len(done)} rounds of all runs, as many as it allows")
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return max(known) if len(known) == len(values) else None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Signs that a training goes wrong, read from the rounds' records by fixed rules (docs/federation-safety.md).
 
-Each rule asks for its sign in several rounds, for a single odd round is common in a training of few steps.
+A rule about training asks for its sign in several rounds, for a single odd round is common in a training of few steps.
+A reply that no honest site gives is a sign at once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ COSINE_ROUNDS = 2
 LOSS_FACTOR, LOSS_ROUNDS = 1.5, 2
 DICE_LOW, DICE_HIGH, DICE_ROUNDS = 0.02, 0.95, 2
 TRAFFIC_FACTOR = 2.0
+SLICES_FACTOR = 10.0  # from there on a site's weight is capped (`aggregate.WEIGHT_CAP`)
 ABSENT_ROUNDS = 2
 _FEWEST = 3  # sites: of two, nobody can say which is the odd one
 
@@ -47,6 +49,12 @@ def alarms(rounds: Sequence[RoundRecord]) -> list[Alarm]:
         for name, rule in _RULES.items():
             if text := rule(own, rounds):
                 found.append(Alarm(last.round, site.site, name, text))
+    for site_name in last.unsound:
+        reason = last.left_out.get(site_name)
+        text = f"its reply was left out: {reason}" if reason else "its shares for the sum were unsound"
+        found.append(Alarm(last.round, site_name, "reply", text))
+    for site_name, reason in last.clipped.items():
+        found.append(Alarm(last.round, site_name, "reply", f"its update was {reason}"))
     for site_name, reason in last.left_out.items():
         recent = rounds[-ABSENT_ROUNDS:]
         if len(recent) == ABSENT_ROUNDS and all(site_name in record.left_out for record in recent):
@@ -125,14 +133,23 @@ def _traffic(own: Sequence[SiteRecord], rounds: Sequence[RoundRecord]) -> str:
     return ""
 
 
+def _slices(own: Sequence[SiteRecord], rounds: Sequence[RoundRecord]) -> str:
+    """The site says that it has far more slices than the others, so that its weight is capped."""
+    now, counts = own[-1], [site.train_slices for site in rounds[-1].sites]
+    if len(counts) >= _FEWEST and now.train_slices > SLICES_FACTOR * median(counts):
+        return f"it says that it has {now.train_slices} slices, the median of all is {median(counts):g} (weight capped)"
+    return ""
+
+
 _RULES: Mapping[str, Callable[[Sequence[SiteRecord], Sequence[RoundRecord]], str]] = {
     "norm": _norm,
     "cosine": _cosine,
     "loss": _loss,
     "collapse": _collapse,
     "traffic": _traffic,
+    "slices": _slices,
 }
-NAMES = (*_RULES, "absent")
+NAMES = (*_RULES, "reply", "absent")
 
 
 def _of(site: str, record: RoundRecord) -> SiteRecord | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 
 Arrays = Mapping[str, np.ndarray]
 # Running statistics follow the data rather than the gradient and would drown the learnt part of an update.
@@ -46,7 +47,8 @@ class SiteRecord:
 class RoundRecord:
     """One round: its sites, the reason for each that was left out, and the L2 norm of the step that the global model's
     learnt tensors made; NaN where it is not known. `clipped` has the reason for each site whose update was scaled down,
-    `privacy` what was done to the updates, and what it cost so far.
+    `privacy` what was done to the updates, and what it cost so far. `unsound` names those of `left_out` that answered
+    what no site of this program answers.
     """
 
     round: int
@@ -55,6 +57,7 @@ class RoundRecord:
     step_norm: float = math.nan
     clipped: dict[str, str] = field(default_factory=dict)
     privacy: dict[str, Any] = field(default_factory=dict)
+    unsound: tuple[str, ...] = ()
 
 
 def update_geometry(before: Arrays, after: Arrays, common: Arrays) -> tuple[float, float | None]:
@@ -86,7 +89,7 @@ def append_round(path: Path, record: RoundRecord) -> None:
     """Append a line for each site and one for the round to a file of JSON lines."""
     lines: list[dict[str, Any]] = [{"kind": "site", "round": record.round, **asdict(site)} for site in record.sites]
     extra = {"privacy": record.privacy} if record.privacy else {}
-    reasons = {"left_out": record.left_out, "clipped": record.clipped}
+    reasons = {"left_out": record.left_out, "clipped": record.clipped, "unsound": list(record.unsound)}
     lines.append({"kind": "round", "round": record.round, **reasons, **round_totals(record), **extra})
     append_lines(path, lines)
 
@@ -118,7 +121,7 @@ def read_lines(path: Path) -> list[str]:
 
 def read_rounds(path: Path) -> list[RoundRecord]:
     """The rounds of a file that `append_round` wrote and `truncate_rounds` tidied up; none where there is no file."""
-    return rounds_of(map(json.loads, read_lines(path)))
+    return rounds_of(map(from_json, read_lines(path)))
 
 
 def rounds_of(lines: Iterable[Mapping[str, Any]]) -> list[RoundRecord]:
@@ -131,8 +134,10 @@ def rounds_of(lines: Iterable[Mapping[str, Any]]) -> list[RoundRecord]:
         elif line["kind"] == "round":
             step = line.get("step_norm")  # null for NaN; missing in runs of earlier versions
             step_norm = math.nan if step is None else step
-            clipped, privacy = line.get("clipped", {}), line.get("privacy", {})
-            rounds.append(RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped, privacy))
+            clipped, privacy, unsound = line.get("clipped", {}), line.get("privacy", {}), line.get("unsound", ())
+            rounds.append(
+                RoundRecord(line["round"], tuple(sites), line["left_out"], step_norm, clipped, privacy, tuple(unsound))
+            )
             sites = []
     return rounds
 
@@ -153,7 +158,7 @@ def truncate_rounds(path: Path, completed: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["round"] <= completed:
+            if from_json(line)["round"] <= completed:
                 kept.append(line + "\n")
         except ValueError:
             break

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from fedcowpro.config import Config
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 
 FILE, TABLE, FORMAT = "evaluation.json", "evaluation.csv", "fedcowpro-evaluation/1"
 GLOBAL, OWN = "global", "own"  # names of models that are no site's
@@ -112,7 +113,7 @@ def read_scores(run: Path) -> list[SiteScores]:
     if not file.exists():
         return []
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = from_json(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"not of format {FORMAT}")
         return [

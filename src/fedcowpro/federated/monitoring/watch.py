@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json, printable
 from fedcowpro.federated.monitoring.alarms import alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, SiteRecord, read_lines, round_totals, rounds_of
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
@@ -24,6 +24,7 @@ from fedcowpro.model.checkpoint import FILE_NAME
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = 24  # rounds of the loss that are drawn; alarms that are listed: a third of it
+_TEXT = 600  # characters of a text that a site had a part in
 METRICS, CONFIG, RECORD = "metrics.jsonl", "config.yaml", "run.json"
 
 
@@ -58,15 +59,15 @@ def read_run(run: Path) -> Watched:
         FedCoWProError: no run there.
     """
     try:
-        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
+        record = from_json((run / RECORD).read_text(encoding="utf-8"))
         config = yaml.safe_load((run / CONFIG).read_text(encoding="utf-8"))
         rounds, sites = int(config["federation"]["rounds"]), tuple(sorted(record["sites"]))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise FedCoWProError(
             f"{run} is no folder of a run: {error!r}", f"{RECORD} and {CONFIG} in it", "check the path, or wait for it"
         ) from error
     file = run / METRICS
-    lines = [json.loads(line) for line in read_lines(file)]
+    lines = [from_json(line) for line in read_lines(file)]
     scores: dict[str, float | str] = {}
     for line in lines:
         if line["kind"] == "evaluation" and line["model"] in (GLOBAL, OWN):
@@ -117,7 +118,9 @@ def fresh_lines(run: Path, told: list[str]) -> list[str]:
 
 def dashboard(run: Watched) -> RenderableType:
     """A table of the sites, with the round, the loss so far, and the alarms."""
-    head = Text.assemble((run.name, "bold"), f"  round {run.records[-1].round if run.records else 0}/{run.rounds}")
+    head = Text.assemble(
+        (printable(run.name), "bold"), f"  round {run.records[-1].round if run.records else 0}/{run.rounds}"
+    )
     losses = [round_totals(record)["loss"] for record in run.records]
     if losses:
         head.append(f"  loss {losses[-1]:.3f} ")
@@ -141,14 +144,16 @@ def dashboard(run: Watched) -> RenderableType:
         record = next((one for past in reversed(run.records) for one in past.sites if one.site == site), None)
         number = next((past.round for past in reversed(run.records) if _has(past, site)), None)
         signs = [alarm.name for alarm in active if alarm.site == site]
-        reason = run.records[-1].left_out.get(site, "") if run.records else ""
+        reason = printable(run.records[-1].left_out.get(site, ""), _TEXT) if run.records else ""
         state = Text(f"left out: {reason}" if reason else "ok" if record else "waiting")
         state.stylize("red" if reason else "green" if record and not signs else "")
         if signs:
             state.append(f"  alarm: {', '.join(signs)}", "bold red")
         dice = (_score(run.scores.get(site)),) if run.scores else ()
-        table.add_row(site, "-" if number is None else str(number), *_numbers(record), *dice, state)
-    said = [Text(f"round {line['round']}, {line['site']}: {line['text']}", "red") for line in run.alarms]
+        table.add_row(printable(site), "-" if number is None else str(number), *_numbers(record), *dice, state)
+    said = [
+        Text(printable(f"round {line['round']}, {line['site']}: {line['text']}", _TEXT), "red") for line in run.alarms
+    ]
     return Group(head, table, *said[-_SHOWN // 3 :])
 
 
@@ -181,7 +186,7 @@ def _score(value: float | str | None) -> str:
 
 def _is_finished(run: Path, rounds: int) -> bool:
     try:
-        card = json.loads((run / FILE_NAME).with_suffix(".json").read_text(encoding="utf-8"))
+        card = from_json((run / FILE_NAME).with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return bool(card.get("round") == rounds)

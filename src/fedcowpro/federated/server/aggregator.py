@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,15 @@ from flwr.serverapp import Grid
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
-from fedcowpro.federated.server.replies import BadReply, Reply, ReplyStore, check_reply
-from fedcowpro.federated.server.update_limits import limit_updates
+from fedcowpro.federated.server.replies import BadReply, FailedReply, Reply, ReplyStore, check_reply
+from fedcowpro.federated.server.update_limits import NORM_FACTOR, limit_updates
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
+
+_REASON = 600  # characters
 
 
 class Aggregator:
@@ -36,6 +39,8 @@ class Aggregator:
         moments: of the server's optimiser after the rounds before, to go on with a run.
         downlink: how the model goes to the sites; default as it is, all of it.
         scratch: folder for those replies of a round that memory has no room for; None = the system's.
+        longest: bound on the norm of an honest update, for the tensors at the start of a round; None = no bound.
+        usual: see `limit_updates`.
 
     Raises:
         FedCoWProError: too few sites for the settings.
@@ -51,6 +56,8 @@ class Aggregator:
         moments: Arrays | None = None,
         downlink: Downlink | None = None,
         scratch: Path | None = None,
+        longest: Callable[[Arrays], float] | None = None,
+        usual: float | None = NORM_FACTOR,
     ) -> None:
         check_federation(config, len(sites))
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
@@ -61,7 +68,9 @@ class Aggregator:
         self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
         self.moments: Arrays = moments or {}
         self._scratch = scratch
+        self._longest, self._usual = longest or (lambda before: math.inf), usual
         self._absent: dict[str, str] = {}
+        self._unsound: set[str] = set()
         self._declared: dict[str, int] = {}
         self._downlink = downlink or Downlink()
         self._global: Arrays = {}
@@ -117,12 +126,16 @@ class Aggregator:
     def _aggregate_stored(
         self, number: int, replies: Iterable[Message], store: ReplyStore
     ) -> tuple[dict[str, np.ndarray], RoundRecord]:
-        before = self._sent
+        before, self._unsound = self._sent, set()
         good, left_out = self._sort_out(replies, before, store)
-        used, outlying = limit_updates(before, {site: reply.arrays for site, reply in good.items()}, self._config)
-        good = {site: replace(good[site], arrays=arrays) for site, arrays in used.items()}
+        # Sites that abstain send back what they got: a median with them would be 0.
+        moved = {site: reply.arrays for site, reply in good.items() if not reply.metrics.abstains}
+        used, outlying = limit_updates(before, moved, self._config, self._longest(before), self._usual)
         clipped = {site: reason for site, reason in outlying.items() if site in used}
-        refused = {**left_out, **{site: reason for site, reason in outlying.items() if site not in used}}
+        rejected = {site: reason for site, reason in outlying.items() if site not in used}
+        good = {site: replace(reply, arrays=used.get(site, reply.arrays)) for site, reply in good.items() if
+                site not in rejected}  # fmt: skip
+        refused = {**left_out, **rejected}
         left_out = {site: refused[site] for site in sorted(refused)}
         if len(good) < self._min_sites:
             reasons = "; ".join(f"site '{site}': {reason}" for site, reason in left_out.items())
@@ -147,7 +160,8 @@ class Aggregator:
         target = {name: value for name, value in common.items() if name in self._learnt}
         stepped, self.moments = adam_step(number, before, target, self.moments, self._config)
         after = {name: np.asarray(value, before[name].dtype) for name, value in {**common, **stepped}.items()}
-        record = replace(self._record(number, good, left_out, weights, before, common, after), clipped=clipped)
+        record = self._record(number, good, left_out, weights, before, common, after)
+        record = replace(record, clipped=clipped, unsound=tuple(sorted({*self._unsound, *rejected})))
         # The server's own model keeps full precision: to it comes what sites learnt from the one that was sent.
         arrays = {name: np.asarray(value + (self._global[name] - before[name])) for name, value in after.items()}
         return {**self._global, **arrays}, record
@@ -180,8 +194,11 @@ class Aggregator:
                 elif message.has_error():
                     # A node that died is answered for by the server itself, under the server's own number.
                     unknown.append(records.failure(message))
-            except BadReply as reason:
+            except FailedReply as reason:
                 bad[str(site)] = str(reason)
+            except BadReply as reason:
+                bad[str(site)] = printable(reason, _REASON)
+                self._unsound.add(str(site))
         silent = "no reply" + "".join(f" ({reason})" for reason in sorted(set(unknown)))
         names = self._sites.values()
         ordered = {site: good[site] for site in names if site in good}

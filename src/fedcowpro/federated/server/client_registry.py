@@ -13,11 +13,12 @@ from flwr.serverapp import Grid
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
 from fedcowpro.core.versions import versions
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.answers import BadAnswer, printable, read_facts
+from fedcowpro.federated.transport.answers import BadAnswer, read_facts
 
 _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; others may differ in the last bits
 _PAUSE = 2.0  # seconds between two looks for sites
@@ -31,35 +32,44 @@ class ClientRegistry:
     """The sites of a run, as they come and go.
 
     A node is asked who it is when it appears, and again when it has been away. It takes part if its name is expected
-    and no other node's, its versions are the server's, its slices have the others' size, and its data are those that
-    the run began with.
+    and no other node's, its versions are the server's, its slices have the size of the run, and its data are those that
+    the run began with. The size is that of the run as it was recorded, and before a run the one that most sites have,
+    whoever answers first.
 
     Args:
         expected: names of the sites; empty takes whoever is there.
         known: digest of the data of each site that has taken part before the run was interrupted.
+        size: of slices in the run, in pixels, where it has begun.
     """
 
-    def __init__(self, expected: Sequence[str], known: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, expected: Sequence[str], known: Mapping[str, str] | None = None, size: int | None = None
+    ) -> None:
         self._expected = frozenset(expected)
         self._digests = dict(known or {})
+        self._size = size
         self._seen: dict[int, str] = {}
         self._facts: dict[int, SiteFacts] = {}
         self._refused: dict[str, str] = {}
         self._here: list[int] = []
 
     def facts(self) -> list[SiteFacts]:
-        """Facts of every site that has come so far, in the order of their names."""
-        return sorted(self._facts.values(), key=lambda site: site.name)
+        """Facts of every site that has come so far and fits, in the order of their names."""
+        odd = self._odd_sizes()
+        return sorted((site for site in self._facts.values() if site.name not in odd), key=lambda site: site.name)
 
     def nodes(self) -> dict[int, str]:
         """Name of the site at each node that is here and fits."""
-        return {node: self._facts[node].name for node in self._here if node in self._facts}
+        odd = self._odd_sizes()
+        there = {node: self._facts[node].name for node in self._here if node in self._facts}
+        return {node: name for node, name in there.items() if name not in odd}
 
     def absent(self) -> dict[str, str]:
         """Why each site that is expected, or has been here, is not."""
         names = self._expected | {site.name for site in self._facts.values()}
         gone = sorted(names - set(self.nodes().values()))
-        return {site: self._refused.get(site, "not connected") for site in gone}
+        reasons = {**self._refused, **self._odd_sizes()}
+        return {site: reasons.get(site, "not connected") for site in gone}
 
     def gather(self, grid: Grid, config: FederationConfig) -> None:
         """Wait for the sites before the first round.
@@ -92,6 +102,7 @@ class ClientRegistry:
                 "see to the sites named above and start again; or set federation.min_sites lower, "
                 "or federation.join_timeout higher",
             )
+        self._size = self.facts()[0].size
 
     def update(self, grid: Grid) -> None:
         """Look who is here now, and ask those that have come since the last time."""
@@ -115,8 +126,9 @@ class ClientRegistry:
                 self._facts = {other: facts for other, facts in self._facts.items() if facts.name != site.name}
                 self._facts[node] = site
                 self._seen[node] = here[node].last_activated_at
-                self._digests.setdefault(site.name, site.digest)
                 self._refused.pop(site.name, None)
+        for site in self.facts():
+            self._digests.setdefault(site.name, site.digest)
 
     def _admit(self, node: int, reply: Message, registered: str) -> SiteFacts:
         if reply.has_error():
@@ -140,11 +152,27 @@ class ClientRegistry:
             raise _Unfit("another node has this name", name)
         if self._digests.get(name, site.digest) != site.digest:
             raise _Unfit("its data are not as they were when the run started", name)
-        try:
-            check_sites([facts for facts in self.facts() if facts.name != name] + [site])
-        except FedCoWProError as error:
-            raise _Unfit(error.got, name) from error
         return site
+
+    def _odd_sizes(self) -> dict[str, str]:
+        """Why each site whose slices have another size than the run's cannot take part.
+
+        Where no size is that of more sites than any other, none fits.
+        """
+        sizes = {site.name: site.size for site in self._facts.values()}
+        first, second, *_ = [*Counter(sizes.values()).most_common(2), (0, 0), (0, 0)]
+        if self._size is not None:
+            agreed, whose = self._size, "those of the run"
+        elif first[1] > second[1]:
+            agreed, whose = first[0], "those of most sites"
+        else:
+            told = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
+            return dict.fromkeys(sizes, f"slices differ in size, and no size is that of most sites: {told}")
+        return {
+            name: f"its slices have {size} pixels a side, {whose} have {agreed}"
+            for name, size in sizes.items()
+            if size != agreed
+        }
 
     def _refuse(self, site: str, reason: str) -> None:
         if self._refused.get(site) != reason:

@@ -13,9 +13,10 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays
 from fedcowpro.federated.transport import messages as records
-from fedcowpro.federated.transport.answers import BadAnswer, Metrics, printable, read_metrics
+from fedcowpro.federated.transport.answers import BadAnswer, Metrics, read_metrics
 from fedcowpro.federated.transport.encoding import decode
 
 ROOM = 256 * 2**20  # bytes of a round's replies that stay in memory
@@ -32,6 +33,10 @@ class Reply:
 
 class BadReply(Exception):
     """Why a reply is not used."""
+
+
+class FailedReply(BadReply):
+    """The site, or its engine, says itself that it has none."""
 
 
 def check_reply(message: Message, before: Arrays, expected: frozenset[str], store: ReplyStore) -> Reply:
@@ -67,10 +72,11 @@ def contents_of(message: Message) -> tuple[ArrayRecord, Metrics]:
     """The two records of a reply that brings tensors.
 
     Raises:
-        BadReply: an error, other records, or numbers that are not of their type or within their bounds.
+        FailedReply: an error.
+        BadReply: other records, or numbers that are not of their type or within their bounds.
     """
     if message.has_error():
-        raise BadReply(records.failure(message))
+        raise FailedReply(records.failure(message))
     arrays, metrics = message.content.get(records.ARRAYS), message.content.get(records.METRICS)
     found = set(message.content) == {records.ARRAYS, records.METRICS}
     if not found or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):

@@ -6,13 +6,14 @@ RUN/metrics.jsonl                   a line for each round and site, each alarm a
 RUN/audit.jsonl                     every message of the run as the server saw it (`governance.audit_log`)
 RUN/audit/<site>.jsonl              in one process and on Ray: the same as the site saw it
 RUN/evaluation.json, evaluation.csv scores that sites gave of the model, where they were asked for
-RUN/rounds/round_0003/              the last complete round: model.safetensors, model.json,
+RUN/rounds/round_0003/              each of the last three complete rounds: model.safetensors, model.json,
 RUN/rounds/round_0003/sites/        what sites keep to themselves (normalisation: local)
 RUN/rounds/round_0003/server.safetensors  and the moments of the server's optimiser, where it has one
 RUN/model.safetensors, model.json   the result
 RUN/MODEL_CARD.md                   the result in words, to be read by people
 RUN/sites/<site>.safetensors        with local normalisation: each site's own model, with its card
 RUN/tensorboard/, RUN/mlruns/       tracks, where asked for
+RUN/.lock                           held by the process that writes here
 RUN/teaching/                       the second stage, where the settings have one: a run folder like this one, whose
                                     model.safetensors segments its organs without an example
 """
@@ -22,19 +23,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.text import from_json
 from fedcowpro.core.versions import versions
 from fedcowpro.evaluation.model_card import CARD_NAME, write_model_card
 from fedcowpro.federated.monitoring.rounds import truncate_rounds
@@ -45,6 +50,7 @@ from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors,
 from fedcowpro.model.checkpoint import FORMAT as MODEL
 
 FORMAT = "fedcowpro-run/1"
+KEPT = 3  # rounds: a model that a round spoilt shows in the next one or two
 _MOMENTS, _SITES = "server.safetensors", "sites"
 SiteStates = Mapping[str, Mapping[str, Tensor]]
 
@@ -77,6 +83,22 @@ class RunFolder:
         self.audit_file = path / "audit.jsonl"
         self.replies = path / "replies"
         self._rounds = path / "rounds"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Alone with the folder, which is made if it is not there.
+
+        Raises:
+            FedCoWProError: another process writes to it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise FedCoWProError(
+                f"another process trains in {self.path}", "one at a time", "wait for it, or choose another folder"
+            ) from error
 
     def start(
         self,
@@ -132,7 +154,7 @@ class RunFolder:
             FedCoWProError: missing, damaged, or of another format.
         """
         try:
-            record = json.loads(self._record_file.read_text(encoding="utf-8"))
+            record = from_json(self._record_file.read_text(encoding="utf-8"))
             if not {"config_digest", "sites"} <= record.keys() or record.get("format") != FORMAT:
                 raise ValueError(f"not of format {FORMAT}")
         except (OSError, ValueError, AttributeError) as error:
@@ -149,6 +171,11 @@ class RunFolder:
             return {}
         return {name: str(site["digest"]) for name, site in self.record()["sites"].items()}
 
+    def slice_size(self) -> int | None:
+        """Height and width of the slices in the run, in pixels; None before the run."""
+        sizes = {int(site["size"]) for site in self.record()["sites"].values()} if self._record_file.exists() else set()
+        return max(sizes, default=None)
+
     def joined(self, facts: Sequence[SiteFacts]) -> None:
         """Note sites that came after the run had started."""
         record = self.record()
@@ -158,13 +185,43 @@ class RunFolder:
 
     def key(self) -> str:
         """A name for this run that stays when it is resumed or sites join, and says nothing of the coordinator."""
-        found = json.loads(self._record_file.read_text(encoding="utf-8"))
+        found = from_json(self._record_file.read_text(encoding="utf-8"))
         lasting = {name: value for name, value in found.items() if name != "sites"}
         return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:16]
 
     def completed(self) -> int:
         """Number of complete rounds."""
-        return max((int(folder.name.removeprefix("round_")) for folder in self._rounds.glob("round_*")), default=0)
+        return max(self.kept_rounds(), default=0)
+
+    def kept_rounds(self) -> list[int]:
+        """Numbers of the complete rounds that are there, in order."""
+        names = (re.fullmatch(r"round_(\d{4,})", folder.name) for folder in self._rounds.glob("round_*"))
+        return sorted(int(name[1]) for name in names if name is not None)
+
+    def go_back(self, number: int, config: ExperimentConfig) -> None:
+        """Forget the rounds after this one, and the result; the run then goes on from there.
+
+        Args:
+            number: of the round.
+            config: the settings, with which the run has to have been started.
+
+        Raises:
+            FedCoWProError: the round is not there, or the settings are others.
+        """
+        if number not in (kept := self.kept_rounds()):
+            raise FedCoWProError(
+                f"round {number} of the run in {self.path}",
+                f"one of the rounds that are there: {', '.join(map(str, kept)) or 'none'}",
+                "choose one of them, or start a new run in another folder",
+            )
+        self._check_settings(config.model_copy(update={"sites": ()}).digest())
+        for file in (self.model_file, self.model_file.with_suffix(".json"), self.card_file):
+            file.unlink(missing_ok=True)
+        for later in reversed(kept):
+            if later > number:
+                shutil.rmtree(self._round_folder(later))
+        truncate_rounds(self.metrics_file, number)
+        forget_scores(self.path, number)
 
     def last_round(self) -> CompleteRound | None:
         """The last complete round, None before the first.
@@ -189,7 +246,7 @@ class RunFolder:
         sites: SiteStates,
         moments: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Keep a complete round in place of the one before it: one rename makes it count."""
+        """Keep a complete round beside the two before it: one rename makes it count."""
         folder = self._round_folder(number)
         temporary = folder.with_name(f".{folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -199,10 +256,9 @@ class RunFolder:
             save_tensors(temporary / _SITES / f"{site}.safetensors", own)
         if moments:
             save_tensors(temporary / _MOMENTS, moments)
-        older = list(self._rounds.glob("round_*"))
         os.replace(temporary, folder)
-        for other in older:
-            shutil.rmtree(other)
+        for older in self.kept_rounds()[:-KEPT]:
+            shutil.rmtree(self._round_folder(older))
 
     def finish(
         self, last: CompleteRound, card: Mapping[str, Any], new_site_layers: Mapping[str, Tensor] | None = None
@@ -229,15 +285,19 @@ class RunFolder:
     def _round_folder(self, number: int) -> Path:
         return self._rounds / f"round_{number:04d}"
 
-    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]], absent: frozenset[str]) -> None:
-        record = self.record()
-        before, then = record["config_digest"], {name: site["digest"] for name, site in record["sites"].items()}
+    def _check_settings(self, digest: str) -> None:
+        before = self.record()["config_digest"]
         if before != digest:
             raise FedCoWProError(
                 f"settings of digest {digest}; the run in {self.path} has {before}",
                 "the settings that the run was started with",
                 f"resume with {self.config_file}, or choose another folder",
             )
+
+    def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]], absent: frozenset[str]) -> None:
+        self._check_settings(digest)
+        record = self.record()
+        then = {name: site["digest"] for name, site in record["sites"].items()}
         now = {name: site["digest"] for name, site in sites.items()}
         late = (now.keys() - then.keys()) & set(record.get("expected", ()))
         names = (now.keys() | then.keys()) - absent - late

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json
 from fedcowpro.federated.governance.audit_log import AuditLog
 from fedcowpro.federated.monitoring.rounds import append_round
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
@@ -62,7 +63,9 @@ def main(grid: Grid, context: Context) -> None:
     command = str(run["command"]) if "command" in run else None
     track = [name for name in str(run.get("track", "")).split(",") if name]
     resume, evaluate = bool(run.get("resume", True)), bool(run.get("evaluate", False))
-    serve(grid, config, RunFolder(Path(str(run["out"]))), resume, command, track, evaluate)
+    folder = RunFolder(Path(str(run["out"])))
+    with folder.locked():
+        serve(grid, config, folder, resume, command, track, evaluate)
 
 
 def serve(
@@ -104,7 +107,7 @@ def serve_stage(
     """
     sinks = open_sinks(track)
     audited = AuditedGrid(grid, AuditLog(folder.audit_file))
-    registry = ClientRegistry([site.name for site in config.sites], folder.digests())
+    registry = ClientRegistry([site.name for site in config.sites], folder.digests(), folder.slice_size())
     registry.gather(audited, config.federation)
     check_federation(config.federation, len(config.sites) or len(registry.nodes()))
     folder.start(config, registry.facts(), resume, command, registry.absent())
@@ -240,12 +243,13 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
 
 
 def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
-    """Per modality how volumes were prepared, where its sites agree."""
+    """Per modality how volumes were prepared, where more than half of its sites agree."""
     found: dict[str, list[dict[str, Any]]] = {}
     for site in facts:
         for modality in site.modality.split("+"):
-            found.setdefault(modality, []).append({**json.loads(site.settings), "modality": modality})
-    return {kind: given[0] for kind, given in sorted(found.items()) if all(other == given[0] for other in given)}
+            found.setdefault(modality, []).append({**from_json(site.settings), "modality": modality})
+    common = {kind: max(given, key=given.count) for kind, given in sorted(found.items())}
+    return {kind: given for kind, given in common.items() if 2 * found[kind].count(given) > len(found[kind])}
 
 
 def _settings_for_sites(config: ExperimentConfig) -> str:

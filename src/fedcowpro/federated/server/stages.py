@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,17 @@ def stages_of(config: ExperimentConfig, folder: RunFolder) -> list[tuple[Experim
     if config.teaching is not None:
         stages.append((config.second_stage, RunFolder(folder.path / "teaching", FORMAT)))
     return stages
+
+
+def go_back(stages: Sequence[tuple[ExperimentConfig, RunFolder]], number: int) -> None:
+    """Go back to a round of the stage that a run is in: the last one that has a complete round.
+
+    Raises:
+        FedCoWProError: see `RunFolder.go_back`.
+    """
+    begun = [stage for stage in stages if stage[1].completed()]
+    config, folder = (begun or stages[:1])[-1]
+    folder.go_back(number, config)
 
 
 def initial_network(config: ExperimentConfig, folder: RunFolder) -> nn.Module:

@@ -48,7 +48,7 @@ class Sink(Protocol):
 def numbers(record: RoundRecord) -> dict[str, float]:
     """A round as finite numbers: `round/<quantity>` of all sites, `<quantity>/<site>` of each."""
     found: dict[str, float | None] = {f"round/{name}": value for name, value in round_totals(record).items()}
-    found["round/left_out"], found["round/clipped"] = len(record.left_out), len(record.clipped)
+    found |= {f"round/{name}": len(getattr(record, name)) for name in ("left_out", "clipped", "unsound")}
     for site in record.sites:
         values = {f"loss_{name}": value for name, value in site.losses.items()} | {
             name: getattr(site, name)

@@ -7,7 +7,6 @@ with the message. What stays at the site lives in the context's state: its norma
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -15,6 +14,7 @@ from flwr.clientapp import ClientApp
 
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json
 from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.governance.enforcement import approve_weights, enforce_policy
@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
             f"site '{name}': the message lacks weights or settings", "a training message of this program",
             "use the same version of fedcowpro at the server and at all sites",
         )  # fmt: skip
-    config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
+    config = parse(ExperimentConfig, from_json(str(settings[records.EXPERIMENT])), "the server's settings")
     local = records.array_record(context.state, records.LOCAL)
     received = receive(message.content, config)
     approve_weights(message, context, config, received)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, Modality, PrepareConfig, parse
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import from_json
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import plan_episodes
 from fedcowpro.evaluation.fine_tuned import Trained
@@ -104,7 +104,7 @@ def score(message: Message, context: Context) -> Message:
             "the message lacks weights or settings", "an evaluation message of this program",
             "use the same version of fedcowpro at the server and at all sites",
         )  # fmt: skip
-    config = parse(ExperimentConfig, json.loads(str(settings[records.EXPERIMENT])), "the server's settings")
+    config = parse(ExperimentConfig, from_json(str(settings[records.EXPERIMENT])), "the server's settings")
     weights = records.to_tensors(arrays)
     approve_weights(message, context, config, weights)
     local = records.array_record(context.state, records.LOCAL)

@@ -109,7 +109,10 @@ def _share(question: ConfigRecord, context: Context) -> ConfigRecord:
 
 
 def _unmask(question: ConfigRecord, context: Context) -> ConfigRecord:
-    """One share of each site's secrets: of its mask if it answered, of its key if not; then forget all."""
+    """One share of each site's secrets: of its mask if it answered, of its key if not; then forget all.
+
+    Where a site sealed what cannot be opened, its share is empty: the server then says so of that site.
+    """
     state = _state(context, question, _ANSWERED)
     del context.state[records.SECURE]
     site, answered, present = str(state["site"]), set(_names(question)), _texts(state, "present")
@@ -121,9 +124,16 @@ def _unmask(question: ConfigRecord, context: Context) -> ConfigRecord:
         if name == site:
             both = _blob(state, "own-shares")
         else:
-            both = unseal(agree(_blob(state, "channel"), channels[name], _purpose(question, name, site)), sealed)
+            both = _opened(agree(_blob(state, "channel"), channels[name], _purpose(question, name, site)), sealed)
         shares.append(both[:SECRET_BYTES] if name in answered else both[SECRET_BYTES:])
     return ConfigRecord({"of": present, "shares": shares})
+
+
+def _opened(key: bytes, sealed: bytes) -> bytes:
+    try:
+        return unseal(key, sealed)
+    except ValueError:
+        return b""
 
 
 def _answer(handler: Callable[[ConfigRecord, Context], ConfigRecord]) -> Callable[[Message, Context], Message]:

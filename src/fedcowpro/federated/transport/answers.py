@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from fedcowpro.config import PrepareConfig
+from fedcowpro.core.text import printable
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.federated.transport import messages as records
 
-Kind = TypeVar("Kind", bound="_Answer")
-_SHOWN = 80  # characters of a value in a sentence
+Kind = TypeVar("Kind", bound="Answer")
 
 
 class BadAnswer(ValueError):
@@ -43,11 +43,13 @@ Value = Annotated[float, Field(strict=True), AfterValidator(_finite_or_nan)]
 Term = Annotated[str, StringConstraints(strict=True, pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of all that a site may say: no unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Facts(_Answer):
+class _Facts(Answer):
     """`SiteFacts`."""
 
     name: Name
@@ -59,7 +61,7 @@ class _Facts(_Answer):
     settings: Annotated[str, StringConstraints(strict=True, max_length=20_000), AfterValidator(_settings)]
 
 
-class Metrics(_Answer):
+class Metrics(Answer):
     """Numbers that come with a site's tensors; NaN where it has none. `weight` are the slices that it trained on."""
 
     weight: Annotated[float, Field(strict=True, gt=0, le=10**7, allow_inf_nan=False)]
@@ -76,7 +78,7 @@ def read_facts(record: Mapping[str, Any]) -> SiteFacts:
     Raises:
         BadAnswer: a field that lacks, is not known, or is not of its type or within its bounds.
     """
-    return SiteFacts(**_checked(_Facts, dict(record)).model_dump())
+    return SiteFacts(**checked(_Facts, dict(record)).model_dump())
 
 
 def read_metrics(record: Mapping[str, Any]) -> Metrics:
@@ -92,16 +94,15 @@ def read_metrics(record: Mapping[str, Any]) -> Metrics:
             found["losses"][key.removeprefix(records.LOSS_PREFIX)] = value
         else:
             found[names.get(key, key)] = value
-    return _checked(Metrics, found)
+    return checked(Metrics, found)
 
 
-def printable(text: object, length: int = _SHOWN) -> str:
-    """A text of somebody else on one line, without control characters, cut to a length."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in str(text)[: 4 * length])
-    return line if len(line) <= length else f"{line[:length]}..."
+def checked(kind: type[Kind], found: dict[str, Any]) -> Kind:
+    """An answer as its model.
 
-
-def _checked(kind: type[Kind], found: dict[str, Any]) -> Kind:
+    Raises:
+        BadAnswer: a field that lacks, is not known, or is not of its type or within its bounds.
+    """
     try:
         return kind.model_validate(found)
     except ValidationError as error:

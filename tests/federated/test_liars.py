@@ -1,0 +1,252 @@
+"""One site that lies, between the real server and real other sites: it neither ends a run nor counts too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Context, Message
+
+from fedcowpro.config import ExperimentConfig, FederationConfig, PrepareConfig, TrainConfig
+from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.monitoring.alarms import alarms
+from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
+from fedcowpro.federated.privacy.masking import public_key
+from fedcowpro.federated.run import federate
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.server_app import serve
+from fedcowpro.federated.server.update_limits import NORM_FACTOR, limit_updates, longest_update
+from fedcowpro.federated.site import client_app
+from fedcowpro.federated.site import local_training as task
+from fedcowpro.federated.transport import messages as records
+from fedcowpro.model.checkpoint import load_checkpoint
+from fedcowpro.model.segmenter import build_model
+
+Experiment = Callable[..., ExperimentConfig]
+Sites = dict[str, Path]
+Lie = Callable[[Message, Message], None]
+
+
+def run(
+    config: ExperimentConfig, sites: Sites, out: Path, lie: Lie | None = None, liar: str = "beta"
+) -> list[RoundRecord]:
+    """A run where one site's good replies are changed before they reach the server: `lie(question, reply)`."""
+
+    def app(message: Message, context: Context) -> Message:
+        reply = client_app.app(message, context)
+        if lie is not None and context.node_config["site-name"] in liar.split() and not reply.has_error():
+            lie(message, reply)
+        return reply
+
+    nodes = {name: {"site-name": name, "site-path": str(path)} for name, path in sites.items()}
+    config = ExperimentConfig.model_validate({**config.model_dump(), "sites": [{"name": name} for name in sites]})
+    with task.reproducible(1):
+        serve(InProcessGrid(app, nodes), config, RunFolder(out), True)  # type: ignore[arg-type]
+    return read_rounds(out / "metrics.jsonl")
+
+
+def times(factor: float, only: str = "") -> Lie:
+    """An update that is so many times as long, of tensors whose names end like this."""
+
+    def lie(message: Message, reply: Message) -> None:
+        if records.METRICS in reply.content:
+            arrays = records.to_tensors(reply.content["arrays"])
+            changed = {name: value * factor if name.endswith(only) else value for name, value in arrays.items()}
+            reply.content["arrays"] = records.to_record(changed)
+
+    return lie
+
+
+def of_facts(**changes: Any) -> Lie:
+    def lie(message: Message, reply: Message) -> None:
+        if records.FACTS in reply.content:
+            reply.content["facts"].update(changes)
+
+    return lie
+
+
+def digest(out: Path) -> str:
+    return str(load_checkpoint(out)[1]["weights_digest"])
+
+
+@pytest.mark.parametrize("names", [("alpha", "beta"), ("alpha", "beta", "gamma")], ids=["two sites", "three sites"])
+def test_a_huge_update_is_left_out_with_an_alarm(
+    sites: Sites, experiment: Experiment, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    chosen = {name: sites[name] for name in names}
+    found = run(experiment(rounds=2, min_sites=1), chosen, tmp_path / "run", times(1000))
+    for record in found:
+        assert list(record.left_out) == list(record.unsound) == ["beta"]
+        reason = "what the local steps can reach" if len(names) == 2 else "10 times the round's median"
+        assert reason in record.left_out["beta"]
+    assert {(alarm.site, alarm.name) for alarm in alarms(found[:1])} == {("beta", "reply")}
+    assert '"alarm": "reply"' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    honest = {name: path for name, path in chosen.items() if name != "beta"}
+    run(experiment(rounds=2, min_sites=1), honest, tmp_path / "without")
+    assert digest(tmp_path / "run") == digest(tmp_path / "without")
+
+
+def test_running_statistics_far_from_the_others_are_left_out(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    found = run(experiment(rounds=1, min_sites=2), sites, tmp_path, times(1e4, "running_mean"))
+    assert "norm of the running statistics" in found[0].left_out["beta"]
+
+
+def test_the_limits_do_not_change_an_honest_run(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    limited = federate(experiment(), sites, tmp_path / "limited", progress=False)
+    free = federate(experiment(update_limits="off"), sites, tmp_path / "free", progress=False)
+    assert digest(limited.parent) == digest(free.parent)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"lr": 0.05, "weight_decay": 0.1}, {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "clip_norm": 1e-3}],
+    ids=["adamw", "sgd"],
+)
+def test_no_honest_update_is_longer_than_the_bound(
+    sites: Sites, experiment: Experiment, tmp_path: Path, train: Mapping[str, Any]
+) -> None:
+    """With rates at which training does harm, so that updates are as long as they can be."""
+    config = experiment(rounds=1, local_steps=12).model_copy(
+        update={"train": TrainConfig.model_validate({"batch": 1, "schedule": "constant", **train})}
+    )
+    model = build_model(config.model, config.seed)
+    before = records.to_numpy({name: model.state_dict()[name] for name in task.exchanged_names(model)})
+    bound = longest_update(config, before, task.learnt_names(model))
+    (record,) = run(config, {"alpha": sites["alpha"]}, tmp_path)
+    assert 0 < record.sites[0].update_norm < bound
+    if config.train.optimizer == "adamw":  # a bound 10 times as large would let in what it is to keep out
+        assert record.sites[0].update_norm > bound / 10
+
+
+def test_unclipped_sgd_has_no_bound(experiment: Experiment) -> None:
+    train = TrainConfig(optimizer="sgd", clip_norm=None)
+    config = experiment().model_copy(update={"train": train})
+    assert longest_update(config, {"w": np.zeros(3)}, ["w"]) == np.inf
+
+
+def test_limits_are_off_where_the_clip_bounds_an_update() -> None:
+    before = {"w": np.zeros(4)}
+    replies = {name: {"w": np.full(4, value)} for name, value in zip("abc", (1, 1, 1e6), strict=True)}
+    for mechanism in ("local", "central"):
+        config = FederationConfig.model_validate({"weighting": "uniform", "privacy": {"mechanism": mechanism}})
+        assert limit_updates(before, replies, config, 1.0) == (replies, {})
+    assert list(limit_updates(before, replies, FederationConfig())[0]) == ["a", "b"]
+    assert NORM_FACTOR > 1
+
+
+@pytest.mark.parametrize("liar", ["alpha", "gamma"])  # the first to answer, and the last
+def test_a_site_of_another_slice_size_is_left_out_whoever_answers_first(
+    sites: Sites, experiment: Experiment, tmp_path: Path, liar: str
+) -> None:
+    config = experiment(rounds=1, min_sites=2)
+    (record,) = run(config, sites, tmp_path, of_facts(size=128), liar)
+    assert record.left_out == {liar: "its slices have 128 pixels a side, those of the run have 64"}
+    assert load_checkpoint(tmp_path)[1]["data"]["size"] == 64
+
+
+def test_two_sizes_of_as_many_sites_stop_before_the_run(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    two = {name: sites[name] for name in ("alpha", "beta")}
+    with pytest.raises(FedCoWProError, match="no size is that of most sites: alpha 64, beta 128"):
+        run(experiment(rounds=1, min_sites=1), two, tmp_path, of_facts(size=128))
+
+
+def test_a_resumed_run_keeps_its_slice_size(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    two = {name: sites[name] for name in ("alpha", "beta")}
+    config = experiment(rounds=2, min_sites=1)
+    run(config, two, tmp_path)
+    RunFolder(tmp_path).go_back(1, config)
+    assert RunFolder(tmp_path).slice_size() == 64
+    found = run(config, two, tmp_path, of_facts(size=128))
+    assert found[-1].left_out == {"beta": "its slices have 128 pixels a side, those of the run have 64"}
+
+
+def test_settings_that_one_site_tells_otherwise_do_not_reach_the_card(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    run(experiment(rounds=1), sites, tmp_path / "honest")
+    other = PrepareConfig(modality="ct", size=64, window=(-1, 1)).model_dump_json()
+    run(experiment(rounds=1), sites, tmp_path / "lie", of_facts(settings=other), "alpha")
+    honest, lie = (load_checkpoint(tmp_path / name)[1]["prepare"] for name in ("honest", "lie"))
+    assert honest == lie != {}
+
+
+@pytest.fixture
+def four(sites: Sites, make_site: Callable[..., Path]) -> Sites:
+    return {**sites, "delta": make_site("delta", 4, 9)}
+
+
+def secure(experiment: Experiment) -> ExperimentConfig:
+    """One round of four sites, three of which are enough."""
+    settings = experiment(weighting="uniform", rounds=1, min_sites=3).model_dump()
+    settings["model"]["frozen_norm"] = True
+    settings["federation"]["privacy"] = {"secure_aggregation": True, "clip": 5.0}
+    return ExperimentConfig.model_validate(settings)
+
+
+def answers(kind: str, change: Callable[[ConfigRecord], None]) -> Lie:
+    def lie(message: Message, reply: Message) -> None:
+        if message.metadata.message_type == f"query.{kind}":
+            change(reply.content["config"])
+
+    return lie
+
+
+KEYS, SHARES, UNMASK = records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK
+UNSOUND: dict[str, tuple[str, Callable[[Any], object], str]] = {
+    "no key": (KEYS, lambda c: c.pop("public-key"), "'mask' is missing"),
+    "a number": (KEYS, lambda c: c.update({"public-channel": 7}), "'channel' is 7"),
+    "short": (KEYS, lambda c: c.update({"public-key": b"abc"}), "'mask' is b'abc'"),
+    "a key with which nobody agrees": (KEYS, lambda c: c.update({"public-key": bytes(32)}), "'mask' is"),
+    "more": (KEYS, lambda c: c.update({"more": 1}), "'more' is 1"),
+    "no shares": (SHARES, lambda c: c.pop("sealed"), "'sealed' is missing"),
+    "text": (SHARES, lambda c: c.update({"sealed": "text"}), "'sealed' is 'text'"),
+    "too few shares": (SHARES, lambda c: c.update({"sealed": c["sealed"][:2]}), "has 1 shares, asked were 3"),
+    "long shares": (SHARES, lambda c: c.update({"sealed": [bytes(99)] * 4}), "99 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_an_unsound_answer_in_secure_aggregation_leaves_that_site_out(
+    four: Sites, experiment: Experiment, tmp_path: Path, kind: str
+) -> None:
+    question, change, words = UNSOUND[kind]
+    (record,) = run(secure(experiment), four, tmp_path, answers(question, change))
+    assert list(record.left_out) == list(record.unsound) == ["beta"]
+    assert words in record.left_out["beta"]
+    assert {(alarm.site, alarm.name) for alarm in alarms([record])} == {("beta", "reply")}
+
+
+@pytest.mark.parametrize("share", [["text"], [b"short"] * 4, [b""] * 4], ids=["text", "short", "empty"])
+def test_unsound_shares_after_the_sum_do_not_stop_the_round(
+    four: Sites, experiment: Experiment, tmp_path: Path, share: list[Any]
+) -> None:
+    def change(told: ConfigRecord) -> None:
+        told["shares"] = share
+
+    (record,) = run(secure(experiment), four, tmp_path / "lie", answers(UNMASK, change))
+    assert record.unsound == (("beta",) if share != [b""] * 4 else ())
+    run(secure(experiment), four, tmp_path / "honest")
+    assert digest(tmp_path / "lie") == digest(tmp_path / "honest")
+
+
+def test_shares_that_nobody_can_open_are_laid_to_the_site_that_sealed_them(
+    four: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    def change(told: ConfigRecord) -> None:
+        told["sealed"] = [bytes(len(one)) for one in told["sealed"]]  # type: ignore[union-attr,arg-type]
+
+    with pytest.raises(FedCoWProError, match="site 'beta' sealed shares that cannot be opened by alpha, delta, gamma"):
+        run(secure(experiment), four, tmp_path, answers(SHARES, change))
+
+
+def test_two_sites_with_one_key_are_named(four: Sites, experiment: Experiment, tmp_path: Path) -> None:
+    key = public_key(bytes(16))
+    lie = answers(KEYS, lambda told: told.update({"public-key": key}))
+    with pytest.raises(FedCoWProError, match=r"site 'alpha': its public keys are not its own.*site 'beta': its"):
+        run(secure(experiment), four, tmp_path, lie, "alpha beta")
