@@ -25,6 +25,7 @@ from fedcowpro.config import (
     PrivacyConfig,
     SiteConfig,
     SuperpixelConfig,
+    TeachingConfig,
     TrainConfig,
     load,
     parse,
@@ -37,9 +38,9 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted([*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("src/fedcowpro/demo/*.yaml")])
 PARTS: tuple[type[Config], ...] = (
     AugmentConfig, EpisodeConfig, ExperimentConfig, FederationConfig, HeadConfig, InferConfig, LossConfig, ModelConfig,
-    PrepareConfig, PrivacyConfig, SiteConfig, SuperpixelConfig, TrainConfig,
+    PrepareConfig, PrivacyConfig, SiteConfig, SuperpixelConfig, TeachingConfig, TrainConfig,
 )  # fmt: skip
-REQUIRED: dict[type[Config], dict[str, Any]] = {SiteConfig: {"name": "a"}}
+REQUIRED: dict[type[Config], dict[str, Any]] = {SiteConfig: {"name": "a"}, TeachingConfig: {"organs": ["liver"]}}
 
 
 def test_there_are_shipped_files() -> None:
