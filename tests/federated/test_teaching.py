@@ -86,6 +86,7 @@ def test_the_result_segments_its_organs_without_an_example(taught: Path, sites: 
 def test_sites_without_an_example_abstain_at_first_and_then_learn(taught: Path) -> None:
     lines = [json.loads(line) for line in (taught / "teaching" / "metrics.jsonl").read_text().splitlines()]
     of_sites = [(line["round"], line["site"], line["weight"]) for line in lines if line["kind"] == "site"]
+    assert not [line for line in lines if line["kind"] == "alarm"]
     assert of_sites == [(1, "north", 1.0), (2, "north", 0.5), (2, "south", 0.5)]
 
 
@@ -128,7 +129,7 @@ def test_nothing_but_weights_and_known_numbers_leaves_a_site(taught: Path, repli
     names = {site: set(content["arrays"]) for site, content in second}
     assert names["north"] == names["south"]
     assert all(name.startswith(("encoder.", "bottom.", "steps.", "out.")) for name in names["north"])
-    allowed = {records.WEIGHT, "steps", "seconds", "pseudo-dice", records.ABSTAINS, "loss-total"}
+    allowed = {records.WEIGHT, "steps", "seconds", "pseudo-dice", records.ABSTAINS, "loss-total", "loss-organs"}
     for _, content in second:
         assert set(content) == {"arrays", "metrics"}
         assert set(content["metrics"]) <= allowed

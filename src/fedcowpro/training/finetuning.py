@@ -1,7 +1,7 @@
 """From one annotated volume to a network for its organs: fine-tuning, then self-training on unlabelled volumes.
 
-Fixed schedules: with one annotated volume there is nothing to validate on. Learning rate and weights
-of classes were chosen on three real MR volumes; the rest follows a prototype and is not measured yet.
+Fixed schedules: with one annotated volume there is nothing to validate on. Learning rate, weights of classes and the
+beginning with guesses were chosen on real volumes (docs/results.md); the rest follows a prototype.
 """
 
 from __future__ import annotations

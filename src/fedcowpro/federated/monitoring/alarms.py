@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from fedcowpro.federated.monitoring.rounds import RoundRecord, SiteRecord
+from fedcowpro.federated.monitoring.rounds import ORGANS, RoundRecord, SiteRecord
 
 NORM_FACTOR, NORM_ROUNDS, NORM_AT_ONCE = 3.0, 2, 10.0
 COSINE_ROUNDS = 2
@@ -109,6 +109,8 @@ def _collapse(own: Sequence[SiteRecord], rounds: Sequence[RoundRecord]) -> str:
     """Pseudo-labels that are found always or never teach nothing any more."""
     values = [record.pseudo_dice for record in own[-DICE_ROUNDS:]]
     # Where updates are secret, sites may tell neither losses nor Dice.
+    if ORGANS in own[-1].losses:
+        return ""
     if own[-1].steps == 0 or (math.isnan(values[-1]) and own[-1].losses):
         return "it trained on no episode (pseudo-labels collapse)"
     if len(values) == DICE_ROUNDS and (max(values) < DICE_LOW or min(values) > DICE_HIGH):

@@ -17,6 +17,7 @@ from fedcowpro.core.text import from_json
 Arrays = Mapping[str, np.ndarray]
 # Running statistics follow the data rather than the gradient and would drown the learnt part of an update.
 STATISTICS = ("running_mean", "running_var")
+ORGANS = "organs"  # the loss of a stage that learns organs, which has no superpixels to find again
 
 
 @dataclass(frozen=True)

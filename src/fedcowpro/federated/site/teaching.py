@@ -12,6 +12,7 @@ from torch import Tensor
 from fedcowpro.config import ExperimentConfig, TeachingConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
+from fedcowpro.federated.monitoring.rounds import ORGANS
 from fedcowpro.federated.site.local_training import LocalUpdate, learnt_names, site_generator
 from fedcowpro.training.loop import FitReport
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
@@ -51,7 +52,7 @@ def teaching_update(
     )
     state = dict(received) if lesson is None else lesson.state
     shared = learnt_names(received_unet(received, len(teaching.organs)))
-    losses = {} if lesson is None else {"total": lesson.loss}
+    losses = {} if lesson is None else {"total": lesson.loss, ORGANS: lesson.loss}
     steps = 0 if lesson is None else teaching.local_steps
     return LocalUpdate(
         shared={tensor: state[tensor].detach().clone() for tensor in sorted(shared)},
