@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting
@@ -85,7 +85,6 @@ class Engine:
         """
         from fedcowpro.oneshot.fine_tuning import fine_tune
         from fedcowpro.oneshot.loading import Loaded
-        from fedcowpro.training.finetuning import Progress
 
         examples = []
         for volume in volumes:
@@ -98,7 +97,7 @@ class Engine:
             raise FedCoWProError("no painted slice", "an organ on one slice at least", "paint an organ, then refine")
         kinds = {volume.modality for volume in volumes}
 
-        def report(step: Progress) -> None:
+        def report(step: Any) -> None:
             minutes = f", {step.seconds_left / 60:.0f} min left" if step.seconds_left > 90 else ""
             job.report(f"learning from all open volumes{minutes}", step.step, step.steps)
 
