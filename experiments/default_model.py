@@ -1,6 +1,7 @@
 """Make the model that the package ships: the ImageNet encoder, adapted to phantom patients. About 10 minutes of CPU.
 
-    OMP_NUM_THREADS=1 python experiments/default_model.py --work DIR [--out src/fedcowpro/model/pretrained/default.safetensors]
+    OMP_NUM_THREADS=1 python experiments/default_model.py --work DIR \
+        [--out src/fedcowpro/model/pretrained/default.safetensors]
 
 Everything is drawn from one seed and runs on one thread: the same machine and versions give the same file. DIR keeps
 phantoms, site folders and snapshots of the weights (float32); what is there already is not made again. Without
