@@ -24,6 +24,9 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = os.fspath(path)  # the one that its user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
