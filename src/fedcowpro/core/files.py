@@ -25,7 +25,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = os.fspath(path)  # the one that its user knows
+        if error.errno is not None:
+            error.filename = os.fspath(path)  # the one that its user knows
         raise
     finally:
         temporary.unlink(missing_ok=True)
