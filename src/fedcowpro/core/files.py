@@ -28,7 +28,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is not None:  # the name that the user gave, instead of the temporary one
+        if error.errno is not None:  # the name that the user gave, instead of the temporary one
             error.filename, error.filename2 = os.fspath(path), None
         raise
     finally:
