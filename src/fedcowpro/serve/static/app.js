@@ -150,10 +150,10 @@ async function reload(volume) {
 
 // ---------------------------------------------------------------- segmenting
 
-const segment = () => start("segment", "Segmenting.");
-const refine = () => start("refine", "Refining; this takes minutes.");
+const segment = () => work("segment", "Segmenting.");
+const refine = () => work("refine", "Refining; this takes minutes.");
 
-async function start(what, said) {
+async function work(what, said) {
   if (job || $(what).disabled) return;
   await attempt(async () => {
     await flush();
