@@ -48,7 +48,7 @@ class OrganModel:
     @classmethod
     def of(cls, net: OrganUNet, organs: Sequence[str], prepare: Mapping[Modality, PrepareConfig]) -> OrganModel:
         """A network whose outputs are named organs of one part each, seen at the recipe's spacing."""
-        card = organ_facts(net, organs)
+        card = organ_facts(organs)
         return cls(net, tuple(range(1, len(organs) + 1)), tuple(card["parts"]), Recipe().spacing, prepare, card)
 
     @property
@@ -123,12 +123,13 @@ class OrganModel:
         return cls(net.eval(), organs, parts, spacing, prepare, card)
 
 
-def organ_facts(net: OrganUNet, organs: Sequence[str]) -> dict[str, Any]:
-    """What the card of a model of named organs, of one part each, says of its network."""
+def organ_facts(organs: Sequence[str]) -> dict[str, Any]:
+    """What the card of a model of named organs, of one part each, says of its network, which is the recipe's."""
+    recipe = Recipe()
     return {
         "organs": {str(number): organ for number, organ in enumerate(organs, 1)},
         "parts": [1] * len(organs),
-        "network": {"widths": list(net.widths), "spacing": Recipe().spacing},
+        "network": {"widths": list(recipe.widths), "spacing": recipe.spacing},
     }
 
 

@@ -45,8 +45,7 @@ class Lesson:
 
 
 def learn_round(
-    received: Mapping[str, Tensor],
-    organs: int,
+    net: OrganUNet,
     examples: Sequence[Example],
     unlabelled: Sequence[Unlabelled],
     *,
@@ -58,8 +57,7 @@ def learn_round(
     """Train the federation's network at one site for one round; None where the site has nothing to learn from.
 
     Args:
-        received: state of an `OrganUNet`, complete.
-        organs: number of organs.
+        net: as the site got it; it is trained in place.
         examples: annotated volumes of the site, with the federation's numbers of organs.
         unlabelled: its other volumes; not used while `phase.on_examples`.
         steps: of this round.
@@ -68,10 +66,9 @@ def learn_round(
         recipe: settings; None = the defaults.
 
     Raises:
-        FedCoWProError: weights of another network, or a loss that is NaN or infinite.
+        FedCoWProError: a loss that is NaN or infinite.
     """
-    recipe = recipe or Recipe()
-    net = received_unet(received, organs, recipe)
+    recipe, organs = recipe or Recipe(), net.organs
     labelled = pool_of_examples(examples, organs, recipe.spacing, recipe.window) if examples else None
     pool = None
     if not phase.on_examples:

@@ -11,7 +11,7 @@ from fedcowpro.config import ExperimentConfig
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.model.segmenter import build_model
-from fedcowpro.model.unet import OrganUNet, build_unet
+from fedcowpro.model.unet import build_unet
 from fedcowpro.oneshot.organ_model import FORMAT, organ_facts
 
 _ENCODER = "encoder."
@@ -59,7 +59,7 @@ def organ_card(config: ExperimentConfig, card: Mapping[str, Any]) -> dict[str, A
         return dict(card)
     return {
         **card,
-        **organ_facts(OrganUNet(len(teaching.organs)), teaching.organs),
+        **organ_facts(teaching.organs),
         "teaching": teaching.model_dump(mode="json"),
         "use": "Research only; not a medical device.",
     }

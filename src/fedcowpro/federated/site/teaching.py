@@ -41,9 +41,10 @@ def teaching_update(
     started = time.perf_counter()
     phase = phase_of(teaching, round_number)
     unlabelled = [] if phase.on_examples else site.with_role("train")
+    net = received_unet(received, len(teaching.organs))
+    shared = learnt_names(net)
     lesson = learn_round(
-        received,
-        len(teaching.organs),
+        net,
         site_examples(site, teaching.organs),
         [Unlabelled(site.image(case), site.spacing(case)[1]) for case in unlabelled],
         steps=teaching.local_steps,
@@ -51,7 +52,6 @@ def teaching_update(
         generator=site_generator(config.seed, f"{name}/teaching", round_number),
     )
     state = dict(received) if lesson is None else lesson.state
-    shared = learnt_names(received_unet(received, len(teaching.organs)))
     losses = {} if lesson is None else {"total": lesson.loss, ORGANS: lesson.loss}
     steps = 0 if lesson is None else teaching.local_steps
     return LocalUpdate(
