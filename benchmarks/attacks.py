@@ -27,6 +27,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig, ExperimentConfig, LossConfig, PrepareConfig, SuperpixelConfig, TrainConfig
+from fedcowpro.core.device import reproducible
 from fedcowpro.core.files import write_atomic
 from fedcowpro.core.versions import versions
 from fedcowpro.data.episodes.augmentation import Views, apply_views, sample_views
@@ -38,7 +39,7 @@ from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.site import client_app
-from fedcowpro.federated.site.local_training import describe_site, reproducible, site_generator
+from fedcowpro.federated.site.local_training import describe_site, site_generator
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import decode
 from fedcowpro.model.checkpoint import load_checkpoint

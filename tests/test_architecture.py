@@ -106,7 +106,16 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
     used = libraries(modules()[module])
     if group(module) != "federated":
         assert "flwr" not in used
-    with_torch = ("model", "training", "oneshot", "federated", "core.allocator", "core.threads", "data.episodes")
+    with_torch = (
+        "model",
+        "training",
+        "oneshot",
+        "federated",
+        "core.allocator",
+        "core.device",
+        "core.threads",
+        "data.episodes",
+    )
     with_torch += ("evaluation.run", "evaluation.support", "demo", "cli", "study.worker")
     if not any(module == name or module.startswith(f"{name}.") for name in with_torch):
         assert "torch" not in used

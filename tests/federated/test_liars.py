@@ -11,6 +11,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message
 
 from fedcowpro.config import ExperimentConfig, FederationConfig, PrepareConfig, TrainConfig
+from fedcowpro.core.device import reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.alarms import alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
@@ -44,7 +45,7 @@ def run(
 
     nodes = {name: {"site-name": name, "site-path": str(path)} for name, path in sites.items()}
     config = ExperimentConfig.model_validate({**config.model_dump(), "sites": [{"name": name} for name in sites]})
-    with task.reproducible(1):
+    with reproducible(1):
         serve(InProcessGrid(app, nodes), config, RunFolder(out), True)  # type: ignore[arg-type]
     return read_rounds(out / "metrics.jsonl")
 

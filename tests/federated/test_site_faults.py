@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, RecordD
 from flwr.clientapp import ClientApp
 
 from fedcowpro.config import ExperimentConfig, FederationConfig
+from fedcowpro.core.device import reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import RoundRecord, append_round, read_rounds
 from fedcowpro.federated.run import federate
@@ -28,7 +29,6 @@ from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve
 from fedcowpro.federated.server.update_limits import limit_updates
 from fedcowpro.federated.site import client_app
-from fedcowpro.federated.site import local_training as task
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.site_errors import SiteError, sanitised, without_paths
 from fedcowpro.model.checkpoint import load_checkpoint
@@ -82,7 +82,7 @@ class FarGrid:
 def run(grid: FarGrid, config: ExperimentConfig, sites: Sites, out: Path) -> list[RoundRecord]:
     entries = [{"name": name} for name in sorted(sites)]
     config = ExperimentConfig.model_validate({**config.model_dump(), "sites": entries})
-    with task.reproducible(1):
+    with reproducible(1):
         serve(grid, config, RunFolder(out), True)  # type: ignore[arg-type]
     return read_rounds(out / "metrics.jsonl")
 

@@ -12,7 +12,7 @@ import typer
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import named_files, site_folders
+from fedcowpro.cli.options import a_device, named_files, site_folders
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def federate(
     more: Annotated[list[str] | None, typer.Argument(help="More site folders.", metavar="[SITE]...")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces the file's seed.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Replaces the file's number of rounds.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Replaces the file's device. With deploy each site has its own (--node device=).")
+    ] = None,
     track: Annotated[
         list[str] | None, typer.Option(help="tensorboard or mlflow: curves in the run folder, besides metrics.jsonl.")
     ] = None,
@@ -62,6 +65,12 @@ def federate(
         changes["seed"] = seed
     if rounds is not None:
         changes["federation"]["rounds"] = rounds
+    if device is not None:
+        if federation is not None:
+            raise FedCoWProError(
+                "--device with --engine deploy", "each site's own", "see federation join --node device=..."
+            )
+        changes["device"] = device
     experiment = parse(ExperimentConfig, changes, "options of federate")
     if engine not in ("process", "ray", "deploy") or (engine == "deploy") != (federation is not None):
         raise FedCoWProError(
@@ -96,6 +105,7 @@ def federate(
         from fedcowpro.federated.run import federate as run
 
         sites = site_folders(names, {entry.name: entry.path for entry in experiment.sites})
+        a_device(experiment.device)
         experiment = with_policies(experiment, sites, policy or [])
         kind = cast("Engine", engine)
         checkpoint = run(

@@ -9,11 +9,13 @@ import typer
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import a_modality, example_pairs, known_part, organ_names
+from fedcowpro.cli.options import Device, a_device, a_modality, example_pairs, known_part, organ_names
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import torch
 
     from fedcowpro.config import Modality
     from fedcowpro.oneshot.organ_model import OrganModel
@@ -47,6 +49,7 @@ def finetune(
     ] = None,
     modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
+    device: Device = "auto",
 ) -> None:
     """Learn the organs of annotated volumes; 'segment --model' then needs no example.
 
@@ -55,6 +58,7 @@ def finetune(
     made = teach(
         example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=None if steps else minutes,
         steps=steps, names=organ_names(organs) or {}, painted=known_part(painted), kind=a_modality(modality), seed=seed,
+        device=a_device(device),
     )  # fmt: skip
     done, of = made.card["steps"]["done"], sum(made.card["steps"]["of"])
     state = "" if done == of else f"interrupted after {done} of {of} steps, the same command goes on; "
@@ -73,6 +77,7 @@ def teach(
     painted: Painted | None,
     kind: Modality | None,
     seed: int,
+    device: torch.device,
 ) -> OrganModel:
     """Read the files, fine-tune with a bar of progress, and write the model and its card."""
     from fedcowpro.oneshot.annotation import read_example
@@ -87,7 +92,7 @@ def teach(
     require_ending(out)
     if (minutes is not None and not minutes > 0) or (steps is not None and steps < 1):
         raise FedCoWProError(f"--minutes {minutes}, --steps {steps}", "above 0", "give the time or the steps")
-    loaded = load_predictor(model)
+    loaded = load_predictor(model, device=device)
     examples = [read_example(image, mask, painted=painted) for image, mask in pairs]
     own = {path.resolve() for pair in pairs for path in pair}
     paths = [path for path in find_volumes(unlabelled) if path.resolve() not in own] if unlabelled else []

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import inference_overrides, site_folders, split_list
+from fedcowpro.cli.options import Device, a_device, inference_overrides, site_folders, split_list
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +67,7 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of these networks.")] = None,
+    device: Device = "auto",
 ) -> None:
     """Score a model on labelled sites with one annotated case each; writes one tidy row per score.
 
@@ -96,6 +97,7 @@ def evaluate(
         untrained=untrained,
         teachings=split_list(teach) or (),
         steps=steps,
+        device=str(a_device(device)),
         on_case=lambda method, site, case: err.print(f"{method}, {site}: case {case}"),
     )
     echo.print(_summary(table))
@@ -106,11 +108,12 @@ def evaluate(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the phantom patients and the training.")] = 0,
+    device: Device = "auto",
 ) -> None:
     """Show the whole of it on synthetic patients: four sites learn together, then one example segments."""
     from fedcowpro.demo.run import run_demo
 
-    report = run_demo(out, seed)
+    report = run_demo(out, seed, device=str(a_device(device)))
     echo.print(f"report: {report}")
 
 

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+import typer
 import yaml
 
+from fedcowpro.cli.console import err
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
+    import torch
+
     from fedcowpro.config import Modality
     from fedcowpro.volume.accept import Painted
+
+
+Device = Annotated[
+    str, typer.Option(help="What computes: cpu, cuda, cuda:1 or mps; auto: the first CUDA device that works, else cpu.")
+]
+
+
+def a_device(text: str) -> torch.device:
+    """The device that is meant; where `auto` found a GPU, a line on standard error says which."""
+    from fedcowpro.core.device import choose_device, list_devices
+
+    device = choose_device(text)
+    if text == "auto" and device.type != "cpu":
+        err.print(f"device: {device} ({list_devices().get(str(device))}); --device cpu does without")
+    return device
 
 
 def split_list(text: str | None) -> list[str] | None:

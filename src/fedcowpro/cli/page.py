@@ -9,6 +9,7 @@ import typer
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
+from fedcowpro.cli.options import Device, a_device
 
 
 @app.command()
@@ -35,6 +36,7 @@ def serve(
     max_volume: Annotated[int, typer.Option(min=1, help="MB of one volume in memory.")] = 1024,
     max_memory: Annotated[int, typer.Option(min=1, help="MB of a visitor's volumes.")] = 4096,
     idle: Annotated[float, typer.Option(min=0.1, help="Minutes without a request after which a visit ends.")] = 60.0,
+    device: Device = "auto",
 ) -> None:
     """Serve a page in the browser: paint one slice, get the volume."""
     from fedcowpro.serve.limits import MEBIBYTE, Limits
@@ -45,4 +47,4 @@ def serve(
     limits = Limits(
         upload=max_upload * MEBIBYTE, expanded=max_volume * MEBIBYTE, memory=max_memory * MEBIBYTE, idle=idle * 60
     )
-    run(model, data, where, limits, echo.print)
+    run(model, data, where, limits, echo.print, str(a_device(device)))

@@ -15,10 +15,20 @@ from rich.table import Table
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.finetune import MINUTES, teach
-from fedcowpro.cli.options import a_modality, example_pairs, inference_overrides, known_part, organ_names
+from fedcowpro.cli.options import (
+    Device,
+    a_device,
+    a_modality,
+    example_pairs,
+    inference_overrides,
+    known_part,
+    organ_names,
+)
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
+    import torch
+
     from fedcowpro.config import Modality
     from fedcowpro.oneshot.batch import MaskFormat, Segmented
     from fedcowpro.oneshot.loading import Loaded
@@ -73,6 +83,7 @@ def segment(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
     ] = None,
+    device: Device = "auto",
 ) -> None:
     """Segment volumes like one annotated example; masks lie on each query's own grid.
 
@@ -100,6 +111,7 @@ def segment(
     kind, names = a_modality(modality), organ_names(organs) or {}
     overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
     segmenter: Segmenter
+    place = a_device(device)
     if fine_tune or (model is not None and is_organ_model(model)):
         if given := [*overrides, *(["spacing"] if spacing is not None else [])]:
             raise FedCoWProError(
@@ -107,9 +119,9 @@ def segment(
                 "leave them out, or segment without --finetune",
             )  # fmt: skip
         if fine_tune:
-            network = _taught(model, pairs, queries, out, minutes, names, known, kind)
+            network = _taught(model, pairs, queries, out, minutes, names, known, kind, place)
         else:
-            network = _trained(cast("Path", model), pairs, names)
+            network = _trained(cast("Path", model), pairs, names, place)
         segmenter, names = network, names or network.names
         used = _settings_of_network(network, kind, file_format)
     elif not pairs:
@@ -118,13 +130,15 @@ def segment(
             "give --support and --support-mask, or a model that 'fedcowpro finetune' wrote",
         )  # fmt: skip
     else:
-        loaded = load_predictor(model, overrides)
+        loaded = load_predictor(model, overrides, device=place)
         prepares = dict(loaded.prepare)
         if spacing is not None:
             prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
         example = load_support(loaded.predictor, pairs, prepares, kind, names, known)
         segmenter = ByExample(loaded.predictor, example, prepares)
         used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
+    if place.type != "cpu":
+        used["device"] = place.type  # sums on a GPU round in another way
     failures: dict[Path, str] = {}
     errors: list[FedCoWProError] = []
     columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -178,21 +192,24 @@ def _taught(
     names: Mapping[int, str],
     painted: Painted | None,
     kind: Modality | None,
+    device: torch.device,
 ) -> OrganModel:
     """A network for the organs of the example, which stays in the folder of the masks."""
     if not pairs:
         raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
     return teach(
         pairs, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
-        painted=painted, kind=kind, seed=0,
+        painted=painted, kind=kind, seed=0, device=device,
     )  # fmt: skip
 
 
-def _trained(model: Path, pairs: Sequence[tuple[Path, Path]], names: Mapping[int, str]) -> OrganModel:
+def _trained(
+    model: Path, pairs: Sequence[tuple[Path, Path]], names: Mapping[int, str], device: torch.device
+) -> OrganModel:
     """The network that 'finetune' wrote."""
     from fedcowpro.oneshot.organ_model import OrganModel
 
-    network = OrganModel.load(model)
+    network = OrganModel.load(model, device)
     if pairs:
         raise FedCoWProError(
             f"--support with {model}, which has learnt its organs", "queries alone",

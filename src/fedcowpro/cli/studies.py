@@ -23,11 +23,12 @@ def study(
         Path | None,
         typer.Option(help="Folder of volumes, trainings and scores that several studies share; default --out."),
     ] = None,
+    device: Annotated[str | None, typer.Option(help="Replaces the study's device.")] = None,
 ) -> None:
     """Train and score every arm of a study with every seed; nothing twice."""
     from fedcowpro.study.run import run_study
 
-    table = run_study(file, out, workers=workers, store=store)
+    table = run_study(file, out, workers=workers, store=store, device=device)
     echo.print(f"scores: {table}")
 
 

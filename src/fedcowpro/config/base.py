@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fedcowpro.core.errors import FedCoWProError
 
 ModelT = TypeVar("ModelT", bound="Config")
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$", description="what computes")]
 
 _GONE = "was removed: docs/results.md has what it was worth"
 _ENCODINGS = "was removed with the encodings in 8 bits and of the largest entries"

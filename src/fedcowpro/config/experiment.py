@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from fedcowpro.config.base import Config
+from fedcowpro.config.base import Config, Device
 from fedcowpro.config.federation import FederationConfig
 from fedcowpro.config.inference import InferConfig
 from fedcowpro.config.model import ModelConfig
@@ -30,6 +30,7 @@ class ExperimentConfig(Config):
 
     seed: int = Field(0, ge=0)
     threads: int | None = Field(None, ge=1, description="CPU threads; None leaves torch's choice")
+    device: Device = "auto"
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     episodes: EpisodeConfig = EpisodeConfig()

@@ -27,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fedcowpro import __version__
 from fedcowpro.config import ExperimentConfig, PrepareConfig, parse
+from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.data.phantom.patients import Patient, make_patients
@@ -77,7 +78,7 @@ def shipped_setup() -> Setup:
     return Setup(parse(ExperimentConfig, yaml.safe_load(text), "demo.yaml"))
 
 
-def run_demo(out: Path, seed: int, setup: Setup | None = None, progress: bool = True) -> Path:
+def run_demo(out: Path, seed: int, setup: Setup | None = None, progress: bool = True, device: str = "auto") -> Path:
     """Run or complete the demo in `out`; stages that are finished are kept.
 
     Args:
@@ -85,6 +86,7 @@ def run_demo(out: Path, seed: int, setup: Setup | None = None, progress: bool = 
         seed: of the phantom patients and of the training, from 0.
         setup: what to make; default the shipped one.
         progress: stage names and bars on standard error.
+        device: what computes (see `OneShotSegmenter`).
 
     Returns:
         The report, OUT/report.html.
@@ -93,7 +95,7 @@ def run_demo(out: Path, seed: int, setup: Setup | None = None, progress: bool = 
         FedCoWProError: `out` holds something else, or a demo with another seed or of another version.
         KeyboardInterrupt: passed on; the same call goes on from there.
     """
-    demo = _Demo(Path(out), seed, setup or shipped_setup(), progress)
+    demo = _Demo(Path(out), seed, setup or shipped_setup(), progress, device)
     try:
         return demo.run()
     except KeyboardInterrupt:
@@ -104,8 +106,8 @@ def run_demo(out: Path, seed: int, setup: Setup | None = None, progress: bool = 
 class _Demo:
     """One run over all stages."""
 
-    def __init__(self, out: Path, seed: int, setup: Setup, progress: bool) -> None:
-        experiment = parse(ExperimentConfig, {**setup.experiment.model_dump(), "seed": seed}, "demo")
+    def __init__(self, out: Path, seed: int, setup: Setup, progress: bool, device: str) -> None:
+        experiment = parse(ExperimentConfig, {**setup.experiment.model_dump(), "seed": seed, "device": device}, "demo")
         self.out, self.seed, self.setup, self.experiment = out, seed, setup, experiment
         self.progress = progress
         self.console = Console(stderr=True, quiet=not progress, highlight=False)
@@ -120,7 +122,7 @@ class _Demo:
         self._prepare()
         with self._stage("federate", "the hospitals train one network together, without labels", resumable=True):
             federate(self.experiment, self.sites, self.out / "run", progress=self.progress)
-        loaded = load_predictor(self.out / "run")
+        loaded = load_predictor(self.out / "run", device=choose_device(self.experiment.device))
         with self._stage("segment", "one annotated example per hospital segments its held-out patients"):
             self._segment(loaded)
         with self._stage("evaluate", "Dice of the held-out patients, before and after training"):

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import load_episodes, plan_episodes
@@ -41,6 +42,7 @@ def evaluate(
     untrained: bool = False,
     teachings: Sequence[str] = (),
     steps: int | None = None,
+    device: str = "auto",
     on_case: Callable[[str, str, str], None] | None = None,
     on_step: Callable[..., None] | None = None,
 ) -> pd.DataFrame:
@@ -69,6 +71,7 @@ def evaluate(
             `FineTuned`), under these names. With `out` they are kept in OUT.networks, and an evaluation that was
             interrupted goes on.
         steps: of training of these networks; None = the recipe's own number.
+        device: what computes (see `OneShotSegmenter`).
         on_case: told method, site and case of each finished query.
         on_step: told the `Progress` of a network's training after each step.
 
@@ -88,14 +91,16 @@ def evaluate(
         raise FedCoWProError(f"teaching {sorted(unknown)}", f"among {TEACHINGS}", "correct --teach")
     opened = {name: Site.open(Path(path)) for name, path in sites.items()}
     overrides = dict(settings or {})
-    organ_model = OrganModel.load(Path(model)) if model is not None and is_organ_model(Path(model)) else None
+    place = choose_device(device)
+    organ_model = OrganModel.load(Path(model), place) if model is not None and is_organ_model(Path(model)) else None
     if organ_model is not None and (overrides or head or untrained or teachings):
         raise FedCoWProError(
             f"{model}, a fine-tuned model of organs, beside settings of inference, --head, --untrained or --teach",
             "the model alone",
             "leave them out, or give the model that it was fine-tuned from",
         )
-    loaded = load_predictor(None if model is None or organ_model else Path(model), overrides, head, evaluation=True)
+    path = None if model is None or organ_model else Path(model)
+    loaded = load_predictor(path, overrides, head, evaluation=True, device=place)
     if episodes is None:
         plan = plan_episodes(
             opened,

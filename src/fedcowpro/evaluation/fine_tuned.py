@@ -53,7 +53,7 @@ class FineTuned:
         site = sites[episode.site]
         kept = None if self.folder is None else self.folder / f"{self._key(sites, episode)}.safetensors"
         if kept is not None and kept.is_file():
-            return _Network(OrganModel.load(kept), {}, self.teaching)
+            return _Network(OrganModel.load(kept, self.loaded.predictor.device), {}, self.teaching)
         training = site.with_role("train")
         if self.teaching == "supervised":
             training = tuple(case for case in training if case in site.labelled_cases)
@@ -93,7 +93,8 @@ class FineTuned:
         encoder = state_digest(self.loaded.predictor.model.encoder.state_dict())
         used = sorted({episode.site, *(example.site for example in episode.supports)})
         facts = [
-            encoder, self.teaching, self.steps, self.seed, episode.organs, [one.case for one in episode.supports],
+            encoder, self.loaded.predictor.device.type, self.teaching, self.steps, self.seed, episode.organs,
+            [one.case for one in episode.supports],
             episode.queries,
             [(name, sites[name].digest, sites[name].labelled_digest) for name in used],
         ]  # fmt: skip

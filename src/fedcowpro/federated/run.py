@@ -13,6 +13,7 @@ from rich.console import Console
 
 from fedcowpro.config import ExperimentConfig, load, parse
 from fedcowpro.config.policy import SitePolicy
+from fedcowpro.core.device import choose_device, reproducible
 from fedcowpro.evaluation.model_card import write_model_card
 from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
 from fedcowpro.federated.monitoring.progress import ProgressDisplay, live_table
@@ -27,7 +28,7 @@ from fedcowpro.federated.server.stages import go_back, stages_of
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
 from fedcowpro.federated.simulate import require_ray, run_on_ray
 from fedcowpro.federated.site import client_app
-from fedcowpro.federated.site.local_training import describe_site, reproducible
+from fedcowpro.federated.site.local_training import describe_site
 
 Engine = Literal["process", "ray"]
 
@@ -49,7 +50,7 @@ def federate(
     """Train one model over several site folders, round by round, each site on its own data.
 
     A run that was interrupted goes on after its last complete round and ends in the same weights, bit for
-    bit, as one that was not (same machine, versions and threads).
+    bit, as one that was not (same machine, device, versions and threads).
 
     Args:
         config: the experiment; the folders of its own `sites` are replaced by the next argument, their policies hold.
@@ -74,10 +75,11 @@ def federate(
     Raises:
         FedCoWProError: before the first round: a site or policy that cannot be read, no slice to train on, sites
             of different sizes, a folder with another run or in use by another process, a round to go back to that is
-            not there, a track without its package; later: too few good replies in a round.
+            not there, a track without its package, a device that is not there; later: too few good replies in a round.
         KeyboardInterrupt: passed on after a word on how to resume.
     """
     folders, out = {name: Path(path) for name, path in sorted(sites.items())}, Path(out)
+    config = config.model_copy(update={"device": str(choose_device(config.device))})  # what auto means is kept
     sinks = open_sinks(track)
     if engine == "ray":
         require_ray()
@@ -110,14 +112,16 @@ def federate(
         if not unfinished:
             return result
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        threads: UserConfig = {} if config.threads is None else {"threads": config.threads}
+        own_config: UserConfig = {"device": config.device}
+        if config.threads is not None:
+            own_config["threads"] = config.threads
         nodes: dict[str, UserConfig] = {
             name: {
                 "site-name": name,
                 "site-path": str(path),
                 POLICY: str(policies[name].absolute()) if name in policies else NO_POLICY,
                 AUDIT: str(folder.path.absolute() / "audit" / f"{name}.jsonl"),
-                **threads,
+                **own_config,
             }
             for name, path in folders.items()
         }

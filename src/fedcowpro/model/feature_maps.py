@@ -22,7 +22,8 @@ def weigh_bands(features: Float[Tensor, "b c h w"], weights: Sequence[float]) ->
     The mean of a map is its lowest frequency. Maps are continued periodically, as the Fourier transform has them.
     """
     height, width = features.shape[-2:]
-    down, across = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    device = features.device
+    down, across = torch.fft.fftfreq(height, device=device), torch.fft.rfftfreq(width, device=device)
     radius = (down[:, None].square() + across.square()).sqrt() / 0.5**0.5
     low, middle, high = weights
     gains = torch.where(radius <= _LOW, low, torch.where(radius < _HIGH, middle, high)).to(features)

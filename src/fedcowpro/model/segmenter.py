@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcowpro.config import ModelConfig
+from fedcowpro.core.device import half_precision
 from fedcowpro.model.feature_maps import weigh_bands
 from fedcowpro.model.head import score
 from fedcowpro.model.lite0 import Lite0Encoder
@@ -58,7 +59,9 @@ class Segmenter(nn.Module):
 
     def encode(self, images: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c fh fw"]:
         # channels_last halves the time of depthwise convolutions on a CPU.
-        features = self.project(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        with half_precision(self, images):
+            features = self.project(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        features = features.float()  # similarities and losses need it
         return features if self.config.bands is None else weigh_bands(features, self.config.bands)
 
     def compare(

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedcowpro.core.device import half_precision
 from fedcowpro.model.lite0 import DEPTH_CHANNELS, Lite0Encoder
 
 MULTIPLE = 32  # of pixels that sides of a slice must be
@@ -55,13 +56,14 @@ class OrganUNet(nn.Module):
         return self
 
     def forward(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k h w"]:
-        depths = self.encoder.depths(images.contiguous(memory_format=torch.channels_last))
-        y = self.bottom(depths[16])
-        for step, of in zip(self.steps, self._skips, strict=True):
-            skip = depths[of]
-            y = F.interpolate(y, size=skip.shape[-2:], mode="bilinear", align_corners=False)
-            y = step(torch.cat((y, skip), dim=1))
-        return F.interpolate(self.out(y), size=images.shape[-2:], mode="bilinear", align_corners=False)
+        with half_precision(self, images):
+            depths = self.encoder.depths(images.contiguous(memory_format=torch.channels_last))
+            y = self.bottom(depths[16])
+            for step, of in zip(self.steps, self._skips, strict=True):
+                skip = depths[of]
+                y = F.interpolate(y, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+                y = step(torch.cat((y, skip), dim=1))
+        return F.interpolate(self.out(y.float()), size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def build_unet(

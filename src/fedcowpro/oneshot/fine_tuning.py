@@ -65,7 +65,7 @@ def fine_tune(
     example does. The schedule is fixed: there is nothing to validate on.
 
     Args:
-        loaded: the federated model, whose encoder is the start.
+        loaded: the federated model, whose encoder is the start; on its device the network is trained, too.
         examples: volumes and their annotations; values are organs, the same in all.
         unlabelled: volumes without annotation, the queries themselves among them if wanted.
         prepared: more of them as a site folder holds them: slices, mm per pixel, modality.
@@ -105,12 +105,12 @@ def fine_tune(
     if steps is not None:
         recipe = scaled(recipe, steps, len(others) > 0)
     inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)
-    if finished is not None and (made := _made(finished, inputs)) is not None:
+    if finished is not None and (made := _made(finished, inputs, loaded.predictor.device)) is not None:
         return made
     chosen = [index for index, of in enumerate(other_kinds) if of in kinds and of in _GUESSES][:_GUESSED]
     if chosen:
         others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
-    tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed)
+    tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed, loaded.predictor.device)
     if resume is not None:
         _go_on(tuning, resume, inputs)
 
@@ -151,13 +151,14 @@ def fine_tune(
         "recipe": asdict(recipe),
         "steps": {"done": sum(tuning.steps[: tuning.round]) + tuning.step, "of": list(tuning.steps)},
         "minutes": minutes,
+        "device": str(loaded.predictor.device),
         "seed": seed,
         "use": "Research only; not a medical device.",
     }
     return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
 
 
-def _made(path: Path, inputs: str) -> OrganModel | None:
+def _made(path: Path, inputs: str, device: torch.device) -> OrganModel | None:
     """The model of an earlier call that is finished; None where there is none, or one that was interrupted."""
     if not path.exists():
         return None
@@ -168,7 +169,7 @@ def _made(path: Path, inputs: str) -> OrganModel | None:
             "choose another name, delete it, or segment with it as it is (--model)",
         )  # fmt: skip
     steps = card.get("steps", {})
-    return OrganModel.load(path) if steps.get("done") == sum(steps.get("of", ())) else None
+    return OrganModel.load(path, device) if steps.get("done") == sum(steps.get("of", ())) else None
 
 
 def _guessed(
@@ -289,7 +290,7 @@ def _keep(tuning: FineTuning, path: Path, inputs: str) -> None:
 def _go_on(tuning: FineTuning, path: Path, inputs: str) -> None:
     """Take up an interrupted fine-tuning, if the file is there, can be read and is of the same inputs."""
     try:
-        kept: dict[str, Any] = torch.load(path, weights_only=True)
+        kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch says in many ways that a file is not there or damaged; then all is done anew
         return
     if kept.get("inputs") == inputs:

@@ -8,7 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedcowpro.config import HeadConfig, InferConfig, Modality, PrepareConfig, parse
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_model
 from fedcowpro.model.segmenter import build_model
@@ -44,7 +47,7 @@ class Loaded:
                 "leave out --untrained: the file that the training started from is not part of the model",
             )  # fmt: skip
         model = build_model(config, self.seed, project=False)
-        return Loaded(OneShotPredictor(model, self.predictor.config), self.seed, self.prepare)
+        return Loaded(OneShotPredictor(model.to(self.predictor.device), self.predictor.config), self.seed, self.prepare)
 
 
 def default_model() -> Path:
@@ -66,6 +69,7 @@ def load_predictor(
     head: str | None = None,
     *,
     evaluation: bool = False,
+    device: torch.device = CPU,
 ) -> Loaded:
     """Load a checkpoint (its `.safetensors` file, or a run folder).
 
@@ -75,6 +79,7 @@ def load_predictor(
         head: kind of head to compare features with instead of the one that was trained; it has no weights of its own.
         evaluation: whether settings that only an evaluation can honour are allowed (`pairing: same-part`,
             `exclusive: false`). Elsewhere they are refused among the overrides, and those of the card do not count.
+        device: where it computes.
 
     Raises:
         FedCoWProError: unreadable or altered files, or invalid settings.
@@ -103,7 +108,7 @@ def load_predictor(
         size = {"size": card["data"]["size"]} if "size" in card.get("data", {}) else {}
         stored = card.get("prepare", {}).get(modality, {"modality": modality, **size})
         prepare[modality] = parse(PrepareConfig, stored, f"card of {path}, 'prepare'")
-    return Loaded(OneShotPredictor(model, config), int(card.get("seed", 0)), prepare, card)
+    return Loaded(OneShotPredictor(model.to(device), config), int(card.get("seed", 0)), prepare, card)
 
 
 def _stored_settings(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:

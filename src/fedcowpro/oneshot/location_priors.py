@@ -148,7 +148,7 @@ def locate(features: Float[Tensor, "n c h w"], slices: Float[np.ndarray, "n s s"
         spacing: mm between them.
     """
     cells = F.adaptive_avg_pool2d(features, _GRID).flatten(1)
-    cells = F.normalize(cells - cells.mean(0), dim=1)
+    cells = F.normalize(cells - cells.mean(0), dim=1).cpu()
     low, high = float(slices.min()), float(slices.max())
     common = (slices > low + _BODY * (high - low)).mean(axis=0) > _COMMON
     rows, columns = np.flatnonzero(common.any(axis=1)), np.flatnonzero(common.any(axis=0))

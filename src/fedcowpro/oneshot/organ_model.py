@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
 from fedcowpro.config import Modality, PrepareConfig, parse
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
@@ -96,8 +98,8 @@ class OrganModel:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> OrganModel:
-        """Read what `save` wrote.
+    def load(cls, path: Path, device: torch.device = CPU) -> OrganModel:
+        """Read what `save` wrote, to compute on `device`.
 
         Raises:
             FedCoWProError: unreadable, altered or other files.
@@ -120,7 +122,7 @@ class OrganModel:
             kind: parse(PrepareConfig, stored.get(kind, {**other, "modality": kind}), f"card of {path}, 'prepare'")
             for kind in MODALITIES
         }
-        return cls(net.eval(), organs, parts, spacing, prepare, card)
+        return cls(net.to(device).eval(), organs, parts, spacing, prepare, card)
 
 
 def organ_facts(organs: Sequence[str]) -> dict[str, Any]:

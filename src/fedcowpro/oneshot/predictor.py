@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fedcowpro.config import InferConfig
-from fedcowpro.core.threads import each
+from fedcowpro.core.device import device_of, in_parts
 from fedcowpro.model.head import score_classes
 from fedcowpro.model.prototypes import masks_to_features, prototypes_of_organs
 from fedcowpro.model.segmenter import Segmenter, upsample
@@ -52,7 +52,7 @@ class Features:
 
     def select(self, index: Sequence[int] | np.ndarray) -> Features:
         """The slices with these positions."""
-        positions = torch.as_tensor(np.asarray(index, dtype=np.int64))
+        positions = torch.as_tensor(np.asarray(index, dtype=np.int64)).to(self.guide.device)
         return Features(tuple(view[positions] for view in self.views), self.guide[positions])
 
 
@@ -93,7 +93,7 @@ class OneShotPredictor:
     """Segments prepared slices by comparing them with an annotated support.
 
     Args:
-        model: a segmenter; it is put into evaluation mode.
+        model: a segmenter; it is put into evaluation mode, and computes on the device where it is.
         config: support slices, views and post-processing.
 
     Attributes:
@@ -105,10 +105,15 @@ class OneShotPredictor:
         self.config = config or InferConfig()
         self.encoded_slices = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where features are made and stay."""
+        return device_of(self.model)
+
     @torch.inference_mode()
     def encode(self, slices: Float[np.ndarray, "n s s"]) -> Features:
         """Features of normalised slices (zero mean, unit variance per volume)."""
-        guide = torch.from_numpy(np.asarray(slices, dtype=np.float32))
+        guide = torch.from_numpy(np.asarray(slices, dtype=np.float32)).to(self.device)
         low, high = guide.amin((1, 2), keepdim=True), guide.amax((1, 2), keepdim=True)
         return Features(self._encode(slices, self._views), (guide - low) / (high - low).clamp_min(1e-6))
 
@@ -126,12 +131,12 @@ class OneShotPredictor:
         return list(itertools.product(self.config.scales, mirrors))
 
     def _encode(self, slices: Float[np.ndarray, "n s s"], views: Sequence[View]) -> tuple[Tensor, ...]:
-        def of_slice(index: int) -> list[Tensor]:
-            image = torch.from_numpy(np.asarray(slices[index], dtype=np.float32))[None, None]
-            return [self._encode_view(image, *view) for view in views]
+        def of_part(part: slice) -> list[Tensor]:
+            images = torch.from_numpy(np.asarray(slices[part], dtype=np.float32))[:, None].to(self.device)
+            return [self._encode_view(images, *view) for view in views]
 
-        # One at a time, because what a layer hands to the next then stays in the cache: half the time of eight.
-        found = each(of_slice, range(len(slices)))
+        # On a CPU one at a time: what a layer hands to the next then stays in the cache, half the time of eight.
+        found = in_parts(of_part, len(slices), self.device)
         self.encoded_slices += len(slices) * len(views)
         return tuple(torch.cat(of_view) for of_view in zip(*found, strict=True))
 
@@ -159,9 +164,9 @@ class OneShotPredictor:
             empty: slices that are known to show no organ: they add to the background of all groups.
         """
         head, organs = self.model.config.head, tuple(organ for organ, _ in groups)
-        masks = [torch.from_numpy((labels == organ).astype(np.float32)) for organ in organs]
+        masks = [torch.from_numpy((labels == organ).astype(np.float32)).to(self.device) for organ in organs]
         hidden = (labels == UNKNOWN) & (UNKNOWN not in organs)
-        unknown = torch.from_numpy(hidden.astype(np.float32)) if hidden.any() else None
+        unknown = torch.from_numpy(hidden.astype(np.float32)).to(self.device) if hidden.any() else None
         vectors, members = [], []
         for features in support.views:
             size = (features.shape[-2], features.shape[-1])
@@ -192,13 +197,14 @@ class OneShotPredictor:
         out = np.empty((organs, count, query.size, query.size), np.float32)
 
         def of_part(part: slice) -> None:
-            pick = torch.from_numpy(np.ascontiguousarray(choice[:, part].T))
-            total = torch.zeros(len(pick), organs, query.size, query.size)
-            known = None if prior is None else torch.from_numpy(prior[:, part]).transpose(0, 1)
+            pick = torch.from_numpy(np.ascontiguousarray(choice[:, part].T)).to(self.device)
+            rows = torch.arange(len(pick), device=self.device)[:, None]
+            total = torch.zeros(len(pick), organs, query.size, query.size, device=self.device)
+            known = None if prior is None else torch.from_numpy(prior[:, part]).transpose(0, 1).to(self.device)
             for features, vectors, member in zip(query.views, prototypes.vectors, prototypes.member, strict=True):
                 scores = score_classes(features[part], vectors, member, self.model.config.head)
                 pairs = scores.unflatten(1, (-1, 2))
-                chosen = pairs[torch.arange(len(pick))[:, None], pick].flatten(0, 1)
+                chosen = pairs[rows, pick].flatten(0, 1)
                 # The difference is taken first: resampling is linear, and there is half as much to resample.
                 odds = upsample((chosen[:, 1] - chosen[:, 0]).unflatten(0, (-1, organs)), (query.size, query.size))
                 total += (odds if known is None else odds + known).sigmoid_()
@@ -206,11 +212,7 @@ class OneShotPredictor:
             if self.config.refine:
                 radius = max(1, round(self.config.refine * query.size / 256))
                 total = guided_filter(total, query.guide[part], radius).clamp_(0, 1)
-            out[:, part] = total.transpose(0, 1).numpy()
+            out[:, part] = total.transpose(0, 1).cpu().numpy()
 
-        each(of_part, _parts(count))
+        in_parts(of_part, count, self.device, _COMPARED)
         return out
-
-
-def _parts(count: int) -> list[slice]:
-    return [slice(start, min(start + _COMPARED, count)) for start in range(0, count, _COMPARED)]

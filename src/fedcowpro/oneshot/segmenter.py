@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from fedcowpro.config import Modality, PrepareConfig
+from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError, NotFittedError
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation, read_example
@@ -41,6 +42,7 @@ class OneShotSegmenter:
         spacing: mm per pixel within a slice at which the network sees it; None = the annotated volume's own.
         organs: label values to segment; None = all that the masks show.
         inference: fields of `InferConfig` to use instead of the model's, as {'threshold': 0.5}.
+        device: what computes: 'cpu', 'cuda', 'cuda:1' or 'mps'; 'auto' = the first CUDA device that works, or cpu.
 
     Attributes:
         loaded_: the model, with its settings.
@@ -66,12 +68,14 @@ class OneShotSegmenter:
         spacing: float | None = None,
         organs: Sequence[int] | None = None,
         inference: Mapping[str, Any] | None = None,
+        device: str = "auto",
     ) -> None:
         self.model = model
         self.modality = modality
         self.spacing = spacing
         self.organs = organs
         self.inference = inference
+        self.device = device
 
     @classmethod
     def load(cls, model: str | PathLike[str] | None = None, **parameters: Any) -> Self:
@@ -283,7 +287,7 @@ class OneShotSegmenter:
         """The fine-tuned network, where there is one; the model's card is looked at until something is loaded."""
         nothing = not hasattr(self, "organ_model_") and not hasattr(self, "loaded_")
         if nothing and self.model is not None and is_organ_model(Path(self.model)):
-            self.organ_model_ = OrganModel.load(Path(self.model))
+            self.organ_model_ = OrganModel.load(Path(self.model), choose_device(self.device))
         return getattr(self, "organ_model_", None)
 
     def _ready(self) -> Loaded:
@@ -293,7 +297,8 @@ class OneShotSegmenter:
                     f"{self.model}, a network for its own organs", "a federated model, which takes examples",
                     "call predict at once, or start from another model",
                 )  # fmt: skip
-            self.loaded_ = load_predictor(None if self.model is None else Path(self.model), self.inference)
+            path = None if self.model is None else Path(self.model)
+            self.loaded_ = load_predictor(path, self.inference, device=choose_device(self.device))
         return self.loaded_
 
     def _config(self, volume: Volume) -> PrepareConfig:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 
+from fedcowpro.core.device import device_of, in_parts
 from fedcowpro.model.unet import MULTIPLE, OrganUNet
 from fedcowpro.training.frame import frame_of
 from fedcowpro.training.pool import neighbours
@@ -38,12 +39,16 @@ def predict_probabilities(
     below, above = neighbours(len(images))
     out = np.empty((net.organs + 1, *slices.shape), np.float16)
     size = (frame.height, frame.width)
-    for part in torch.arange(len(images)).split(_AT_ONCE):
-        stack = torch.stack((images[below[part]], images[part], images[above[part]]), 1).float()
-        total = torch.zeros(len(part), net.organs + 1, *size)
+    device = device_of(net)
+
+    def of_part(part: slice) -> None:
+        stack = torch.stack((images[below[part]], images[part], images[above[part]]), 1).float().to(device)
+        total = torch.zeros(len(stack), net.organs + 1, *size, device=device)
         for scale in scales:
             seen = [max(MULTIPLE, round(side * scale / MULTIPLE) * MULTIPLE) for side in size]
             view = stack if scale == 1 else F.interpolate(stack, size=seen, mode="bilinear", align_corners=False)
             total += F.interpolate(net(view), size=size, mode="bilinear", align_corners=False).softmax(1)
-        out[:, part.numpy()] = frame.back(total / len(scales)).transpose(0, 1).numpy()
+        out[:, part] = frame.back(total / len(scales)).transpose(0, 1).cpu().numpy()
+
+    in_parts(of_part, len(images), device, _AT_ONCE)
     return out

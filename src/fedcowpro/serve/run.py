@@ -49,7 +49,12 @@ class Where:
 
 
 def serve(
-    model: Path | None, data: Path | None, where: Where, limits: Limits, tell: Callable[[str], object] = print
+    model: Path | None,
+    data: Path | None,
+    where: Where,
+    limits: Limits,
+    tell: Callable[[str], object] = print,
+    device: str = "auto",
 ) -> None:
     """Serve the page until interrupted.
 
@@ -59,11 +64,13 @@ def serve(
         where: host, port, token, TLS.
         limits: what a session may use.
         tell: gets the lines that a user must see: address and token.
+        device: what computes (see `OneShotSegmenter`).
 
     Raises:
         FedCoWProError: the extra is missing; unusable model, folder, token, certificate or address.
     """
     uvicorn = _uvicorn()
+    from fedcowpro.core.device import choose_device
     from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.serve.app import create_app
     from fedcowpro.serve.engine import Engine
@@ -89,7 +96,7 @@ def serve(
     warnings.showwarning = lambda message, category, *rest: _log.info("a warning: %s", category.__name__)
     root = Path(tempfile.mkdtemp(prefix="fedcowpro-"))  # of mode 0700
     try:
-        loaded = load_predictor(model)
+        loaded = load_predictor(model, device=choose_device(device))
         engine = Engine(loaded.predictor, loaded.prepare, model.name if model else "built in")
         app = create_app(Server(engine, root, DataFolder(data) if data else None, limits, policy))
         config = uvicorn.Config(

@@ -94,7 +94,11 @@ def _config(study: Study, arm: Arm, grid: Mapping[str, Any], name: str) -> Exper
         )
     base = {field: value for field, value in study.base.items() if field not in _RESERVED}
     data = merged(merged(merged(nested(base, "base"), own), {"inference": nested(arm.inference, where)}), point)
-    return parse(ExperimentConfig, {**data, "threads": 1}, where)
+    from fedcowpro.core.device import choose_device
+
+    config = parse(ExperimentConfig, {**data, "threads": 1}, where)
+    # What auto means is kept: another device rounds in another way.
+    return config.model_copy(update={"device": str(choose_device(config.device))})
 
 
 def nested(changes: Mapping[str, Any], where: str) -> dict[str, Any]:

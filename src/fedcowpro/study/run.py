@@ -37,7 +37,13 @@ from fedcowpro.study.table import read_record, record_of, write_costs, write_rec
 
 
 def run_study(
-    file: Path, out: Path, *, workers: int | None = None, store: Path | None = None, progress: bool = True
+    file: Path,
+    out: Path,
+    *,
+    workers: int | None = None,
+    store: Path | None = None,
+    device: str | None = None,
+    progress: bool = True,
 ) -> Path:
     """Run or complete a study.
 
@@ -51,6 +57,7 @@ def run_study(
         workers: processes at a time, each with one thread; None = one per core.
         store: folder of prepared volumes, trainings and evaluations that several studies share, one at a time: while
             another study works there, this one says so and waits; None = `out`.
+        device: replaces that of the study's configuration (see `OneShotSegmenter`).
         progress: bars on standard error.
 
     Returns:
@@ -65,6 +72,8 @@ def run_study(
         raise FedCoWProError(f"workers: {workers}", "at least 1", "leave it out to use every core")
     started, study, out = time.monotonic(), load_study(Path(file)), Path(out).absolute()
     store = Path(store or out).absolute()
+    if device is not None:
+        study = study.model_copy(update={"base": {**study.base, "device": device}})
     variants = expand(study)
     _require_usable(out, study)
     if store != out:

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from fedcowpro import __version__
+from fedcowpro.core.device import choose_device, reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.core.processes import end_with_parent
@@ -23,7 +24,6 @@ from fedcowpro.evaluation.run import evaluate_episode
 from fedcowpro.evaluation.summary import AFTER, BEFORE
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.run_folder import RunFolder
-from fedcowpro.federated.site.local_training import reproducible
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -109,11 +109,14 @@ def _method(job: StudyJob, scoring: Scoring, site: str) -> OneShotPredictor | Fi
 
 def _loaded(job: StudyJob, scoring: Scoring, site: str) -> Loaded:
     if not job.trains:
-        model = build_model(job.config.model, job.config.seed, project=False)
+        model = build_model(job.config.model, job.config.seed, project=False).to(choose_device(job.config.device))
         return Loaded(OneShotPredictor(model, scoring.inference), job.config.seed, {})
     # With local normalisation a training site has a model of its own, for the evaluation site of its name.
     own = job.folder / "sites" / f"{site}.safetensors"
-    return load_predictor(own if own.is_file() else job.folder, scoring.inference.model_dump(), evaluation=True)
+    device = choose_device(job.config.device)
+    return load_predictor(
+        own if own.is_file() else job.folder, scoring.inference.model_dump(), evaluation=True, device=device
+    )
 
 
 def _peak_megabytes() -> float | None:

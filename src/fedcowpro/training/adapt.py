@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedcowpro.config import AugmentConfig, LossConfig, PrepareConfig, TrainConfig
+from fedcowpro.core.device import device_of
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.episodes.sampler import EpisodeSampler
@@ -147,7 +148,9 @@ def adapt_to(
             def step(number: int, losses: dict[str, float]) -> None:
                 bar.update(task, completed=number + 1, description=f"adapting, loss {losses['total']:.3f}")
 
-            done = adapt(model, EpisodeSampler(site, AUGMENT), steps=steps, seed=seed, on_step=step)
+            done = adapt(
+                model, EpisodeSampler(site, AUGMENT, device=device_of(model)), steps=steps, seed=seed, on_step=step
+            )
         if done < steps and bars:
             Console(stderr=True).print(f"Interrupted after {done} of {steps} steps; the model is usable.")
     return done

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from fedcowpro.core.device import generator_on
+
 
 @dataclass(frozen=True)
 class Distortion:
@@ -57,16 +59,18 @@ def distort(
         images: slices with their neighbours.
         labels: label values.
         weights: of the voxels in the loss, 0..1.
-        generator: source of all draws.
+        generator: source of all draws, on the CPU; noise is drawn where the images are.
     """
-    grid = _grid(images.shape, config, generator)
+    grid = _grid(images.shape, config, generator, images.device)
     floor = images.amin((1, 2, 3), keepdim=True)
     moved = F.grid_sample(images - floor, grid, align_corners=False) + floor
     maps = F.grid_sample(torch.stack((labels, weights), 1), grid, mode="nearest", align_corners=False)
     return _recolour(moved, config, generator), maps[:, 0], maps[:, 1]
 
 
-def _grid(shape: torch.Size, config: Distortion, generator: torch.Generator) -> Float[Tensor, "b h w 2"]:
+def _grid(
+    shape: torch.Size, config: Distortion, generator: torch.Generator, device: torch.device
+) -> Float[Tensor, "b h w 2"]:
     count, _, height, width = shape
     angle = torch.deg2rad(_uniform(generator, config.angle, count))
     size = torch.exp(_uniform(generator, config.scale, count))
@@ -81,10 +85,10 @@ def _grid(shape: torch.Size, config: Distortion, generator: torch.Generator) -> 
         ),
         1,
     )
-    grid = F.affine_grid(matrix, [count, 1, height, width], align_corners=False)
+    grid = F.affine_grid(matrix.to(device), [count, 1, height, width], align_corners=False)
     for knots, sigma in zip((8, 20), config.elastic, strict=True):
         coarse = torch.randn(count, 2, knots, knots, generator=generator) * sigma
-        moves = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
+        moves = F.interpolate(coarse.to(device), size=(height, width), mode="bicubic", align_corners=False)
         grid = grid + moves.permute(0, 2, 3, 1)
     return grid
 
@@ -95,28 +99,34 @@ def _recolour(
     count, _, height, width = images.shape
     low = images.amin((1, 2, 3), keepdim=True)
     span = (images.amax((1, 2, 3), keepdim=True) - low).clamp_min(1e-3)
+    device = images.device
     exponent = torch.exp(_uniform(generator, config.gamma, count)).view(-1, 1, 1, 1)
-    grey = ((images - low) / span).clamp_(1e-6, 1) ** exponent
+    grey = ((images - low) / span).clamp_(1e-6, 1) ** exponent.to(device)
     field = torch.randn(count, 1, 4, 4, generator=generator) * config.bias
-    grey = grey * torch.exp(F.interpolate(field, size=(height, width), mode="bicubic", align_corners=False))
+    grey = grey * torch.exp(F.interpolate(field.to(device), size=(height, width), mode="bicubic", align_corners=False))
     curved = _chosen(generator, 0.5, count)
-    if curved.any():
-        grey[curved] = _bend(grey[curved], _uniform(generator, config.curve, int(curved.sum()), 6))
+    if len(curved):
+        changes = _uniform(generator, config.curve, len(curved), 6).to(device)
+        curved = curved.to(device)
+        grey[curved] = _bend(grey[curved], changes)
     out = grey * span + low
     convolved = _chosen(generator, config.convolution, count)
-    if convolved.any():
+    if len(convolved):
+        convolved = convolved.to(device)
         out[convolved] = _convolve(out[convolved], generator)
     strength = (torch.rand(count, 1, 1, 1, generator=generator)) * config.noise
-    out = out + torch.randn(out.shape, generator=generator) * strength
+    noise = torch.randn(out.shape, generator=generator_on(device, generator), device=device)
+    out = out + noise * strength.to(device)
     blurred = _chosen(generator, 0.25, count)
-    if blurred.any():
+    if len(blurred):
+        blurred = blurred.to(device)
         out[blurred] = F.avg_pool2d(out[blurred], 3, 1, 1)
     return out
 
 
 def _bend(grey: Float[Tensor, "b 3 h w"], changes: Float[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
     """Grey values 0..1 through a piecewise linear curve; black stays black."""
-    knots = torch.linspace(0, 1, changes.shape[1]) + changes
+    knots = torch.linspace(0, 1, changes.shape[1], device=changes.device) + changes
     knots[:, 0] = 0
     position = grey.clamp(0, 1) * (changes.shape[1] - 1)
     left = position.floor().clamp_max(changes.shape[1] - 2).long()
@@ -133,9 +143,9 @@ def _convolve(images: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> F
         kernel = 3 if torch.rand(1, generator=generator) < 0.5 else 1
         weight = torch.randn(count * outputs, inputs, kernel, kernel, generator=generator)
         offset = torch.randn(count * outputs, generator=generator)
-        x = F.conv2d(x, weight, offset, padding=kernel // 2, groups=count)
+        x = F.conv2d(x, weight.to(images.device), offset.to(images.device), padding=kernel // 2, groups=count)
         x = F.leaky_relu(x) if index < 3 else x
-    share = torch.rand(count, 1, 1, 1, generator=generator)
+    share = torch.rand(count, 1, 1, 1, generator=generator).to(images.device)
     mixed = share * x.reshape(channels, count, height, width).transpose(0, 1) + (1 - share) * images
     energy = images.flatten(1).norm(dim=1) / mixed.flatten(1).norm(dim=1).clamp_min(1e-6)
     return mixed * energy.view(-1, 1, 1, 1)
@@ -146,4 +156,5 @@ def _uniform(generator: torch.Generator, largest: float, *shape: int) -> Tensor:
 
 
 def _chosen(generator: torch.Generator, probability: float, count: int) -> Tensor:
-    return torch.rand(count, generator=generator) < probability
+    """Positions of those of `count` that are chosen."""
+    return (torch.rand(count, generator=generator) < probability).nonzero()[:, 0]

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcowpro.core.allocator import keep_large_blocks
+from fedcowpro.core.device import CPU, LateValues, device_of, fused, take_step, training_on
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet, build_unet
 from fedcowpro.training.distortion import Distortion, distort
@@ -73,6 +74,8 @@ def scaled(recipe: Recipe, steps: int, unlabelled: bool) -> Recipe:
 class Learner:
     """A network in training: its optimiser, the moving average of its weights, and the source of all draws.
 
+    All of it lies on the network's device.
+
     Args:
         net: with the weights to begin with.
         recipe: settings.
@@ -81,19 +84,23 @@ class Learner:
     """
 
     def __init__(self, net: OrganUNet, recipe: Recipe, balance: Tensor, generator: torch.Generator) -> None:
-        self.net, self.recipe, self.balance, self.generator = net.train(), recipe, balance, generator
+        self.device = device_of(net)
+        self.net, self.recipe, self.generator = net.train(), recipe, generator
+        self.balance = balance.to(self.device)
+        self.losses: list[float] = []  # of each step, as far as they are known
+        self._late = LateValues(self.device)
         self.mean = {name: tensor.clone() for name, tensor in net.state_dict().items()}
         self.optimizer = _optimizer(net, recipe)
 
-    def step(self, labelled: Pool | None, unlabelled: Pool | None, share: float, decay: float) -> float:
-        """One step on a batch of both pools, or of the one that is there; returns its loss.
+    def step(self, labelled: Pool | None, unlabelled: Pool | None, share: float, decay: float) -> None:
+        """One step on a batch of both pools, or of the one that is there.
 
         Args:
             share: of the recipe's learning rate.
             decay: of the moving average.
 
         Raises:
-            FedCoWProError: the loss is NaN or infinite.
+            FedCoWProError: the loss is NaN or infinite; of a step on a GPU the next one, or `finish`, says so.
         """
         settings = self.recipe
         for group, of in zip(self.optimizer.param_groups, (settings.encoder_share, 1.0), strict=True):
@@ -108,23 +115,35 @@ class Learner:
         images, labels, weights, known = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         images, labels, weights = distort(images, labels, weights, settings.distortion, self.generator)
         loss = organ_loss(self.net(images), labels.long(), weights, known, self.balance)
-        if not math.isfinite(loss.item()):
-            raise FedCoWProError(
-                f"the loss became {loss.item()}", "finite losses",
-                "check the volumes for NaN, or lower the learning rate",
-            )  # fmt: skip
+        self._note(self._late.put(0, {"loss": loss}))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimizer.step()
+        take_step(self.optimizer, loss)
         for name, tensor in self.net.state_dict().items():
             if tensor.is_floating_point():
                 self.mean[name].lerp_(tensor, 1 - decay)
-        return loss.item()
+
+    def finish(self) -> None:
+        """Wait for the loss of the last step.
+
+        Raises:
+            FedCoWProError: as `step`.
+        """
+        self._note(self._late.rest())
+
+    def _note(self, known: Mapping[int, Mapping[str, float]]) -> None:
+        for values in known.values():
+            self.losses.append(values["loss"])
+            if not math.isfinite(self.losses[-1]):
+                raise FedCoWProError(
+                    f"the loss became {self.losses[-1]}", "finite losses",
+                    "check the volumes for NaN, or lower the learning rate",
+                )  # fmt: skip
 
     def averaged(self) -> OrganUNet:
-        """The averaged network, in evaluation mode."""
-        net = OrganUNet(self.net.organs, self.net.widths)
+        """The averaged network, in evaluation mode, on the same device."""
+        net = OrganUNet(self.net.organs, self.net.widths).to(self.device)
         net.load_state_dict(self.mean)
         return net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -162,9 +181,10 @@ class FineTuning:
         unlabelled: volumes for self-training; without them only the first round is done.
         recipe: settings.
         seed: of the decoder and of all draws.
+        device: where it trains.
 
     Raises:
-        FedCoWProError: no example, or an organ that no example shows.
+        FedCoWProError: no example, or an organ that no example shows; while it runs, too little memory.
     """
 
     def __init__(
@@ -175,17 +195,19 @@ class FineTuning:
         unlabelled: Sequence[Unlabelled] = (),
         recipe: Recipe | None = None,
         seed: int = 0,
+        device: torch.device = CPU,
     ) -> None:
         keep_large_blocks()
-        self.recipe = recipe or Recipe()
+        self.recipe, self.device = recipe or Recipe(), device
         _require_organs(examples, organs)
         settings = self.recipe
-        self._labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
+        labelled = pool_of_examples(examples, organs, settings.spacing, settings.window)
+        self._labelled = labelled.to(device)
         self._frames = frames_of(unlabelled, settings.spacing, settings.window)
         self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
         self._unlabelled = self._guessed(unlabelled)
-        net = build_unet(organs, encoder, seed, settings.widths)
-        balance = class_balance(self._labelled)
+        net = build_unet(organs, encoder, seed, settings.widths).to(device)
+        balance = class_balance(labelled)
         self._learner = Learner(net, settings, balance, torch.Generator().manual_seed(seed))
         self.steps = settings.steps if unlabelled else settings.steps[:1]
         self.round, self.step = 0, 0  # the step within the round
@@ -207,6 +229,12 @@ class FineTuning:
         Raises:
             FedCoWProError: the loss became NaN or infinite.
         """
+        with training_on(self.device, "use another device, or fewer unlabelled volumes"):
+            return self._run(minutes, on_step, stop)
+
+    def _run(
+        self, minutes: float | None, on_step: Callable[[Progress], None] | None, stop: Callable[[], bool]
+    ) -> OrganUNet:
         speed: list[float] = []
         started = time.perf_counter()
         while self.round < len(self.steps):
@@ -214,7 +242,7 @@ class FineTuning:
                 self._begin_round()
             while self.step < self.steps[self.round]:
                 before = time.perf_counter()
-                loss = self._train_step()
+                self._train_step()
                 self.step += 1
                 speed.append(time.perf_counter() - before)
                 if minutes is not None and len(speed) == 10 and self.round == 0 and self.step == 10:
@@ -224,9 +252,12 @@ class FineTuning:
                 if on_step is not None:
                     done = sum(self.steps[: self.round]) + self.step
                     seconds = float(np.median(speed[-50:])) * (sum(self.steps) - done)
+                    loss = self._learner.losses[-1] if self._learner.losses else math.nan
                     on_step(Progress(done, sum(self.steps), self.round, loss, seconds))
                 if stop():
+                    self._learner.finish()
                     return self.network()
+            self._learner.finish()
             self.round, self.step = self.round + 1, 0
         return self.network()
 
@@ -245,13 +276,13 @@ class FineTuning:
             "steps": self.steps,
             "round": self.round,
             "step": self.step,
-            "labels": None if labels is None else (labels.labels, labels.weights, labels.known),
+            "labels": None if labels is None else (labels.labels.to(CPU), labels.weights.to(CPU), labels.known),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         learner = self._learner
-        learner.mean = {name: tensor.clone() for name, tensor in state["mean"].items()}
+        learner.mean = {name: tensor.to(self.device, copy=True) for name, tensor in state["mean"].items()}
         learner.restart()
         learner.net.load_state_dict(state["net"])
         learner.optimizer.load_state_dict(state["optimizer"])
@@ -261,7 +292,8 @@ class FineTuning:
             self._unlabelled = None
         if self.round > 0 and state["labels"] is not None:
             depths = [len(frame) for frame in self._frames]
-            self._unlabelled = pool_of(self._frames, *(part.split(depths) for part in state["labels"]))
+            parts = (part.split(depths) for part in state["labels"])
+            self._unlabelled = pool_of(self._frames, *parts).to(self.device)
 
     def _guessed(self, unlabelled: Sequence[Unlabelled]) -> Pool | None:
         """The volumes with a guess, for the first round."""
@@ -273,7 +305,7 @@ class FineTuning:
                 frames.append(frame)
                 found.append(believed(labels, confidence.astype(np.float32) / 255, self._least, self.recipe.sure))
         pool = pool_of(frames, *zip(*found, strict=True)) if frames else None
-        return pool if pool is not None and pool.chance.any() else None
+        return pool.to(self.device) if pool is not None and pool.chance.any() else None
 
     def _begin_round(self) -> None:
         if self.round == 0:
@@ -281,12 +313,12 @@ class FineTuning:
         self._unlabelled = own_labels(self.network(), self._frames, self._least, self.recipe)
         self._learner.restart()
 
-    def _train_step(self) -> float:
+    def _train_step(self) -> None:
         settings, first = self.recipe, self.round == 0
         share = schedule(self.step, self.steps[self.round]) * (1.0 if first else settings.round_lr)
         decay = average_decay(settings, self.step) if first else settings.average
         try:
-            return self._learner.step(self._labelled, self._unlabelled, share, decay)
+            self._learner.step(self._labelled, self._unlabelled, share, decay)
         except FedCoWProError as error:
             got = f"step {self.step} of round {self.round}: {error.got}"
             raise FedCoWProError(got, error.expected, error.remedy) from error
@@ -308,7 +340,7 @@ def own_labels(net: OrganUNet, frames: Sequence[Tensor], least: Tensor, recipe: 
         return None
     found = [self_labels(net, frame, least, recipe.sure) for frame in frames]
     pool = pool_of(frames, *zip(*found, strict=True))
-    return pool if pool.chance.any() else None
+    return pool.to(device_of(net)) if pool.chance.any() else None
 
 
 def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, " k"]:
@@ -334,7 +366,8 @@ def _optimizer(net: OrganUNet, recipe: Recipe) -> torch.optim.AdamW:
     encoder = list(net.encoder.parameters())
     inside = {id(parameter) for parameter in encoder}
     rest = [parameter for parameter in net.parameters() if id(parameter) not in inside]
-    return torch.optim.AdamW([{"params": encoder}, {"params": rest}], lr=recipe.lr, weight_decay=recipe.weight_decay)
+    groups = [{"params": encoder}, {"params": rest}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused(net))
 
 
 def schedule(step: int, steps: int) -> float:

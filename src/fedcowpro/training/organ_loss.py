@@ -27,21 +27,23 @@ def organ_loss(
         logits: of background and organs.
         labels: (b, h, w), 0..k.
         weights: of the voxels, 0..1.
-        known: per sample; the background always is.
+        known: per sample; the background always is. On the CPU: what is left out must not wait for a GPU.
         balance: weight of each class in the cross-entropy.
     """
     logs = logits.log_softmax(1)
     probabilities = logs.exp()
     if not bool(known.all()):
-        merged = logs.masked_fill((known & (torch.arange(known.shape[1]) > 0))[..., None, None], -math.inf)
+        apart = (known & (torch.arange(known.shape[1]) > 0)).to(logits.device)
+        merged = logs.masked_fill(apart[..., None, None], -math.inf)
         logs = torch.cat((merged.logsumexp(1, keepdim=True), logs[:, 1:]), 1)
     shares = balance[labels] * weights
     entropy = -(logs.gather(1, labels[:, None])[:, 0] * shares).sum() / shares.sum().clamp_min(1)
     terms = []
     for organ in range(1, logits.shape[1]):
-        rows = known[:, organ]
-        if not bool(rows.any()):
+        rows = known[:, organ].nonzero()[:, 0]
+        if not len(rows):
             continue
+        rows = rows.to(logits.device)
         truth, p, w = (labels[rows] == organ).float(), probabilities[rows, organ], weights[rows]
         terms.append(1 - (2 * (p * truth * w).sum() + 1) / (((p + truth) * w).sum() + 1))
     return entropy + torch.stack(terms).mean() if terms else entropy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class Unlabelled:
 class Pool:
     """Slices of one or more volumes in windows of equal size.
 
+    Images, labels and weights lie on one device; the rest on the CPU, so that a draw need not wait for a GPU.
+
     Attributes:
         images: (n, h, w), half precision.
         labels: (n, h, w), 0..k.
@@ -72,10 +74,20 @@ class Pool:
     chance: Float[Tensor, " n"]
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images (count, 3, h, w), labels and weights (count, h, w) as floats, known (count, k + 1)."""
+        """Images (count, 3, h, w), labels and weights (count, h, w) as floats, known (count, k + 1).
+
+        Args:
+            generator: on the CPU.
+        """
         at = torch.multinomial(self.chance, count, replacement=True, generator=generator)
-        images = torch.stack((self.images[self.below[at]], self.images[at], self.images[self.above[at]]), 1).float()
-        return images, self.labels[at].float(), self.weights[at].float() / 255, self.known[at]
+        below, place, above = (one.to(self.images.device) for one in (self.below[at], at, self.above[at]))
+        images = torch.stack((self.images[below], self.images[place], self.images[above]), 1).float()
+        return images, self.labels[place].float(), self.weights[place].float() / 255, self.known[at]
+
+    def to(self, device: torch.device) -> Pool:
+        """The same with images, labels and weights on a device."""
+        images, labels, weights = (one.to(device) for one in (self.images, self.labels, self.weights))
+        return replace(self, images=images, labels=labels, weights=weights)
 
 
 def neighbours(depth: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
+from fedcowpro.core.device import device_of
 from fedcowpro.model.unet import OrganUNet
 from fedcowpro.training.pool import neighbours
 
@@ -29,12 +30,12 @@ def self_labels(
         sure: see `Recipe`.
     """
     below, above = neighbours(len(frame))
-    best, label = [], []
+    best, label, device = [], [], device_of(net)
     for part in torch.arange(len(frame)).split(4):
         images = torch.stack((frame[below[part]], frame[part], frame[above[part]]), 1).float()
-        confidence, winner = net(images).softmax(1).max(1)
-        best.append(confidence)
-        label.append(winner.to(torch.uint8))
+        confidence, winner = net(images.to(device)).softmax(1).max(1)
+        best.append(confidence.cpu())
+        label.append(winner.to(torch.uint8).cpu())
     return believed(torch.cat(label).numpy(), torch.cat(best).numpy(), least, sure)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedcowpro.core.device import device_of, training_on
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet
 from fedcowpro.training.finetuning import Learner, Recipe, average_decay, own_labels, schedule
@@ -57,7 +58,7 @@ def learn_round(
     """Train the federation's network at one site for one round; None where the site has nothing to learn from.
 
     Args:
-        net: as the site got it; it is trained in place.
+        net: as the site got it; it is trained in place, on its device.
         examples: annotated volumes of the site, with the federation's numbers of organs.
         unlabelled: its other volumes; not used while `phase.on_examples`.
         steps: of this round.
@@ -69,7 +70,9 @@ def learn_round(
         FedCoWProError: a loss that is NaN or infinite.
     """
     recipe, organs = recipe or Recipe(), net.organs
-    labelled = pool_of_examples(examples, organs, recipe.spacing, recipe.window) if examples else None
+    labelled = (
+        pool_of_examples(examples, organs, recipe.spacing, recipe.window).to(device_of(net)) if examples else None
+    )
     pool = None
     if not phase.on_examples:
         frames = frames_of(unlabelled, recipe.spacing, recipe.window)
@@ -78,13 +81,14 @@ def learn_round(
     if taught is None:
         return None
     learner = Learner(net, recipe, class_balance(taught), generator)
-    total = 0.0
-    for step in range(steps):
-        share = schedule(phase.first_step + step, phase.total_steps)
-        share *= 1.0 if phase.on_examples else recipe.round_lr
-        decay = average_decay(recipe, step) if phase.on_examples else recipe.average
-        total += learner.step(labelled, pool, share, decay)
-    return Lesson(dict(learner.mean), total / steps)
+    with training_on(device_of(net), "use another device at this site"):
+        for step in range(steps):
+            share = schedule(phase.first_step + step, phase.total_steps)
+            share *= 1.0 if phase.on_examples else recipe.round_lr
+            decay = average_decay(recipe, step) if phase.on_examples else recipe.average
+            learner.step(labelled, pool, share, decay)
+        learner.finish()
+    return Lesson(dict(learner.mean), sum(learner.losses) / steps)
 
 
 def received_unet(state: Mapping[str, Tensor], organs: int, recipe: Recipe | None = None) -> OrganUNet:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig
+from fedcowpro.core.device import CPU, generator_on
 from fedcowpro.data.episodes.intensity import (
     Networks,
     apply_gamma,
@@ -27,9 +28,11 @@ from fedcowpro.data.episodes.intensity import (
 class Views:
     """Parameters of N views of slices of side `size`.
 
+    All but `elastic` lies on the CPU, so that what depends on a draw is known without waiting for a GPU.
+
     Attributes:
         matrix: (N, 3, 3) forward maps in pixels, input (x, y, 1) to output.
-        elastic: (N, size, size, 2) displacement (x, y) in pixels, added to the sampling position.
+        elastic: (N, size, size, 2) displacement (x, y) in pixels, added to the sampling position; where images are.
         gamma: (N,) exponents; 1 leaves the appearance.
         networks: random convolutions of each view.
     """
@@ -40,8 +43,15 @@ class Views:
     networks: Networks
 
 
-def sample_views(count: int, size: int, config: AugmentConfig, generator: torch.Generator) -> Views:
-    """Draw `count` views; every draw comes from `generator`. What is off in `config` draws nothing after the rest."""
+def sample_views(
+    count: int, size: int, config: AugmentConfig, generator: torch.Generator, device: torch.device = CPU
+) -> Views:
+    """Draw `count` views; every draw comes from `generator`. What is off in `config` draws nothing after the rest.
+
+    Args:
+        generator: on the CPU.
+        device: of the images; the elastic fields are drawn there.
+    """
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, generator=generator) * (high - low) + low
@@ -51,7 +61,7 @@ def sample_views(count: int, size: int, config: AugmentConfig, generator: torch.
     shift_y = uniform(-config.translation, config.translation)
     shear = uniform(-config.shear, config.shear)
     matrix = affine_matrix(rotation, shift_x, shift_y, shear, uniform(*config.zoom), size)
-    field = torch.rand(count, 2, size, size, generator=generator) * 2 - 1
+    field = torch.rand(count, 2, size, size, generator=generator_on(device, generator), device=device) * 2 - 1
     elastic = smooth(field, config.elastic_sigma).permute(0, 2, 3, 1) * config.elastic_alpha
     gamma = uniform(*config.gamma)
     used = torch.rand(count, generator=generator) < config.random_convolution
@@ -84,7 +94,7 @@ def affine_matrix(
 def smooth(fields: Float[Tensor, "n k h w"], sigma: float) -> Float[Tensor, "n k h w"]:
     """Gaussian blur with a kernel of 4 sigma + 1 pixels (21 for sigma 5, as in the reference), reflected border."""
     radius = max(1, round(2 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=fields.device) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).to(fields.dtype)
     # As channels of one picture: on a CPU ten times as fast as one picture each, with the same result.
     flat = fields.flatten(0, 1)[None]
@@ -106,17 +116,16 @@ def apply_views(
     stacked = torch.stack((images - floor, masks), dim=1)
     warped = F.grid_sample(stacked, sampling_grid(views, size), mode="bilinear", align_corners=True)
     image, mask = warped[:, 0] + floor, (warped[:, 1] > 0.5).to(masks.dtype)
-    image = apply_gamma(image, views.gamma)
+    image = apply_gamma(image, views.gamma.to(image.device))
     return random_convolutions(image, views.networks), mask
 
 
 def sampling_grid(views: Views, size: int) -> Float[Tensor, "n s s 2"]:
     """Where each output pixel is read from, in grid_sample's coordinates (align_corners)."""
     n = len(views.matrix)
-    axis = torch.arange(size, dtype=torch.float32)
+    axis = torch.arange(size, dtype=torch.float32, device=views.elastic.device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    points = torch.stack((x, y, torch.ones_like(x)), dim=-1).reshape(1, -1, 3) @ torch.linalg.inv(
-        views.matrix
-    ).transpose(1, 2)
+    back = torch.linalg.inv(views.matrix).to(axis.device)
+    points = torch.stack((x, y, torch.ones_like(x)), dim=-1).reshape(1, -1, 3) @ back.transpose(1, 2)
     pixels = points[..., :2].reshape(n, size, size, 2) + views.elastic
     return pixels * (2 / (size - 1)) - 1

@@ -19,7 +19,7 @@ _LAYERS = (1, 2, 2, 2, 1)  # channels before, between and after the four random 
 
 @dataclass(frozen=True)
 class Networks:
-    """Random shallow networks, one for each of N views.
+    """Random shallow networks, one for each of N views; on the CPU.
 
     Attributes:
         blend: (N,) share of the network's output in the picture; 0 leaves it out.
@@ -60,15 +60,16 @@ def random_convolutions(images: Float[Tensor, "n h w"], networks: Networks) -> F
     chosen = (networks.blend > 0).nonzero()[:, 0]
     if len(chosen) == 0:
         return images
-    original = images[chosen]
+    device, place = images.device, chosen.to(images.device)
+    original = images[place]
     x = original[None]
     for index, kernel in enumerate(networks.kernels):
-        bias = networks.offsets[index][chosen].flatten() if networks.offsets else None
-        x = F.conv2d(x, kernel[chosen].flatten(0, 1), bias, padding=1, groups=len(chosen))
+        bias = networks.offsets[index][chosen].flatten().to(device) if networks.offsets else None
+        x = F.conv2d(x, kernel[chosen].flatten(0, 1).to(device), bias, padding=1, groups=len(chosen))
         if index + 1 < len(networks.kernels):
             x = F.leaky_relu(x)
-    alpha = networks.blend[chosen, None, None]
-    return images.index_copy(0, chosen, with_energy_of(original, alpha * x[0] + (1 - alpha) * original))
+    alpha = networks.blend[chosen, None, None].to(device)
+    return images.index_copy(0, place, with_energy_of(original, alpha * x[0] + (1 - alpha) * original))
 
 
 def with_energy_of(images: Float[Tensor, "n h w"], changed: Float[Tensor, "n h w"]) -> Float[Tensor, "n h w"]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcowpro.config import AugmentConfig, EpisodeConfig
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.episodes.augmentation import apply_views, sample_views
 from fedcowpro.data.episodes.pseudo_labels import counterpart
@@ -47,12 +48,16 @@ class EpisodeSampler:
     Slices are drawn uniformly, then one of the slice's superpixels of at least the site's minimum area, as
     `EpisodeConfig` says. (The reference's sampler can draw an empty superpixel and never draws the last one.)
 
+    Views are made on `device`, where the batches lie.
+
     Raises:
         FedCoWProError: the site has no training slice with a usable superpixel.
     """
 
-    def __init__(self, site: Site, augment: AugmentConfig, episodes: EpisodeConfig = _PLAIN) -> None:
-        self.site, self.augment, self.episodes = site, augment, episodes
+    def __init__(
+        self, site: Site, augment: AugmentConfig, episodes: EpisodeConfig = _PLAIN, device: torch.device = CPU
+    ) -> None:
+        self.site, self.augment, self.episodes, self.device = site, augment, episodes, device
         self.slices = site.train_slices()
         if not self.slices:
             raise FedCoWProError(
@@ -75,9 +80,9 @@ class EpisodeSampler:
         pairs = [self._pair(least, generator) for _ in range(batch)]
         supports = [support for support, _ in pairs for _ in range(self.episodes.support_views)]
         shown = supports + [query for _, query in pairs]
-        image = torch.from_numpy(np.stack([one.image for one in shown]))
-        mask = torch.from_numpy(np.stack([one.mask for one in shown]).astype(np.float32))
-        views = sample_views(len(shown), image.shape[-1], self.augment, generator)
+        image = torch.from_numpy(np.stack([one.image for one in shown])).to(self.device)
+        mask = torch.from_numpy(np.stack([one.mask for one in shown])).to(self.device).float()
+        views = sample_views(len(shown), image.shape[-1], self.augment, generator, self.device)
         image, mask = apply_views(image, mask, views)
         support, query = image[:, None].split((len(supports), batch))
         support_mask, query_mask = mask.long().split((len(supports), batch))

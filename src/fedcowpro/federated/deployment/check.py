@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.config.policy import SitePolicy
+from fedcowpro.core.device import reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
@@ -24,7 +25,7 @@ from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.audit_log import read_audit
 from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
 from fedcowpro.federated.governance.policy_file import objections
-from fedcowpro.federated.site.local_training import describe_site, exchanged_names, local_update, reproducible
+from fedcowpro.federated.site.local_training import describe_site, exchanged_names, local_update
 from fedcowpro.model.segmenter import build_model
 
 SKEW = 60.0  # seconds that clocks may differ; Flower takes signatures up to five minutes old

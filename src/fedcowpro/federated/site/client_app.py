@@ -1,7 +1,8 @@
 """The Flower ClientApp of a site; the same in one process, in simulation and in a deployment.
 
-It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads`. All else comes
-with the message. What stays at the site lives in the context's state: its normalisation layers, where they are local.
+It needs from the node's own configuration: `site-name`, `site-path` and, if wanted, `threads` and `device`. All else
+comes with the message. What stays at the site lives in the context's state: its normalisation layers, where they are
+local.
 `enforce_policy` stands before all of it: it needs `site-policy` and `audit-log`, both with a default.
 """
 
@@ -60,12 +61,12 @@ def train(message: Message, context: Context) -> Message:
     received = receive(message.content, config)
     approve_weights(message, context, config, received)
     number = int(str(settings[records.ROUND]))
-    with working(context):
+    with working(context) as device:
         if config.teaching is not None:
-            update = teaching_update(config, name, Site.open(path), received, number)
+            update = teaching_update(config, name, Site.open(path), received, number, device)
         else:
             own = records.to_tensors(local) if local is not None else {}
-            update = local_update(config, name, Site.open(path), received, own, number)
+            update = local_update(config, name, Site.open(path), received, own, number, device)
     if update.local:
         context.state[records.LOCAL] = records.to_record(update.local)
     metrics = _metrics(update)

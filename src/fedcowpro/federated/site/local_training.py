@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcowpro.config import ExperimentConfig
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.site import Site
@@ -83,6 +83,7 @@ def local_update(
     received: Mapping[str, Tensor],
     local: Mapping[str, Tensor],
     round_number: int,
+    device: torch.device = CPU,
 ) -> LocalUpdate:
     """Train the global model at one site for one round.
 
@@ -93,12 +94,13 @@ def local_update(
         received: the server's floating-point tensors, all of them.
         local: the site's own tensors of earlier rounds, which go before the server's; empty in the first.
         round_number: from 1.
+        device: where it trains; the result lies on the CPU.
 
     Raises:
         FedCoWProError: the server's tensors are not this architecture's, or training diverged.
     """
     federation = config.federation
-    model = received_model(config, name, received, local)
+    model = received_model(config, name, received, local).to(device)
     kept = normalisation_names(model) if federation.normalisation == "local" else set()
     penalties = {}
     if federation.proximal:
@@ -109,7 +111,7 @@ def local_update(
         torch.manual_seed(generator.initial_seed())
         report = fit(
             model,
-            EpisodeSampler(site, config.augment, config.episodes),
+            EpisodeSampler(site, config.augment, config.episodes, device),
             config.train,
             config.loss,
             steps=federation.local_steps,
@@ -118,7 +120,7 @@ def local_update(
             generator=generator,
             penalties=penalties,
         )
-    state = {tensor_name: tensor.detach().clone() for tensor_name, tensor in model.state_dict().items()}
+    state = {tensor_name: tensor.detach().to(CPU, copy=True) for tensor_name, tensor in model.state_dict().items()}
     bad = sorted(tensor_name for tensor_name, tensor in state.items() if not tensor.isfinite().all())
     if bad:
         raise FedCoWProError(
@@ -208,20 +210,3 @@ def site_generator(seed: int, name: str, round_number: int) -> torch.Generator:
     """A generator that depends on its arguments only: order of sites and interruptions do not matter."""
     digest = hashlib.sha256(f"{seed}/{name}/{round_number}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-@contextmanager
-def reproducible(threads: int | None) -> Iterator[None]:
-    """Deterministic kernels and a fixed number of CPU threads, set back afterwards.
-
-    Operators without a deterministic form warn and run.
-    """
-    threads_before, mode_before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("warn")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads_before)
-        torch.set_deterministic_debug_mode(mode_before)

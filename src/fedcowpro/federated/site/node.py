@@ -1,14 +1,16 @@
-"""What a site's node is configured to be: `site-name`, `site-path` and, if wanted, `threads`."""
+"""What a site's node is configured to be: `site-name`, `site-path` and, if wanted, `threads` and `device`."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from flwr.app import Context
 
+from fedcowpro.core.device import choose_device, reproducible
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.federated.site.local_training import reproducible
 
 
 def site_of(context: Context) -> tuple[str, Path]:
@@ -27,7 +29,14 @@ def site_of(context: Context) -> tuple[str, Path]:
     return str(node["site-name"]), Path(str(node["site-path"]))
 
 
-def working(context: Context) -> AbstractContextManager[None]:
-    """`reproducible` with the node's number of threads."""
+@contextmanager
+def working(context: Context) -> Iterator[torch.device]:
+    """`reproducible` with the node's number of threads; gives the node's device.
+
+    Raises:
+        FedCoWProError: a device that is not there.
+    """
     threads = context.node_config.get("threads")
-    return reproducible(int(threads) if threads is not None else None)
+    device = choose_device(str(context.node_config.get("device", "auto")))
+    with reproducible(int(threads) if threads is not None else None):
+        yield device

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
+import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, Modality, PrepareConfig, parse
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import from_json
 from fedcowpro.data.preparation.site import Site
@@ -33,6 +35,7 @@ def score_site(
     weights: Mapping[str, Tensor],
     min_cases: int,
     own: Mapping[str, Tensor] | None = None,
+    device: torch.device = CPU,
 ) -> tuple[OrganScore, ...]:
     """Mean Dice per organ and protocol over the site's cases of role 'query', with those of role 'support' as examples.
 
@@ -40,6 +43,7 @@ def score_site(
         weights: floating-point tensors of the model, all of them.
         min_cases: fewest cases behind a number.
         own: tensors of the site itself that go before these.
+        device: where the model computes.
 
     Raises:
         RefusedError: too few held-out cases with labels; nothing is said about them.
@@ -54,7 +58,7 @@ def score_site(
             f"scores need an annotated example and {fewest} other annotated cases that are held out of training; "
             "the site has fewer"
         )
-    method = _method(config, name, site, weights, own)
+    method = _method(config, name, site, weights, own, device)
     planned = plan_episodes(
         {name: site}, supports=examples, queries=queries, slices=config.inference.support_slices
     ).episodes
@@ -70,13 +74,18 @@ def score_site(
 
 
 def _method(
-    config: ExperimentConfig, name: str, site: Site, weights: Mapping[str, Tensor], own: Mapping[str, Tensor] | None
+    config: ExperimentConfig,
+    name: str,
+    site: Site,
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor] | None,
+    device: torch.device,
 ) -> OneShotPredictor | Trained:
     if config.teaching is None:
-        return OneShotPredictor(received_model(config, name, weights, own), config.inference)
+        return OneShotPredictor(received_model(config, name, weights, own).to(device), config.inference)
     organs = config.teaching.organs
     prepare: dict[Modality, PrepareConfig] = {"ct": site.settings("ct"), "mr": site.settings("mr")}
-    net = received_unet(weights, len(organs)).eval()
+    net = received_unet(weights, len(organs)).to(device).eval()
     return Trained(OrganModel.of(net, organs, prepare))
 
 
@@ -110,6 +119,6 @@ def score(message: Message, context: Context) -> Message:
     local = records.array_record(context.state, records.LOCAL)
     own = records.to_tensors(local) if local is not None and settings.get(records.OWN_LAYERS) else {}
     name, path = site_of(context)
-    with working(context):
-        scores = score_site(config, name, Site.open(path), weights, policy_of(context).min_cases, own)
+    with working(context) as device:
+        scores = score_site(config, name, Site.open(path), weights, policy_of(context).min_cases, own, device)
     return Message(RecordDict({records.SCORES: ConfigRecord({records.SCORES: to_text(scores)})}), reply_to=message)

@@ -7,9 +7,11 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig, TeachingConfig
+from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.monitoring.rounds import ORGANS
@@ -20,7 +22,12 @@ from fedcowpro.training.teaching import Phase, learn_round, received_unet
 
 
 def teaching_update(
-    config: ExperimentConfig, name: str, site: Site, received: Mapping[str, Tensor], round_number: int
+    config: ExperimentConfig,
+    name: str,
+    site: Site,
+    received: Mapping[str, Tensor],
+    round_number: int,
+    device: torch.device = CPU,
 ) -> LocalUpdate:
     """Train the organ network at one site for one round; a site with nothing to learn from abstains.
 
@@ -31,6 +38,7 @@ def teaching_update(
         config: with `teaching`, as `ExperimentConfig.second_stage`.
         received: the server's tensors, all of them.
         round_number: from 1.
+        device: where it trains; the result lies on the CPU.
 
     Raises:
         FedCoWProError: weights of another network, or a loss that is NaN or infinite.
@@ -41,7 +49,7 @@ def teaching_update(
     started = time.perf_counter()
     phase = phase_of(teaching, round_number)
     unlabelled = [] if phase.on_examples else site.with_role("train")
-    net = received_unet(received, len(teaching.organs))
+    net = received_unet(received, len(teaching.organs)).to(device)
     shared = learnt_names(net)
     lesson = learn_round(
         net,
@@ -55,7 +63,7 @@ def teaching_update(
     losses = {} if lesson is None else {"total": lesson.loss, ORGANS: lesson.loss}
     steps = 0 if lesson is None else teaching.local_steps
     return LocalUpdate(
-        shared={tensor: state[tensor].detach().clone() for tensor in sorted(shared)},
+        shared={tensor: state[tensor].detach().to(CPU, copy=True) for tensor in sorted(shared)},
         local={},
         train_slices=site.n_train_slices,
         report=FitReport(steps, 0, losses, math.nan, time.perf_counter() - started),
