@@ -178,9 +178,9 @@ def test_prototypes_label_volumes_of_the_examples_modality_for_the_first_round(
     given: list[Unlabelled] = []
 
     class Kept(FineTuning):
-        def __init__(self, encoder, examples, organs, unlabelled, recipe, seed):  # type: ignore[no-untyped-def]
+        def __init__(self, encoder, examples, organs, unlabelled, recipe, seed, device):  # type: ignore[no-untyped-def]
             given.extend(unlabelled)
-            super().__init__(encoder, examples, organs, unlabelled, recipe, seed)
+            super().__init__(encoder, examples, organs, unlabelled, recipe, seed, device)
 
     monkeypatch.setattr(fine_tuning, "FineTuning", Kept)
     told: list[tuple[int, int]] = []
