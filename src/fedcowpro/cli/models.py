@@ -105,6 +105,16 @@ def evaluate(
 
 
 @app.command()
+def devices() -> None:
+    """List what can compute here, by the names that --device takes."""
+    from fedcowpro.core.device import choose_device, list_devices
+
+    chosen = str(choose_device("auto"))
+    for name, about in list_devices().items():
+        echo.print(f"{name}  {about}{'  (auto)' if name == chosen else ''}")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the phantom patients and the training.")] = 0,
