@@ -80,7 +80,7 @@ def check_site(
     checks |= {
         "disk": lambda: _disk(bundle.root),
         "site folder": lambda: _folder(site.site, site_folder),
-        "dry round": lambda: _dry_round(site.site, site_folder, experiment or ExperimentConfig()),
+        "dry round": lambda: _dry_round(site, site_folder, experiment or ExperimentConfig()),
     }
     for what, look in checks.items():
         try:
@@ -212,14 +212,15 @@ def _folder(name: str, folder: Path) -> str:
     return f"{facts.cases} cases ({facts.modality}) with {slices} to train on"
 
 
-def _dry_round(name: str, folder: Path, experiment: ExperimentConfig) -> str:
-    """One step from random weights, as a round would do it; nothing is sent."""
+def _dry_round(site: SiteFile, folder: Path, experiment: ExperimentConfig) -> str:
+    """One step from random weights on the site's device, as a round would do it; nothing is sent."""
+    device = choose_device(str(site.node.get("device", "auto")))
     federation = experiment.federation.model_copy(update={"rounds": 1, "local_steps": 1})
     config = experiment.model_copy(update={"federation": federation})
     model = build_model(config.model, config.seed, pretrained=False)
     state = model.state_dict()
     start = {tensor: state[tensor] for tensor in exchanged_names(model)}
     with reproducible(config.threads):
-        update = local_update(config, name, Site.open(folder), start, {}, 1)
+        update = local_update(config, site.site, Site.open(folder), start, {}, 1, device)
     size = sum(tensor.numel() * tensor.element_size() for tensor in update.shared.values()) / 1e6
-    return f"one step in {update.report.seconds:.1f} s; an update has {size:.1f} MB"
+    return f"one step in {update.report.seconds:.1f} s on {device}; an update has {size:.1f} MB"
