@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.config.policy import SitePolicy
-from fedcowpro.core.device import reproducible
+from fedcowpro.core.device import choose_device, reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
