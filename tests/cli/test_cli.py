@@ -616,24 +616,25 @@ SURFACE = {
     "--workers --list",
     "datasets": "name",
     "inspect": "site --out",
-    "federate": "config --out --site more --seed --rounds --track --engine --federation --evaluate --policy "
+    "federate": "config --out --site more --seed --rounds --device --track --engine --federation --evaluate --policy "
     "--from-round --watch",
     "federation": "",
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
-    "--seed",
+    "--seed --device",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
     "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
-    "--threshold --set",
+    "--threshold --set --device",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
-    "--method --untrained --teach --steps",
+    "--method --untrained --teach --steps --device",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
-    "--max-memory --idle",
-    "study": "file --out --workers --store",
+    "--max-memory --idle --device",
+    "study": "file --out --workers --store --device",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",
     "card": "model --results --data-licence",
-    "demo": "--out --seed",
+    "demo": "--out --seed --device",
+    "devices": "",
     "audit": "log --round --kind --site --decision --head --totals --json",
     "digest": "experiment --app",
     "policy": "file experiment --sites --new",

@@ -79,7 +79,7 @@ def federate(
         KeyboardInterrupt: passed on after a word on how to resume.
     """
     folders, out = {name: Path(path) for name, path in sorted(sites.items())}, Path(out)
-    config = config.model_copy(update={"device": str(choose_device(config.device))})  # what auto means is kept
+    device = str(choose_device(config.device))
     sinks = open_sinks(track)
     if engine == "ray":
         require_ray()
@@ -94,7 +94,7 @@ def federate(
     folder, console = RunFolder(out), Console(stderr=True)
     with folder.locked():
         stages = stages_of(config, folder)
-        folder.start(stages[0][0], facts, resume, command or _as_call(folder, folders))
+        folder.start(stages[0][0], facts, resume, command or _as_call(folder, folders), device=device)
         if from_round is not None:
             go_back(stages, from_round)
         result = stages[-1][1].model_file
@@ -112,7 +112,7 @@ def federate(
         if not unfinished:
             return result
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        own_config: UserConfig = {"device": config.device}
+        own_config: UserConfig = {"device": device}
         if config.threads is not None:
             own_config["threads"] = config.threads
         nodes: dict[str, UserConfig] = {

@@ -107,6 +107,7 @@ class RunFolder:
         resume: bool,
         command: str | None = None,
         absent: Iterable[str] = (),
+        device: str | None = None,
     ) -> None:
         """Begin a run, or check that the run in this folder is the same and tidy up after an interruption.
 
@@ -116,6 +117,7 @@ class RunFolder:
             resume: whether a run in the folder may go on.
             command: what the user typed or called; a run keeps that of its beginning.
             absent: names of sites that may be missing.
+            device: what trains, where it is the same for all sites.
 
         Raises:
             FedCoWProError: the folder holds a run of other settings or data, or any run if `resume` is False.
@@ -133,7 +135,7 @@ class RunFolder:
                 "seed": config.seed,
                 "started": started,
             }
-            record |= {"command": command, "versions": versions()}
+            record |= {"command": command, "versions": versions(), **({"device": device} if device else {})}
             record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
             record |= privacy_facts(config.federation.privacy, config.federation.rounds)
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
