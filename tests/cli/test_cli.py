@@ -476,7 +476,7 @@ def test_wrong_usage_has_code_2_and_no_traceback(run: Run) -> None:
 def test_help_and_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"fedcowpro {__version__}\n")
     for command in SURFACE.keys() - {
-        *("datasets", "show", "card", "serve", "federation"),
+        *("datasets", "devices", "show", "card", "serve", "federation"),
         *("audit", "digest", "policy", "watch"),
     }:
         code, out, _ = run(command, "--help")
