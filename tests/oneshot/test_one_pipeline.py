@@ -11,10 +11,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from common import ORGANS, SMALL
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import write_site
+from fedcowpro.evaluation import run
+from fedcowpro.oneshot.batch import load_support
 from fedcowpro.oneshot.loading import load_predictor
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "faces.py"
@@ -52,6 +55,22 @@ def test_all_faces_give_the_same_masks(
     for masks in others:
         for key, mask in first.items():
             np.testing.assert_array_equal(masks[key], mask, err_msg=str(key))
+
+
+def test_an_evaluation_sums_in_the_order_of_the_labels(
+    faces: ModuleType, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another order of prototypes sums round otherwise: two voxels of a real liver went to another organ."""
+    write_site(tmp_path, "ct", (1, 2), size=64, depth=8)
+    loaded, used = load_predictor(tiny_checkpoint), []
+    real = run.segment_encoded
+    monkeypatch.setattr(run, "segment_encoded", lambda *given, **more: used.append(given[1]) or real(*given, **more))
+    faces.by_evaluation(loaded, tmp_path, "1", ["2"], dict(reversed(ORGANS.items())), SMALL)
+    pair = tmp_path / "image_1.nii.gz", tmp_path / "label_1.nii.gz"
+    own = load_support(loaded.predictor, [pair], loaded.prepare, organs=ORGANS).prototypes
+    for support in used:
+        assert all(map(torch.equal, support.prototypes.vectors, own.vectors))
+        assert all(map(torch.equal, support.prototypes.member, own.member))
 
 
 def test_cards_of_earlier_versions_name_the_pairing_otherwise(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -92,10 +92,14 @@ def evaluate_episode(
         FedCoWProError: a site or case that is not there or has no labels, or thirds asked for with examples of
             different numbers of slices.
     """
+    # Sums over prototypes round in the order of the organs: that of their labels, as elsewhere in the program.
+    ordered = sorted(episode.organs, key=_label_order(sites, episode).index)
+    numbers = {organ: number for number, organ in enumerate(ordered, 1)}
+    inner = episode.model_copy(update={"organs": tuple(ordered)})
     if isinstance(method_of, OneShotPredictor):
-        learnt: Learnt = _Prototypes(method_of, sites, episode)
+        learnt: Learnt = _Prototypes(method_of, sites, inner)
     else:
-        learnt = method_of.learn(sites, episode)
+        learnt = method_of.learn(sites, inner)
     site = sites[episode.site]
     values = {name: value for value, name in site.organs.items()}
     rows = []
@@ -103,10 +107,11 @@ def evaluate_episode(
         volume, labels = site.volume(case)
         own = site.place(case)
         known = labels != UNKNOWN if UNKNOWN not in site.organs else np.ones(labels.shape, bool)
-        truth = {number: labels == values[organ] for number, organ in enumerate(episode.organs, 1)}
+        truth = {number: labels == values[organ] for organ, number in numbers.items()}
         masks = learnt.query(site, case, volume, truth)
         for protocol in protocols:
-            for number, organ in enumerate(episode.organs, 1):
+            for organ in episode.organs:
+                number = numbers[organ]
                 if number not in learnt.organs or (protocol == "gt-range" and not truth[number].any()):
                     continue
                 mask = masks(number, protocol)
@@ -145,6 +150,13 @@ def evaluate_episode(
         if on_case is not None:
             on_case(case)
     return rows
+
+
+def _label_order(sites: Mapping[str, Site], episode: Episode) -> list[str]:
+    """Organs by their label values at the example's site; then those that it does not name."""
+    own = sites[episode.supports[0].site].organs
+    named = [own[value] for value in sorted(own)]
+    return [*named, *(organ for organ in episode.organs if organ not in named)]
 
 
 def annotated_volumes(sites: Mapping[str, Site], episode: Episode) -> list[tuple[Volume, Annotation]]:
