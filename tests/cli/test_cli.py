@@ -626,7 +626,7 @@ SURFACE = {
     "--threshold --set --device",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
-    "--method --untrained --teach --steps --device",
+    "--method --untrained --teach --steps --seed --device",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
     "--max-memory --idle --device",
     "study": "file --out --workers --store --device",

@@ -67,6 +67,7 @@ def evaluate(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps of these networks.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of these networks; default the model's.")] = None,
     device: Device = "auto",
 ) -> None:
     """Score a model on labelled sites with one annotated case each; writes one tidy row per score.
@@ -97,6 +98,7 @@ def evaluate(
         untrained=untrained,
         teachings=split_list(teach) or (),
         steps=steps,
+        seed=seed,
         device=str(a_device(device)),
         on_case=lambda method, site, case: err.print(f"{method}, {site}: case {case}"),
     )

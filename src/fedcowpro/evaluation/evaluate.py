@@ -42,6 +42,7 @@ def evaluate(
     untrained: bool = False,
     teachings: Sequence[str] = (),
     steps: int | None = None,
+    seed: int | None = None,
     device: str = "auto",
     on_case: Callable[[str, str, str], None] | None = None,
     on_step: Callable[..., None] | None = None,
@@ -71,6 +72,7 @@ def evaluate(
             `FineTuned`), under these names. With `out` they are kept in OUT.networks, and an evaluation that was
             interrupted goes on.
         steps: of training of these networks; None = the recipe's own number.
+        seed: of the training of these networks; None = the model's.
         device: what computes (see `OneShotSegmenter`).
         on_case: told method, site and case of each finished query.
         on_step: told the `Progress` of a network's training after each step.
@@ -127,9 +129,10 @@ def evaluate(
         methods.setdefault(label, (candidate.predictor, candidate.seed))
     folder = None if out is None else Path(out).with_suffix(".networks")
     for teaching in cast("Sequence[Teaching]", teachings):
-        methods[teaching] = (FineTuned(loaded, teaching, steps, loaded.seed, folder, on_step), loaded.seed)
+        own = loaded.seed if seed is None else seed
+        methods[teaching] = (FineTuned(loaded, teaching, steps, own, folder, on_step), own)
     rows = []
-    for label, (candidate_method, seed) in methods.items():
+    for label, (candidate_method, its_seed) in methods.items():
         for episode in plan.episodes:
 
             def told(case: str, label: str = label, site: str = episode.site) -> None:
@@ -141,7 +144,7 @@ def evaluate(
                 opened,
                 episode,
                 method=label,
-                seed=seed,
+                seed=its_seed,
                 protocols=protocols,
                 grid=cast("Grid", grid),
                 tolerance=tolerance,

@@ -101,6 +101,10 @@ class Lite0Encoder(nn.Module):
                 found[ends[index]] = x
         return found
 
+    def until(self, stride: int) -> list[nn.Module]:
+        """The layers that make the features of this stride (2, 4, 8, 16), from the first on."""
+        return [self._conv_stem, self._bn0, *self._blocks[: _LAST[stride] + 1]]
+
     def load_imagenet(self) -> None:
         """Load the package's ImageNet weights after checking their SHA-256.
 

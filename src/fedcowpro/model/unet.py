@@ -14,6 +14,7 @@ from fedcowpro.model.lite0 import DEPTH_CHANNELS, Lite0Encoder
 
 MULTIPLE = 32  # of pixels that sides of a slice must be
 _NORM_GROUPS = 8
+_FIXED = 4  # stride up to which the encoder stays as it is
 
 
 def _conv(inputs: int, outputs: int) -> nn.Sequential:
@@ -29,7 +30,8 @@ class OrganUNet(nn.Module):
     """Logits (B, organs + 1, H, W) of background and organs from three neighbouring slices (B, 3, H, W).
 
     Ronneberger et al. 2015, with the encoder's strides 16, 8, 4 and, if asked for, 2. Its batch statistics stay those
-    of the pretraining: one volume would spoil them.
+    of the pretraining: one volume would spoil them. So do its layers up to stride 4: their edges and textures are
+    those of any picture, and learning them takes two fifths of a step and gives nothing (docs/results.md).
 
     Args:
         organs: number of organs.
@@ -40,6 +42,8 @@ class OrganUNet(nn.Module):
         super().__init__()
         self.organs, self.widths = organs, tuple(widths)
         self.encoder = Lite0Encoder()
+        for layer in self.encoder.until(_FIXED):
+            layer.requires_grad_(False)
         self.bottom = _conv(DEPTH_CHANNELS[16], widths[0])
         self._skips = [8, 4, 2][: len(widths) - 1]
         self.steps = nn.ModuleList(

@@ -53,10 +53,10 @@ class Recipe:
     window: tuple[int, int] = (160, 192)
     widths: tuple[int, ...] = (96, 64, 48)
     batch: int = 8
-    lr: float = 1e-3
+    lr: float = 2e-3
     encoder_share: float = 0.3
     weight_decay: float = 1e-2
-    steps: tuple[int, ...] = (300, 150, 150)
+    steps: tuple[int, ...] = (800, 400, 400)
     round_lr: float = 0.5
     labelled_share: float = 0.4
     average: float = 0.98
