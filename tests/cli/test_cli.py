@@ -650,3 +650,14 @@ def test_the_surface_is_as_documented() -> None:
         for name, command in group.commands.items()  # type: ignore[attr-defined]
     }
     assert found == SURFACE
+
+
+def test_too_little_memory_on_a_gpu_is_said_in_our_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr("fedcowpro.core.device.list_devices", full)
+    code, _, err = run("devices")
+    assert code == 2
+    assert "not enough memory" in err
+    assert "--device cpu" in err

@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "check the path, its rights and the space on the disk",
             )
         )
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded here
+            raise
+        fail(FedCoWProError("the GPU has not enough memory", "more of it", "use --device cpu, or end what else uses it"))
     except KeyboardInterrupt:
         sys.exit(130)
 
