@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which need not be loaded here
             raise
-        fail(FedCoWProError("the GPU has not enough memory", "more of it", "use --device cpu, or end what else uses it"))
+        remedy = "use --device cpu, or end what else uses it"
+        fail(FedCoWProError("the GPU has not enough memory", "more of it", remedy))
     except KeyboardInterrupt:
         sys.exit(130)
 
