@@ -235,6 +235,7 @@ def equal_methods(generator: np.random.Generator, cases: int = 12) -> pd.DataFra
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_page_on_equal_methods_is_seldom_wrong() -> None:
     """The whole way from a table to verdicts and marks: pooling, missing scores, seeds, corrections, the first test."""
     settings, generator, repeats = ComparisonSettings("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150
