@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import scores, table
+from made import RESAMPLES, scores, table
 
-from conftest import RESAMPLES
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.protocol import read_results
 from fedcowpro.evaluation.statistics.compare import Comparison, compare
