@@ -6,8 +6,10 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-fast lint setup clean
 
-# Two processes; the tests of one file stay in one process, because they share what it made.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes, each with half of the tests in their order, so that those of a file share what it made; one that is done
+# takes over from the other. What was compiled once is kept, or each process reads 250 test modules anew.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+unexport PYTHONDONTWRITEBYTECODE
 LINTED := src tests benchmarks experiments
 
 demo: $(READY)

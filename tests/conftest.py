@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ install_import_hook([f"fedcowpro.{name}" for name in SHAPED], "beartype.beartype
 
 from common import ORGANS, SHARED, SMALL, TESTS, TINY, Arrays  # noqa: E402
 from fedcowpro.config import PrepareConfig  # noqa: E402
-from fedcowpro.data.phantom import write_site  # noqa: E402
+from fedcowpro.data import phantom  # noqa: E402
 from fedcowpro.data.preparation.prepare import prepare  # noqa: E402
 from fedcowpro.data.preparation.site import Site  # noqa: E402
 from fedcowpro.model.checkpoint import save_checkpoint  # noqa: E402
@@ -36,6 +38,24 @@ from fedcowpro.model.segmenter import build_model  # noqa: E402
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
 torch.set_num_threads(1)  # small arrays: more threads only wait for each other
+os.fsync = lambda _: None  # no test takes the power away; half of a small federation's time went to the disk
+
+
+@lru_cache(maxsize=128)
+def _make_phantom(kind: phantom.Kind, seed: int, size: int = 256, depth: int | None = None) -> phantom.Phantom:
+    made = _draw_phantom(kind, seed, size, depth)
+    made.image.flags.writeable = made.labels.flags.writeable = False
+    return made
+
+
+# Every patient is drawn once a process; many tests ask for the same ones.
+_draw_phantom, phantom.make_phantom = phantom.make_phantom, _make_phantom
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: looking through it for garbage again and again takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +90,8 @@ def real_data() -> Path:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with raw sites `ct` (patients 1, 2, 3) and `t2` (1, 2); 64 x 64 pixels, 10 slices."""
     root = tmp_path_factory.mktemp("phantoms")
-    write_site(root / "ct", "ct", (1, 2, 3), size=64, depth=10)
-    write_site(root / "t2", "t2", (1, 2), size=64, depth=10)
+    phantom.write_site(root / "ct", "ct", (1, 2, 3), size=64, depth=10)
+    phantom.write_site(root / "t2", "t2", (1, 2), size=64, depth=10)
     return root
 
 

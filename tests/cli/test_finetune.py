@@ -75,6 +75,7 @@ def test_a_model_that_needs_no_example(run: Run, scans: Path, tmp_path: Path) ->
     assert "kept" in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on(
     run: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

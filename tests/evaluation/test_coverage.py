@@ -86,6 +86,7 @@ def test_intervals_over_seeds_and_cases_cover(seeds: int, n: int, of_seeds: floa
     assert 0.93 <= found <= 0.97
 
 
+@pytest.mark.slow
 def test_intervals_that_forget_the_seeds_fall_short() -> None:
     def over_cases(values: Array, generator: np.random.Generator) -> tuple[Array, Array]:
         return student(estimate([values.mean(axis=1, keepdims=True)]), 0.95)

@@ -28,6 +28,7 @@ def taught_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return seen
 
 
+@pytest.mark.slow
 def test_every_teaching_is_scored_beside_prototypes_and_trained_once(
     ct_site: Site, tmp_path: Path, taught_with: list[tuple[int, int]]
 ) -> None:
@@ -48,6 +49,7 @@ def test_every_teaching_is_scored_beside_prototypes_and_trained_once(
     assert read_results(out).equals(table)
 
 
+@pytest.mark.slow
 def test_a_network_of_another_example_is_not_taken(
     ct_site: Site, tmp_path: Path, taught_with: list[tuple[int, int]]
 ) -> None:

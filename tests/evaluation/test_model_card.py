@@ -15,7 +15,8 @@ from fedcowpro.config import ExperimentConfig, SiteConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.model_card import write_model_card
 from fedcowpro.evaluation.protocol import Row, write_results
-from fedcowpro.evaluation.statistics.intervals import mean_interval
+from fedcowpro.evaluation.statistics.bootstrap import draw
+from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Draws
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
 from fedcowpro.federated.server.server_app import model_card
 from fedcowpro.federated.site.local_training import SiteFacts
@@ -86,7 +87,8 @@ def test_results_have_means_and_intervals(run: Path, tmp_path: Path) -> None:
     table = lines(text.partition("## Evaluation")[2])
 
     def wanted(organ: str, values: np.ndarray) -> list[str]:
-        interval = mean_interval(values, np.random.default_rng(0))
+        generator = np.random.default_rng(0)
+        interval = Draws(draw(generator, 13, RESAMPLES), generator).interval([values[None]], 0.95)
         ends = f"{interval.low:.3f} to {interval.high:.3f}"
         return ["whole-volume", "fedcowpro", "hill (mr)", organ, f"{values.mean():.3f}", ends, "13"]
 

@@ -27,11 +27,12 @@ from fedcowpro.evaluation.statistics.hypotheses import (
     wilcoxon,
 )
 from fedcowpro.evaluation.statistics.intervals import (
+    RESAMPLES,
     Draws,
     Interval,
     Method,
-    difference_interval,
-    mean_interval,
+    check,
+    paired,
     studentised,
 )
 from fedcowpro.evaluation.statistics.pairs import compare_pairs
@@ -51,6 +52,18 @@ def cells_of(values: dict[str, Array]) -> Cells:
     seeds = {name: tuple(range(len(array))) for name, array in values.items()}
     nothing = Missing(0, n, 0, n, dict.fromkeys(values, 0))
     return Cells("whole-volume", tuple(("a", str(i)) for i in range(n)), seeds, values, nothing, True, 1, True)
+
+
+def interval(
+    generator: np.random.Generator,
+    *blocks: Array,
+    method: Method = "studentised",
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """As a comparison makes one; a block of one axis has one seed."""
+    whole = [np.atleast_2d(block) for block in blocks]
+    return Draws(draw(generator, whole[0].shape[-1], resamples), generator, method).interval(whole, confidence)
 
 
 # Standard error, intervals.
@@ -80,8 +93,8 @@ def test_one_seed_is_the_t_test() -> None:
     expected = stats.ttest_1samp(DIFFERENCES, 0)
     assert p_value(found) == pytest.approx(expected.pvalue)
     low, high = expected.confidence_interval(0.95)
-    interval = mean_interval(DIFFERENCES, rng(), method="t")
-    assert (interval.low, interval.high) == pytest.approx((low, high))
+    student = interval(rng(), DIFFERENCES, method="t")
+    assert (student.low, student.high) == pytest.approx((low, high))
 
 
 def test_p_over_seeds_and_cases_by_solving_for_it() -> None:
@@ -115,7 +128,7 @@ def test_studentised_interval_by_a_plain_loop() -> None:
 def test_bootstrap_intervals_of_scipy(method: Method, name: str) -> None:
     values = rng(2).gamma(2, 1, 15)
     theirs = stats.bootstrap((values,), np.mean, method=name, n_resamples=40_000, random_state=rng(3), vectorized=True)
-    ours = mean_interval(values, rng(4), method=method, resamples=40_000)
+    ours = interval(rng(4), values, method=method, resamples=40_000)
     width = ours.high - ours.low
     ends = theirs.confidence_interval
     assert (ours.low, ours.high) == pytest.approx((ends.low, ends.high), abs=0.02 * width)
@@ -155,39 +168,39 @@ def test_bca_over_seeds_and_cases_by_a_plain_loop() -> None:
 
 
 def test_the_same_generator_gives_the_same_interval() -> None:
-    one, again, other = (mean_interval(CROSSED, rng(seed)) for seed in (7, 7, 8))
+    one, again, other = (interval(rng(seed), CROSSED) for seed in (7, 7, 8))
     assert one == again
     values = rng(1).normal(size=(3, 20))
-    one, again, other = (mean_interval(values, rng(seed)) for seed in (7, 7, 8))
+    one, again, other = (interval(rng(seed), values) for seed in (7, 7, 8))
     assert one == again != other
     assert 0 in one
 
 
 def test_paired_difference_is_the_mean_of_differences() -> None:
     first, second = CROSSED, CROSSED[:, ::-1].copy()
-    assert difference_interval(first, second, rng()) == mean_interval(first - second, rng())
-    apart = difference_interval(first, second[:1], rng(), same_seeds=False, method="t")
+    assert interval(rng(), *paired(first, second, True)) == interval(rng(), first - second)
+    apart = interval(rng(), *paired(first, second[:1], False), method="t")
     found = estimate([first, -second[:1]])
     assert (apart.low + apart.high) / 2 == pytest.approx(float(found.mean)) == first.mean() - second[0].mean()
 
 
 @pytest.mark.parametrize("method", ["studentised", "t", "percentile", "bca"])
 def test_equal_values_give_an_interval_of_one_point(method: Method) -> None:
-    found = mean_interval(np.full(12, 0.25), rng(), method=method)
+    found = interval(rng(), np.full(12, 0.25), method=method)
     assert (found.low, found.high) == (0.25, 0.25)
 
 
 def test_few_or_mostly_equal_cases_get_students_t() -> None:
     few, mostly = DIFFERENCES[:7], np.array([0.0] * 11 + [0.1])
     for values in (few, mostly):
-        found = mean_interval(values, rng())
+        found = interval(rng(), values)
         assert found.method == "t"
-        assert found == mean_interval(values, rng(), method="t")
-    assert mean_interval(DIFFERENCES, rng()).method == "studentised"
+        assert found == interval(rng(), values, method="t")
+    assert interval(rng(), DIFFERENCES).method == "studentised"
 
 
 def test_one_case_has_no_interval() -> None:
-    found = mean_interval([0.8], rng())
+    found = interval(rng(), np.array([0.8]))
     assert math.isnan(found.low)
     assert math.isnan(found.high)
 
@@ -195,17 +208,17 @@ def test_one_case_has_no_interval() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: mean_interval([0.1, math.nan], rng()), "1 of them not finite"),
-        (lambda: mean_interval([], rng()), "at least one of each"),
-        (lambda: mean_interval(0.5, rng()), "seeds, cases"),
-        (lambda: mean_interval(DIFFERENCES, rng(), method="hdi"), "'hdi'"),
-        (lambda: mean_interval(DIFFERENCES, rng(), confidence=95), "inside 0..1"),
-        (lambda: mean_interval(DIFFERENCES, rng(), resamples=30), "beyond each end"),
-        (lambda: difference_interval(CROSSED, CROSSED[:2], rng()), "same seeds"),
-        (lambda: difference_interval(CROSSED, CROSSED[:, :2], rng(), same_seeds=False), "same cases"),
+        (lambda: interval(rng(), np.array([0.1, math.nan])), "1 of them not finite"),
+        (lambda: estimate([np.zeros((1, 0))]), "at least one of each"),
+        (lambda: estimate([np.array(0.5)]), "seeds, cases"),
+        (lambda: check(0.95, RESAMPLES, "hdi"), "'hdi'"),  # type: ignore[arg-type]
+        (lambda: check(95, RESAMPLES), "inside 0..1"),
+        (lambda: check(0.95, 30), "beyond each end"),
+        (lambda: paired(CROSSED, CROSSED[:2], True), "same seeds"),
+        (lambda: paired(CROSSED, CROSSED[:, :2], False), "same cases"),
     ],
 )
-def test_mistakes_with_intervals_are_named(call: Callable[[], Interval], message: str) -> None:
+def test_mistakes_with_intervals_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(FedCoWProError, match=message):
         call()
 
@@ -387,12 +400,12 @@ def test_order_of_rows_does_not_matter_and_the_seed_does_all() -> None:
 
 def test_equivalence_of_statsmodels() -> None:
     """ttost_paired of statsmodels 0.15.0 has p 0.01005 at a margin of 0.03 and p 0.10732 at 0.02, on DIFFERENCES."""
-    interval = mean_interval(DIFFERENCES, rng(), method="t", confidence=0.9)
-    assert interval.low > -0.03
-    assert interval.high < 0.03
-    assert interval.high > 0.02
+    found = interval(rng(), DIFFERENCES, method="t", confidence=0.9)
+    assert found.low > -0.03
+    assert found.high < 0.03
+    assert found.high > 0.02
     for margin, p in ((0.03, 0.010048598011146902), (0.02, 0.10731973131460376)):
-        touching = mean_interval(DIFFERENCES, rng(), method="t", confidence=1 - 2 * p)
+        touching = interval(rng(), DIFFERENCES, method="t", confidence=1 - 2 * p)
         assert touching.high == pytest.approx(margin)
 
 

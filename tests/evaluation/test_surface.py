@@ -13,7 +13,7 @@ from common import Arrays
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation import surface
 from fedcowpro.evaluation.metrics import METRICS, Scores, definition_of, score
-from fedcowpro.evaluation.surface import Definition, SurfaceMetrics, diagonal, surface_metrics
+from fedcowpro.evaluation.surface import Definition, SurfaceMetrics, surface_metrics
 
 DEFINITIONS: tuple[Definition, ...] = ("area", "voxels")
 THICK = (5.0, 1.0, 2.0)
@@ -186,15 +186,6 @@ def test_the_definitions_differ(oracle: Callable[[str], Arrays]) -> None:
     gap = np.abs(data["monai"] - data["surface_distance"])
     assert gap[:, 0].max() > 1  # mm
     assert gap[:, 1].max() > 0.1
-
-
-def test_diagonal_bounds_every_distance() -> None:
-    shape = (4, 5, 6)
-    corners = np.zeros((2, *shape), bool)
-    corners[0, 0, 0, 0] = corners[1, -1, -1, -1] = True
-    longest = diagonal(shape, THICK)
-    assert longest == math.sqrt(20**2 + 5**2 + 12**2)
-    assert surface_metrics(*corners, THICK, 1.0).hd95 <= longest
 
 
 @pytest.mark.parametrize(

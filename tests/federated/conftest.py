@@ -24,6 +24,7 @@ from fedcowpro.config import (
 from fedcowpro.data.phantom import write_site as write_phantoms
 from fedcowpro.data.preparation.manifest import CaseRecord, Manifest
 from fedcowpro.data.preparation.prepare import prepare
+from fedcowpro.federated.run import federate
 
 SITE_SLICES = {"alpha": 4, "beta": 6, "gamma": 5}
 
@@ -80,6 +81,21 @@ def experiment() -> Callable[..., ExperimentConfig]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def finished(sites: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[ExperimentConfig], Path]:
+    """The folder of a finished run over `sites`, one for each group of settings; read or copy it, change nothing."""
+    done: dict[str, Path] = {}
+
+    def run(config: ExperimentConfig) -> Path:
+        if (key := config.digest()) not in done:
+            out = tmp_path_factory.mktemp("finished") / "run"
+            federate(config, sites, out, progress=False)
+            done[key] = out
+        return done[key]
+
+    return run
 
 
 @pytest.fixture(scope="session")

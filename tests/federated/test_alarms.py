@@ -123,11 +123,11 @@ def test_a_training_that_goes_wrong_raises_an_alarm(
 
 
 def test_a_sound_training_raises_none(
-    sites: dict[str, Path], experiment: Callable[..., ExperimentConfig], tmp_path: Path
+    experiment: Callable[..., ExperimentConfig], finished: Callable[[ExperimentConfig], Path]
 ) -> None:
-    federate(experiment(), sites, tmp_path, progress=False)
-    assert [line for line in lines(tmp_path) if line["kind"] == "alarm"] == []
-    assert "No alarm" in (tmp_path / "MODEL_CARD.md").read_text()
+    out = finished(experiment())
+    assert [line for line in lines(out) if line["kind"] == "alarm"] == []
+    assert "No alarm" in (out / "MODEL_CARD.md").read_text()
 
 
 def test_the_document_names_every_rule() -> None:

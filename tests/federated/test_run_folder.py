@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from fedcowpro.model.checkpoint import load_checkpoint
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
+Finished = Callable[[ExperimentConfig], Path]
 
 
 def digest(out: Path) -> str:
@@ -37,10 +39,10 @@ def test_the_last_three_rounds_are_kept(sites: Sites, experiment: Experiment, tm
 
 @pytest.mark.parametrize("normalisation", ["averaged", "local"])
 def test_a_run_goes_back_to_a_round_and_on_from_there(
-    sites: Sites, experiment: Experiment, tmp_path: Path, normalisation: str
+    sites: Sites, experiment: Experiment, finished: Finished, tmp_path: Path, normalisation: str
 ) -> None:
     config = experiment(rounds=4, local_steps=1, normalisation=normalisation)
-    federate(config, sites, tmp_path, progress=False)
+    shutil.copytree(finished(config), tmp_path, dirs_exist_ok=True)
     whole = digest(tmp_path)
     folder = RunFolder(tmp_path)
     folder.go_back(2, config)
@@ -55,10 +57,10 @@ def test_a_run_goes_back_to_a_round_and_on_from_there(
 
 
 def test_a_round_that_is_not_there_is_refused_and_nothing_is_lost(
-    sites: Sites, experiment: Experiment, tmp_path: Path
+    sites: Sites, experiment: Experiment, finished: Finished, tmp_path: Path
 ) -> None:
     config = experiment(rounds=4, local_steps=1)
-    federate(config, sites, tmp_path, progress=False)
+    shutil.copytree(finished(config), tmp_path, dirs_exist_ok=True)
     before = digest(tmp_path)
     for number in (1, 9):
         with pytest.raises(FedCoWProError, match=f"round {number} of the run.*\n.*that are there: 2, 3, 4"):
@@ -89,10 +91,10 @@ def test_stray_folders_are_no_rounds(sites: Sites, experiment: Experiment, tmp_p
 
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "config.yaml"])
 def test_deeply_nested_files_end_with_a_sentence_or_are_passed_over(
-    sites: Sites, experiment: Experiment, tmp_path: Path, name: str
+    sites: Sites, experiment: Experiment, finished: Finished, tmp_path: Path, name: str
 ) -> None:
     config = experiment(rounds=1, local_steps=1)
-    federate(config, sites, tmp_path, progress=False)
+    shutil.copytree(finished(config), tmp_path, dirs_exist_ok=True)
     (tmp_path / name).write_text("[" * 100_000 + "\n")
     if name == "run.json":
         with pytest.raises(FedCoWProError, match="cannot be read"):
@@ -104,6 +106,7 @@ def test_deeply_nested_files_end_with_a_sentence_or_are_passed_over(
             load(ExperimentConfig, tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.0, 0.3])
 def test_ctrl_c_twice_shows_no_traceback_and_the_run_goes_on(
     sites: Sites, experiment: Experiment, tmp_path: Path, gap: float

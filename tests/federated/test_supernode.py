@@ -105,6 +105,7 @@ def test_no_message_is_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
     assert approving(inner._pull_and_store_message, ())(**given, **rest) is None
 
 
+@pytest.mark.slow
 def test_a_policy_with_apps_is_needed(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("")
     with pytest.raises(FedCoWProError, match="names no app"):

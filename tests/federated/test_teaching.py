@@ -75,6 +75,7 @@ def taught(sites: Sites, replies: list[tuple[str, Any]], tmp_path_factory: pytes
     return out
 
 
+@pytest.mark.slow
 def test_the_result_segments_its_organs_without_an_example(taught: Path, sites: Sites) -> None:
     model = OrganModel.load(taught / "teaching" / "model.safetensors")
     assert model.names == {1: "liver", 2: "spleen"}
@@ -103,6 +104,7 @@ def test_no_honest_update_of_the_stage_is_near_its_bound(taught: Path) -> None:
     assert longest_update(config(), before, learnt_names(net)) < bound
 
 
+@pytest.mark.slow
 def test_sites_that_abstain_or_learn_little_do_not_shut_out_the_one_with_the_example(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +138,7 @@ def test_nothing_but_weights_and_known_numbers_leaves_a_site(taught: Path, repli
         assert set(content["metrics"]) <= allowed
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_goes_on_to_the_same_weights(
     taught: Path, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +166,7 @@ def test_a_federation_without_any_example_says_so(sites: Sites, tmp_path: Path) 
         federate(config(teaching=other), sites, tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("permitted", [False, True])
+@pytest.mark.parametrize("permitted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_policy_forbids_teaching_unless_it_permits_it(sites: Sites, tmp_path: Path, permitted: bool) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text(yaml.safe_dump({"packages": ["any"], "teaching": permitted}))

@@ -196,6 +196,7 @@ def test_a_failing_track_costs_no_training(
         federate(experiment(rounds=2), sites, tmp_path / "run", progress=False, track=["tensorboard"])
 
 
+@pytest.mark.slow
 def test_mlflow_reports_nothing(tmp_path: Path) -> None:
     """Outside of tests and CI, where MLflow would report."""
     (tmp_path / "run.json").write_text("{}")

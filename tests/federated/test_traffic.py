@@ -34,6 +34,7 @@ from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
+Finished = Callable[[ExperimentConfig], Path]
 PRECISIONS = ("float32", "float16")
 WIDER = ModelConfig(encoder="tiny", channels=64)
 
@@ -82,10 +83,10 @@ def test_half_precision_ends_near_the_run_in_full(done: dict[str, Path]) -> None
 
 
 def test_interrupted_run_ends_in_the_same_weights(
-    sites: Sites, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sites: Sites, experiment: Experiment, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = experiment(precision="float16")
-    federate(config, sites, tmp_path / "whole", progress=False)
+    whole, broken = finished(config), tmp_path / "broken"
     real, calls = task.fit, iter(range(1, 100))
 
     def fit(*args: Any, **kwargs: Any) -> Any:
@@ -96,11 +97,10 @@ def test_interrupted_run_ends_in_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(task, "fit", fit)
         with pytest.raises(KeyboardInterrupt):
-            federate(config, sites, tmp_path / "broken", progress=False)
-    federate(config, sites, tmp_path / "broken", progress=False)
-    assert digest(tmp_path / "broken") == digest(tmp_path / "whole")
-    norms = [[site.update_norm for number in rounds(tmp_path / run) for site in number.sites] for run in
-             ("whole", "broken")]  # fmt: skip
+            federate(config, sites, broken, progress=False)
+    federate(config, sites, broken, progress=False)
+    assert digest(broken) == digest(whole)
+    norms = [[site.update_norm for number in rounds(run) for site in number.sites] for run in (whole, broken)]
     assert norms[0] == norms[1]
 
 
@@ -124,12 +124,11 @@ def test_frozen_statistics_do_not_travel(
     assert sent == [set(), learnt] * 3 + [learnt, learnt] * 3
 
 
-def test_an_initial_model_that_sites_cannot_build_is_sent(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
-    federate(experiment(), sites, tmp_path / "build", progress=False)
-    federate(experiment(initial="send"), sites, tmp_path / "send", progress=False)
-    assert digest(tmp_path / "send") == digest(tmp_path / "build")
-    full = rounds(tmp_path / "send")[0].sites[0].bytes_model
-    assert all(site.bytes_down > full for number in rounds(tmp_path / "send") for site in number.sites)
+def test_an_initial_model_that_sites_cannot_build_is_sent(experiment: Experiment, finished: Finished) -> None:
+    sent = finished(experiment(initial="send"))
+    assert digest(sent) == digest(finished(experiment()))
+    full = rounds(sent)[0].sites[0].bytes_model
+    assert all(site.bytes_down > full for number in rounds(sent) for site in number.sites)
 
 
 def test_another_initial_model_is_refused(experiment: Experiment) -> None:

@@ -74,6 +74,7 @@ def command(tiny_checkpoint: Path, phantoms: Path, tmp_path: Path) -> Iterator[s
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_public_server_wants_its_token_and_leaves_nothing_behind(
     command: subprocess.Popen[str], phantoms: Path, tmp_path: Path
 ) -> None:

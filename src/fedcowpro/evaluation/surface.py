@@ -40,7 +40,7 @@ class SurfaceMetrics:
 
     Attributes:
         hd95: the larger of the two directed 95th percentiles of the distance to the other surface, in mm. NaN when both
-            masks are empty; infinite when exactly one is (see `diagonal` for a finite stand-in).
+            masks are empty; infinite when exactly one is.
         nsd: share of both surfaces that lies within the tolerance of the other one, 0..1. NaN when both masks are
             empty; 0.0 when exactly one is.
         tolerance: in mm.
@@ -93,11 +93,6 @@ def surface_metrics(
         tolerance=tolerance,
         definition=definition,
     )
-
-
-def diagonal(shape: Sequence[int], spacing: Spacing) -> float:
-    """Length in mm of the diagonal of a volume (depth, height, width): no two surfaces in it lie further apart."""
-    return math.hypot(*(n * step for n, step in zip(shape, spacing, strict=True)))
 
 
 def _check(mask: npt.NDArray[np.bool_], spacing: Spacing, tolerance: float, definition: str) -> npt.NDArray[np.float64]:

@@ -344,12 +344,12 @@ def test_the_patient_stays_in_the_archive(
         file.unlink()
     root, out = tmp_path / "archive", tmp_path / "out" / "site"
     with pytest.raises(SystemExit):
-        main(["prepare", str(root), "--out", str(out), "--size", "64"])
+        main(["prepare", str(root), "--out", str(out), "--size", "64", "--workers", "1"])
     said = capfd.readouterr()
     assert re.search(r"\*{3}/gap .*: missing slices: 1 between \*{3}\S+ \(", said.err)
     for file in (root / named / "gap").iterdir():
         file.unlink()
-    for command in (["prepare", str(root), "--size", "64"], ["inspect", str(out)]):
+    for command in (["prepare", str(root), "--size", "64", "--workers", "1"], ["inspect", str(out)]):
         with pytest.raises(SystemExit) as end:
             main([*command, "--out", str(out if command[0] == "prepare" else out / "page.html")])
         assert end.value.code == 0

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made import RESAMPLES
 
 from fedcowpro.reports.comparison.page import compare_page
-
-RESAMPLES = 199
 
 
 @pytest.fixture

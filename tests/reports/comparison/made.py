@@ -17,6 +17,8 @@ from fedcowpro.data.preparation.manifest import CaseRecord, Manifest
 from fedcowpro.evaluation.protocol import Row, write_results
 from fedcowpro.study.table import COST_COLUMNS
 
+RESAMPLES = 199  # of a page
+
 
 def scores(
     methods: Mapping[str, float],

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made import scores, table
+from made import RESAMPLES, scores, table
 
-from conftest import RESAMPLES
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.protocol import read_results
 from fedcowpro.evaluation.statistics.compare import Comparison, compare
@@ -235,6 +234,7 @@ def equal_methods(generator: np.random.Generator, cases: int = 12) -> pd.DataFra
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_page_on_equal_methods_is_seldom_wrong() -> None:
     """The whole way from a table to verdicts and marks: pooling, missing scores, seeds, corrections, the first test."""
     settings, generator, repeats = ComparisonSettings("a", 0.02, 0, resamples=39), np.random.default_rng(6), 150

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import scores, write_study
+from made import RESAMPLES, scores, write_study
 
-from conftest import RESAMPLES
 from fedcowpro.reports.comparison.page import compare_page
 from html_page import Page
 

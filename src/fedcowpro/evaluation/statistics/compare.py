@@ -101,7 +101,7 @@ def compare(
         margin: largest difference that counts as comparable, in the metric's unit; adds the equivalence test.
         infinite: what stands for an infinite value, such as a diagonal in mm for the HD95 of a missed organ.
         resamples: number of bootstrap samples.
-        interval: how intervals are made (see `intervals.mean_interval`).
+        interval: how intervals are made (see `intervals.Draws`).
 
     Raises:
         FedCoWProError: what `cells.collect` refuses; an unknown metric without `better`; a reference that is no method;

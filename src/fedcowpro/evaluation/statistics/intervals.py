@@ -20,7 +20,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.evaluation.statistics.bootstrap import crossed_interval, draw, tails
+from fedcowpro.evaluation.statistics.bootstrap import crossed_interval, tails
 from fedcowpro.evaluation.statistics.standard_error import Array, Estimate, estimate
 
 Method = Literal["studentised", "t", "percentile", "bca"]
@@ -42,56 +42,6 @@ class Interval:
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
-
-
-def mean_interval(
-    values: npt.ArrayLike,
-    generator: np.random.Generator,
-    *,
-    method: Method = "studentised",
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """An interval for a mean.
-
-    Args:
-        values: one value per case, (cases,), or (seeds, cases).
-        generator: source of the resamples.
-        method: "studentised" or "t" with the error of the crossed layout; "percentile" and "bca", of crossed
-            resampling: seeds and, independently, cases are drawn with replacement, and each drawn seed meets each drawn
-            case.
-        confidence: 0..1.
-        resamples: number of bootstrap samples.
-
-    Raises:
-        FedCoWProError: values that are not finite or not (seeds, cases), an unknown method, a confidence that is not
-            inside 0..1 or too high for the number of resamples.
-    """
-    return _interval([_block(values)], generator, method, confidence, resamples)
-
-
-def difference_interval(
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    generator: np.random.Generator,
-    *,
-    same_seeds: bool = True,
-    method: Method = "studentised",
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-) -> Interval:
-    """An interval for the mean of first - second, paired by case.
-
-    Args:
-        first: one value per case, (cases,), or (seeds, cases).
-        second: values of the same cases in the same order.
-        same_seeds: seed i of both belongs together, and both have as many; otherwise seeds vary independently.
-        generator, method, confidence, resamples: as for `mean_interval`.
-
-    Raises:
-        FedCoWProError: as for `mean_interval`; other cases in `second`, or other seeds although `same_seeds`.
-    """
-    return _interval(paired(_block(first), _block(second), same_seeds), generator, method, confidence, resamples)
 
 
 def paired(first: Array, second: Array, same_seeds: bool) -> list[Array]:
@@ -156,7 +106,9 @@ class Draws:
     Attributes:
         cases: weights of cases, (resamples, cases).
         generator: of the resamples that "percentile" and "bca" draw anew for each interval.
-        method: of the intervals.
+        method: "studentised" or "t" with the error of the crossed layout; "percentile" and "bca", of crossed
+            resampling: seeds and, independently, cases are drawn with replacement, and each drawn seed meets each
+            drawn case.
     """
 
     cases: Array
@@ -164,7 +116,11 @@ class Draws:
     method: Method = "studentised"
 
     def interval(self, blocks: Sequence[Array], confidence: float) -> Interval:
-        """An interval for the sum of the blocks' means (see `estimate`)."""
+        """An interval for the sum of the blocks' means (see `estimate`); NaN at both ends for one case.
+
+        Raises:
+            FedCoWProError: values that are not finite or not (seeds, cases).
+        """
         found = estimate(blocks)
         if len(found.cases) < 2:
             return Interval(math.nan, math.nan, confidence, "t")
@@ -178,14 +134,6 @@ class Draws:
         return Interval(*limits, confidence, self.method)
 
 
-def _interval(
-    blocks: Sequence[Array], generator: np.random.Generator, method: Method, confidence: float, resamples: int
-) -> Interval:
-    estimate(blocks)  # refuses what has no mean, before anything is drawn
-    check(confidence, resamples, method)
-    return Draws(draw(generator, blocks[0].shape[-1], resamples), generator, method).interval(blocks, confidence)
-
-
 def check(confidence: float, resamples: int, method: Method = "studentised") -> None:
     """Refuse an unknown method, and what leaves no resample beyond the interval's ends."""
     if method not in get_args(Method):
@@ -196,8 +144,3 @@ def check(confidence: float, resamples: int, method: Method = "studentised") -> 
             "a confidence inside 0..1 and at least one resample beyond each end",
             f"keep 0.95 and {RESAMPLES}",
         )
-
-
-def _block(values: npt.ArrayLike) -> Array:
-    array = np.asarray(values, dtype=np.float64)
-    return array[None] if array.ndim == 1 else array

@@ -52,7 +52,7 @@ def compare_page(
         command: that made the page, to be shown on it.
         sites: name -> site folder, for the modality of its cases.
         resamples: number of bootstrap samples.
-        interval: how intervals are made (see `mean_interval`).
+        interval: how intervals are made (see `Draws`).
 
     Returns:
         `out`.
