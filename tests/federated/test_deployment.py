@@ -227,7 +227,7 @@ def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experime
     config = experiment(rounds=4, min_sites=1, join_timeout=2, round_timeout=deadline)
     command = cluster.federate(config, out)
     cluster.wait((cluster.faults / "beta.2.started").exists, "round 2")
-    cluster.kill("flower-supernode", str(cluster.root), "bundles/beta/")
+    cluster.kill("deployment.supernode", str(cluster.root), "bundles/beta/")
     cluster.wait(lambda: len(rounds(out)) == 2, "the deadline of round 2")
     (cluster.faults / "gamma-may-go").touch()
     said = ended(cluster, command, out)

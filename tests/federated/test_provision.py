@@ -207,7 +207,7 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
         main([*words, "--node", "threads=2"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "flower-supernode --superlink fl.example.org:9443" in said
+    assert "-m fedcowpro.federated.deployment.supernode --fast --superlink fl.example.org:9443" in said
     assert f'threads=2 site-name="north" site-path="{sites["alpha"]}"' in said
     bundle = made.bundle("north")
     assert f'audit-log="{bundle / "audit.jsonl"}" site-policy="{bundle / "site-policy.yaml"}"' in said
@@ -216,8 +216,11 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
     with pytest.raises(SystemExit):
         main([*words, "--policy", str(policy), "--audit-log", str(tmp_path / "own.jsonl")])
     said = capsys.readouterr().out
-    assert f"-m fedcowpro.federated.deployment.supernode --policy {policy} --superlink" in said
+    assert f"-m fedcowpro.federated.deployment.supernode --fast --policy {policy} --superlink" in said
     assert f'audit-log="{tmp_path / "own.jsonl"}" site-policy="{policy}"' in said
+    with pytest.raises(SystemExit):
+        main([*words, "--no-fast"])
+    assert "flower-supernode --superlink fl.example.org:9443" in capsys.readouterr().out
     for wrong in ("threads", "site-name=south"):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--node", wrong])

@@ -115,6 +115,7 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
         federation=settings.name,
         coordinator=_address(settings.hosts[0], settings.port),
         key=fingerprint(public),
+        fast=settings.fast,
         versions=settings.versions,
     )
     _write_yaml(bundle.site_file, entry)

@@ -36,9 +36,10 @@ def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -
     # Values are TOML; a string of JSON is one of TOML too.
     config = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())
     policy = node.get(POLICY, NO_POLICY)
-    command = ["flower-supernode"]
+    ours: list[str] = ["--fast"] if site.fast else []
     if policy != NO_POLICY and load(SitePolicy, Path(str(policy))).apps:  # only these are installed
-        command = [sys.executable, "-m", SUPERNODE, "--policy", str(policy)]
+        ours += ["--policy", str(policy)]
+    command = [sys.executable, "-m", SUPERNODE, *ours] if ours else ["flower-supernode"]
     command += ["--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
     command += ["--auth-supernode-private-key", str(bundle.key)]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", config]
@@ -86,9 +87,10 @@ def run_site(
             end(running)
 
 
-def with_node_settings(site: SiteFile, settings: dict[str, str | int | float | bool]) -> SiteFile:
-    """The site's file with more of the node's configuration."""
-    return parse(SiteFile, {**site.model_dump(), "node": {**site.node, **settings}}, "options of join")
+def with_options(site: SiteFile, settings: dict[str, str | int | float | bool], fast: bool | None = None) -> SiteFile:
+    """The site's file with more of the node's configuration, and `fast` where it is given."""
+    data = {**site.model_dump(), "node": {**site.node, **settings}}
+    return parse(SiteFile, data if fast is None else {**data, "fast": fast}, "options of join")
 
 
 def free_port() -> int:
