@@ -59,7 +59,7 @@ class Coordinator:
         self.certificate, self.key = self.folder / "server.crt", self.folder / "server.key"
         self.public_keys = self.folder / "keys"
         self.app = self.folder / "app"
-        self.proxy = self.folder / "nginx.conf"
+        self.proxy, self.known_sites = self.folder / "nginx.conf", self.folder / "sites.conf"
         self.home = self.folder / "flwr"
         self.experiments = self.folder / "experiments"
         self.state = self.folder / "state.db"
