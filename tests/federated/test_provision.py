@@ -241,10 +241,14 @@ def test_a_node_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.M
         sites_process, "start", lambda *_: subprocess.Popen(["false"], text=True, start_new_session=True)
     )
     monkeypatch.setattr(sites_process.time, "sleep", sleep)
+    refusals = ["", "a SuperNode with this site's key is connected already", ""]
+    monkeypatch.setattr(sites_process, "_unreachable", lambda *_: "")
+    monkeypatch.setattr(sites_process, "_refusal", lambda *_: refusals.pop(0))
     said: list[str] = []
     bundle = sites_process.Bundle(made.bundle("north"))
     sites_process.run_site(bundle.root, bundle.read(), tmp_path, say=said.append)
     assert pauses == [2, 4, 8]
+    assert said[3] == "a SuperNode with this site's key is connected already; next try in 4 s"
     assert "ended with code 1" in said[1]
     assert said[-1] == "stopped"
 
