@@ -1,13 +1,15 @@
 """Seconds per round with each engine, against the bare local training; the server's memory against the number of sites.
 
-    python benchmarks/engines.py [--engines process,ray,deploy] [--sites 4] [--rounds 4] [--steps 5] [--encoder lite0]
+    python benchmarks/engines.py [--engines process,ray,flower,deploy] [--sites 4] [--rounds 4] [--encoder lite0]
     python benchmarks/engines.py --memory 1,2,5,10,20 [--plot memory.png]
 
 All sites have the same synthetic patients under different names. The local training is what the sites themselves
 measure (the sum of their `fit`), in the same run, so the ratio of a round to it hardly depends on what else the machine
 does. Equal weights have equal digests. The first round, in which processes start, stands by itself. On several cores
 Ray and SuperNodes train sites at the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and
-SuperNodes run as processes on this machine (nginx is needed).
+SuperNodes run as processes on this machine (nginx is needed); `flower` is the same with `fast: false`, Flower's own
+way. `beside` is what a warm round takes beside the training: beside the longest one of a site, where they train at the
+same time.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.model.segmenter import build_model
 
-ENGINES = ("process", "ray", "deploy")
+ENGINES = ("process", "ray", "flower", "deploy")
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def main() -> None:
             _memory(root, config, counts, options.plot)
             return
         chosen = dict(list(sites.items())[: options.sites])
-        numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'ratio':>8}{'MB a message':>14}"
+        numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'beside':>9}{'ratio':>8}{'MB a message':>14}"
         print(f"{'engine':10}{numbers}  digest")
         for engine in options.engines.split(","):
             print(_row(engine, _timed(engine, config, chosen, root)), flush=True)
@@ -110,8 +112,8 @@ def _timed(engine: str, config: ExperimentConfig, sites: dict[str, Path], root: 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        if engine == "deploy":
-            with _served(root / "federation", sites) as federation:
+        if engine in ("flower", "deploy"):
+            with _served(root / f"federation-{engine}", sites, engine == "deploy") as federation:
                 federate_deployed(config, federation, out, say=lambda text: print(text, file=sys.stderr))
         else:
             federate(config, sites, out, progress=False, engine=engine)  # type: ignore[arg-type]
@@ -127,17 +129,21 @@ def _row(engine: str, timed: tuple[list[float], Path]) -> str:
     records = read_rounds(out / "metrics.jsonl")
     training = [sum(site.seconds for site in record.sites) for record in records]
     warm, bare = sum(rounds[1:]) / len(rounds[1:]), sum(training[1:]) / len(training[1:])
+    longest = [max(site.seconds for site in record.sites) for record in records[1:]]  # they train at the same time
+    beside = warm - (bare if engine == "process" else sum(longest) / len(longest))
     sent = records[0].sites[0].bytes_down / 1e6
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()[:12]
-    return f"{engine:10}{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{warm / bare:8.3f}{sent:14.1f}  {weights}"
+    numbers = f"{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{beside:7.2f} s{warm / bare:8.3f}{sent:14.1f}"
+    return f"{engine:10}{numbers}  {weights}"
 
 
 @contextmanager
-def _served(root: Path, sites: dict[str, Path]) -> Iterator[Path]:
+def _served(root: Path, sites: dict[str, Path], fast: bool) -> Iterator[Path]:
     """Server and sites as processes."""
     settings = FederationFile(
-        hosts=("127.0.0.1",), listen="127.0.0.1", port=free_port(), superlink_port=free_port(), sites=tuple(sites)
-    )
+        hosts=("127.0.0.1",), listen="127.0.0.1", port=free_port(), superlink_port=free_port(), sites=tuple(sites),
+        fast=fast,
+    )  # fmt: skip
     init_federation(root, settings)
     running: list[subprocess.Popen[str]] = []
 

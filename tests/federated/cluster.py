@@ -89,7 +89,7 @@ class Cluster:
 
     def kill(self, *words: str) -> None:
         """kill -9 of the one process whose command line has all these words."""
-        found = [pid for pid, line in _command_lines().items() if all(word in line for word in words)]
+        found = [pid for pid, line in command_lines().items() if all(word in line for word in words)]
         assert len(found) == 1, (words, found)
         os.kill(found[0], signal.SIGKILL)
 
@@ -106,7 +106,7 @@ class Cluster:
         return process
 
 
-def _command_lines() -> dict[int, str]:
+def command_lines() -> dict[int, str]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -16,6 +16,7 @@ from flwr.app import Array, Context, Message
 from flwr.clientapp import ClientApp
 
 from fedcowpro.federated.site.client_app import app as honest
+from fedcowpro.federated.transport.packing import is_packed, pack, unpack
 from fedcowpro.federated.transport.site_errors import sanitised
 
 FOLDER = "FEDCOWPRO_TEST_FAULTS"
@@ -42,6 +43,9 @@ def train(message: Message, context: Context) -> Message:
         while not (folder / fault.removeprefix("wait for ")).exists() and time.monotonic() < end:
             time.sleep(0.1)
     reply = honest(message, context)
+    packed = is_packed(reply.content)
+    if packed:
+        reply.content = unpack(reply.content)
     arrays = reply.content["arrays"]
     name = "project.weight"
     value = arrays[name].numpy()
@@ -53,4 +57,6 @@ def train(message: Message, context: Context) -> Message:
         arrays[name] = Array(value[:1])
     elif fault == "more":
         arrays["more"] = Array(value)
+    if packed:
+        reply.content = pack(reply.content)
     return reply

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import PATIENCE, Cluster
+from cluster import PATIENCE, Cluster, command_lines
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedcowpro.config import ExperimentConfig, load
@@ -69,14 +69,14 @@ def ended(cluster: Cluster, command: subprocess.Popen[str], out: Path) -> str:
     return " ".join(cluster.log(f"federate-{out.name}").split())
 
 
-def request(port: int, ca: Path, path: str, method: str = "POST", body: bytes = b"") -> int:
+def request(port: int, ca: Path, path: str, method: str = "POST", body: bytes = b"", key: str = "") -> int:
     """Status of the answer to a request as raw bytes, which nobody on this side tidies up."""
     context = ssl.create_default_context(cafile=str(ca))
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as door,
     ):
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/protobuf\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/protobuf\r\n{key}"
         door.sendall(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
         return int(door.recv(100).split()[1])
 
@@ -100,10 +100,70 @@ def test_only_the_fleet_interface_passes_the_door(cluster: Cluster) -> None:
     closed += ["//v1//control/list-runs", "/V1/CONTROL/list-runs", "/v1/fleet/", "/v1/fleet/../../openapi.json"]
     assert request(inside, ca, "/v1/control/list-runs") == 200, "the test can fail: inside, the way is open"
     for path in closed:
-        assert request(door, ca, path) in (400, 403, 404), path
-        assert request(door, ca, path, "GET") in (400, 403, 404), path
-    assert request(door, ca, "/v1/fleet/pull-messages", "GET") == 403
-    assert request(door, ca, "/v1/fleet/pull-messages") == 401  # passes, and is asked for a signature
+        for key in ("", known(cluster)):
+            assert request(door, ca, path, key=key) in (400, 403, 404), path
+            assert request(door, ca, path, "GET", key=key) in (400, 403, 404), path
+    assert request(door, ca, "/v1/fleet/pull-messages", "GET", key=known(cluster)) == 403
+    assert request(door, ca, "/v1/fleet/pull-messages") == 403
+    assert request(door, ca, "/v1/fleet/pull-messages", key="flwr-public-key: bm9ib2R5\r\n") == 403
+    # A site's public key passes, and who shows it is asked for a signature.
+    assert request(door, ca, "/v1/fleet/pull-messages", key=known(cluster)) == 401
+    assert request(door, ca, "/v1/fleet/push-object", key=known(cluster), body=bytes(7_000_000)) == 413
+
+
+def known(cluster: Cluster) -> str:
+    """The header with which a site shows its public key."""
+    value = cluster.coordinator.known_sites.read_text().split('"')[1]
+    return f"flwr-public-key: {value}\r\n"
+
+
+def test_strangers_cannot_fill_the_servers_memory(cluster: Cluster) -> None:
+    """100 connections without a key that send all they may, and stay; a site comes in beside them."""
+    ca, port = cluster.coordinator.ca, cluster.settings.port
+    context = ssl.create_default_context(cafile=str(ca))
+    head = "POST /v1/fleet/push-object HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/protobuf\r\n"
+    head += f"Content-Length: {6 << 20}\r\n\r\n"
+    at_rest, held, most, sent = server_memory(cluster), [], 0.0, 0
+    try:
+        for number in range(100):
+            plain = socket.create_connection(("127.0.0.1", port), timeout=30)
+            stranger = context.wrap_socket(plain, server_hostname="127.0.0.1")
+            held.append(stranger)
+            try:
+                stranger.sendall(head.encode())
+                for _ in range(6):
+                    stranger.sendall(bytes(1 << 20) if number % 2 else bytes((1 << 20) - 1))  # half of them end
+                    sent += 1
+            except OSError:
+                pass  # the door has shut
+            most = max(most, server_memory(cluster))
+        assert sign_in(f"127.0.0.1:{port}", ca, cluster.coordinator.bundle("delta") / "site.key") == "accepted"
+    finally:
+        for stranger in held:
+            stranger.close()
+    print(f"{at_rest:.0f} MB at rest, {most:.0f} MB at most, {sent} MB were sent")
+    assert most - at_rest <= 50
+
+
+def server_memory(cluster: Cluster) -> float:
+    """MB of the SuperLink and the proxy's processes."""
+    folder, total = str(cluster.federation), 0
+    for pid, line in command_lines().items():
+        if folder in line and ("flower-superlink" in line or line.startswith("nginx")):
+            total += memory(pid)
+    for pid, line in command_lines().items():
+        if line.startswith("nginx: worker"):
+            total += memory(pid)
+    return total / 1024
+
+
+def memory(pid: int) -> int:
+    """KB of a process; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
 
 
 def test_flowers_own_command_line_is_refused_from_outside(cluster: Cluster, tmp_path: Path) -> None:
@@ -127,11 +187,12 @@ def test_strangers_get_nothing(cluster: Cluster, tmp_path: Path, monkeypatch: py
     delta = cluster.coordinator.bundle("delta") / "site.key"
     assert sign_in(address, ca, delta) == "accepted"
     make_site_key(tmp_path / "unregistered.key")
-    for key in (tmp_path / "unregistered.key", cluster.coordinator.bundle("alpha") / "site.key"):
-        with pytest.raises(FedCoWProError, match="does not know this site's key, or has the site connected already"):
-            sign_in(address, ca, key)
+    with pytest.raises(FedCoWProError, match="does not know this site's key"):
+        sign_in(address, ca, tmp_path / "unregistered.key")
+    with pytest.raises(FedCoWProError, match="a SuperNode with this site's key is connected already"):
+        sign_in(address, ca, cluster.coordinator.bundle("alpha") / "site.key")
     make_authority(tmp_path / "other.crt", tmp_path / "other.key", "another authority")
-    with pytest.raises(FedCoWProError, match=r"no answer.*certificate"):
+    with pytest.raises(FedCoWProError, match=r"shows a certificate that is not the federation's"):
         sign_in(address, tmp_path / "other.crt", delta)
     plain = http.client.HTTPConnection("127.0.0.1", cluster.settings.port, timeout=30)
     plain.request("POST", "/v1/fleet/pull-messages")
@@ -227,7 +288,7 @@ def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experime
     config = experiment(rounds=4, min_sites=1, join_timeout=2, round_timeout=deadline)
     command = cluster.federate(config, out)
     cluster.wait((cluster.faults / "beta.2.started").exists, "round 2")
-    cluster.kill("flower-supernode", str(cluster.root), "bundles/beta/")
+    cluster.kill("deployment.supernode", str(cluster.root), "bundles/beta/")
     cluster.wait(lambda: len(rounds(out)) == 2, "the deadline of round 2")
     (cluster.faults / "gamma-may-go").touch()
     said = ended(cluster, command, out)

@@ -192,7 +192,8 @@ def test_check_by_the_command_line(tmp_path: Path, sites: dict[str, Path], capsy
         main(words)
     assert ended.value.code == 2
     said = capsys.readouterr().out
-    assert "FAILED server: 127.0.0.1:1 cannot be reached" in said
+    assert "FAILED server: the coordinator's server is down: nothing answers at 127.0.0.1:1" in said
+    assert "administrators" not in said
     assert "ok     key" in said
     with pytest.raises(SystemExit) as ended:
         main(["federation", "check", str(tmp_path), "--site-folder", str(tmp_path)])
@@ -207,7 +208,7 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
         main([*words, "--node", "threads=2"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "flower-supernode --superlink fl.example.org:9443" in said
+    assert "-m fedcowpro.federated.deployment.supernode --fast --superlink fl.example.org:9443" in said
     assert f'threads=2 site-name="north" site-path="{sites["alpha"]}"' in said
     bundle = made.bundle("north")
     assert f'audit-log="{bundle / "audit.jsonl"}" site-policy="{bundle / "site-policy.yaml"}"' in said
@@ -216,8 +217,11 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
     with pytest.raises(SystemExit):
         main([*words, "--policy", str(policy), "--audit-log", str(tmp_path / "own.jsonl")])
     said = capsys.readouterr().out
-    assert f"-m fedcowpro.federated.deployment.supernode --policy {policy} --superlink" in said
+    assert f"-m fedcowpro.federated.deployment.supernode --fast --policy {policy} --superlink" in said
     assert f'audit-log="{tmp_path / "own.jsonl"}" site-policy="{policy}"' in said
+    with pytest.raises(SystemExit):
+        main([*words, "--no-fast"])
+    assert "flower-supernode --superlink fl.example.org:9443" in capsys.readouterr().out
     for wrong in ("threads", "site-name=south"):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--node", wrong])
@@ -237,10 +241,14 @@ def test_a_node_that_ends_is_started_again(tmp_path: Path, monkeypatch: pytest.M
         sites_process, "start", lambda *_: subprocess.Popen(["false"], text=True, start_new_session=True)
     )
     monkeypatch.setattr(sites_process.time, "sleep", sleep)
+    refusals = ["", "a SuperNode with this site's key is connected already", ""]
+    monkeypatch.setattr(sites_process, "_unreachable", lambda *_: "")
+    monkeypatch.setattr(sites_process, "_refusal", lambda *_: refusals.pop(0))
     said: list[str] = []
     bundle = sites_process.Bundle(made.bundle("north"))
     sites_process.run_site(bundle.root, bundle.read(), tmp_path, say=said.append)
     assert pauses == [2, 4, 8]
+    assert said[3] == "a SuperNode with this site's key is connected already; next try in 4 s"
     assert "ended with code 1" in said[1]
     assert said[-1] == "stopped"
 

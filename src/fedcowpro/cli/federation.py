@@ -15,6 +15,7 @@ from fedcowpro.core.errors import FedCoWProError
 
 federation = typer.Typer(no_args_is_help=True, help="Between machines: keys, the coordinator's server, the sites.")
 app.add_typer(federation, name="federation")
+_FAST = "Forks of a loaded process for messages, short sleeps; --no-fast: as Flower does by itself."
 
 
 @federation.command()
@@ -31,6 +32,7 @@ def init(
     port: Annotated[int, typer.Option(help="Of the public door.")] = 9443,
     listen: Annotated[str, typer.Option(help="Address of this machine for the public door.")] = "0.0.0.0",
     superlink_port: Annotated[int, typer.Option(help="Of the SuperLink, on loopback.")] = 9092,
+    fast: Annotated[bool, typer.Option(help=f"{_FAST} For all sites, and for each message.")] = True,
 ) -> None:
     """Write certificates, a key per site, start commands and the proxy's configuration; keys are never overwritten."""
     from fedcowpro.config import parse
@@ -39,6 +41,7 @@ def init(
 
     names, keys = names_of_sites(site)
     data = {"name": name, "hosts": tuple(host), "listen": listen, "port": port, "superlink_port": superlink_port}
+    data |= {"fast": fast}
     settings = parse(FederationFile, {**data, "sites": names}, "options of init")
     _, new = init_federation(folder, settings, keys)
     for one in new:
@@ -79,17 +82,18 @@ def join(
         Path | None, typer.Option(help="What this site permits; default site-policy.yaml in the bundle.")
     ] = None,
     audit_log: Annotated[Path | None, typer.Option(help="This site's log; default audit.jsonl in the bundle.")] = None,
+    fast: Annotated[bool | None, typer.Option(help=f"{_FAST} Default: as site.yaml says.")] = None,
 ) -> None:
     """What a site runs to take part; with --run, run it and keep it running."""
     from fedcowpro.federated.deployment.layout import Bundle
-    from fedcowpro.federated.deployment.site import check_site_folder, node_command, run_site, with_node_settings
+    from fedcowpro.federated.deployment.site import check_site_folder, node_command, run_site, with_options
     from fedcowpro.federated.governance.enforcement import AUDIT, POLICY
 
     check_site_folder(site_folder)
     files = Bundle(bundle)
     given = {POLICY: policy, AUDIT: audit_log}
     settings = {key: str(path.absolute()) for key, path in given.items() if path is not None}
-    site = with_node_settings(files.read(), {**_node_settings(node or []), **settings})
+    site = with_options(files.read(), {**_node_settings(node or []), **settings}, fast)
     if run:
         run_site(bundle, site, site_folder, port=port, say=echo.print)
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import shutil
 import ssl
 import stat
@@ -21,6 +20,7 @@ from fedcowpro.core.versions import versions
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.deployment.keys import days_left, fingerprint, public_of
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
+from fedcowpro.federated.deployment.reach import reach
 from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.audit_log import read_audit
 from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
@@ -31,7 +31,6 @@ from fedcowpro.model.segmenter import build_model
 SKEW = 60.0  # seconds that clocks may differ; Flower takes signatures up to five minutes old
 FREE = 2.0  # GB
 SOON = 30.0  # days
-_TIMEOUT = 10.0  # seconds
 _SAME = ("fedcowpro", "flwr")
 
 
@@ -143,29 +142,8 @@ def _authority(bundle: Bundle) -> str:
     return f"certificate valid for {left:.0f} days"
 
 
-def _connect(bundle: Bundle, site: SiteFile) -> http.client.HTTPSConnection:
-    """An open connection, the server's certificate verified."""
-    host, _, port = site.coordinator.rpartition(":")
-    context = ssl.create_default_context(cafile=str(bundle.ca))
-    door = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=_TIMEOUT, context=context)
-    try:
-        door.connect()
-    except ssl.SSLError as error:
-        raise FedCoWProError(
-            f"{site.coordinator} shows a certificate that is not the federation's: {error}",
-            "a certificate signed by ca.crt, for this name",
-            "ask the coordinator; if an own proxy of this hospital opens TLS connections, except this address from it",
-        ) from error
-    except OSError as error:
-        raise FedCoWProError(
-            f"{site.coordinator} cannot be reached: {error}", "an open way to the coordinator",
-            "ask your network's administrators to let this address and port out; ask the coordinator whether it runs",
-        ) from error  # fmt: skip
-    return door
-
-
 def _server(bundle: Bundle, site: SiteFile) -> str:
-    door = _connect(bundle, site)
+    door = reach(site.coordinator, bundle.ca)
     try:
         assert isinstance(door.sock, ssl.SSLSocket)
         shown = door.sock.getpeercert() or {}
@@ -178,7 +156,7 @@ def _server(bundle: Bundle, site: SiteFile) -> str:
 
 
 def _clock(bundle: Bundle, site: SiteFile) -> str:
-    door = _connect(bundle, site)
+    door = reach(site.coordinator, bundle.ca)
     try:
         door.request("GET", "/")
         shown = door.getresponse().getheader("Date")

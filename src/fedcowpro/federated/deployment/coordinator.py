@@ -15,7 +15,7 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.federated.deployment.keys import days_left
 from fedcowpro.federated.deployment.layout import Coordinator, FederationFile
 from fedcowpro.federated.deployment.programs import end, require_free, start, until_stopped
-from fedcowpro.federated.deployment.superlink_client import register_key
+from fedcowpro.federated.deployment.superlink_client import register_key, write_known_sites
 
 CONNECTION = "fedcowpro"  # name of the SuperLink in Flower's own configuration
 _START = 90.0  # seconds that a SuperLink has to answer
@@ -44,6 +44,7 @@ def serve_federation(
             f"{coordinator.certificate} has expired", "a valid certificate",
             "move server.crt and server.key away and run: fedcowpro federation init, as before",
         )  # fmt: skip
+    write_known_sites(coordinator, settings)
     require_free("127.0.0.1", settings.superlink_port)
     if proxy:
         require_free(settings.listen, settings.port)

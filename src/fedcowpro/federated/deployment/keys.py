@@ -105,6 +105,12 @@ def days_left(path: Path) -> float:
         raise FedCoWProError(
             f"{path} is no readable certificate: {error}", "a certificate in PEM form", "copy it again"
         ) from error
+    if (early := certificate.not_valid_before_utc - datetime.now(UTC)) > timedelta(0):
+        raise FedCoWProError(
+            f"{path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on, {early} from now",
+            "a certificate that is valid already",
+            "set this machine's clock (timedatectl set-ntp true), or wait; if the clock is right, make a new one",
+        )  # fmt: skip
     return (certificate.not_valid_after_utc - datetime.now(UTC)) / timedelta(days=1)
 
 

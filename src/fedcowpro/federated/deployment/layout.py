@@ -19,6 +19,7 @@ from fedcowpro.core.errors import FedCoWProError
 FEDERATION_FILE, SITE_FILE, PRIVATE_KEY, CA_FILE = "federation.yaml", "site.yaml", "site.key", "ca.crt"
 POLICY_FILE = "site-policy.yaml"
 _NAME = r"^[A-Za-z0-9._-]+$"
+_FAST = "messages in one piece, to processes that have the program loaded; false: as Flower does by itself"
 
 
 class FederationFile(Config):
@@ -30,6 +31,7 @@ class FederationFile(Config):
     port: int = Field(9443, ge=1, le=65535, description="of the public door, the proxy")
     superlink_port: int = Field(9092, ge=1, le=65535, description="of the SuperLink, on loopback")
     sites: tuple[str, ...] = ()
+    fast: bool = Field(True, description=_FAST)
     versions: dict[str, str] = Field({}, description="the coordinator's, when the bundles were made")
 
 
@@ -41,6 +43,7 @@ class SiteFile(Config):
     coordinator: str = Field(description="HOST:PORT of the public door")
     key: str = Field(description="fingerprint of the public key that the coordinator has for this site")
     versions: dict[str, str] = Field({}, description="the coordinator's")
+    fast: bool = Field(True, description=_FAST)
     node: dict[str, str | int | float | bool] = Field({}, description="more of the node's configuration")
 
 
@@ -56,7 +59,7 @@ class Coordinator:
         self.certificate, self.key = self.folder / "server.crt", self.folder / "server.key"
         self.public_keys = self.folder / "keys"
         self.app = self.folder / "app"
-        self.proxy = self.folder / "nginx.conf"
+        self.proxy, self.known_sites = self.folder / "nginx.conf", self.folder / "sites.conf"
         self.home = self.folder / "flwr"
         self.experiments = self.folder / "experiments"
         self.state = self.folder / "state.db"

@@ -25,6 +25,7 @@ from fedcowpro.federated.deployment.keys import (
     write_new,
 )
 from fedcowpro.federated.deployment.layout import PRIVATE_KEY, Bundle, Coordinator, FederationFile, SiteFile
+from fedcowpro.federated.deployment.superlink_client import write_known_sites
 
 
 def init_federation(
@@ -63,6 +64,7 @@ def init_federation(
         if not coordinator.public_key(site).exists():
             written += _bundle(coordinator, settings, site, given.get(site))
             new.append(site)
+    write_known_sites(coordinator, settings)
     _write_yaml(coordinator.federation_file, settings)
     return [*written, coordinator.federation_file], new
 
@@ -115,6 +117,7 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
         federation=settings.name,
         coordinator=_address(settings.hosts[0], settings.port),
         key=fingerprint(public),
+        fast=settings.fast,
         versions=settings.versions,
     )
     _write_yaml(bundle.site_file, entry)

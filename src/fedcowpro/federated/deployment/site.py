@@ -15,6 +15,8 @@ from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.deployment.layout import Bundle, SiteFile
 from fedcowpro.federated.deployment.programs import end, start, until_stopped
+from fedcowpro.federated.deployment.reach import reach
+from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
 
 SUPERNODE = "fedcowpro.federated.deployment.supernode"
@@ -36,9 +38,10 @@ def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -
     # Values are TOML; a string of JSON is one of TOML too.
     config = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())
     policy = node.get(POLICY, NO_POLICY)
-    command = ["flower-supernode"]
+    ours: list[str] = ["--fast"] if site.fast else []
     if policy != NO_POLICY and load(SitePolicy, Path(str(policy))).apps:  # only these are installed
-        command = [sys.executable, "-m", SUPERNODE, "--policy", str(policy)]
+        ours += ["--policy", str(policy)]
+    command = [sys.executable, "-m", SUPERNODE, *ours] if ours else ["flower-supernode"]
     command += ["--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
     command += ["--auth-supernode-private-key", str(bundle.key)]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", config]
@@ -55,7 +58,8 @@ def run_site(
     """Keep the site's SuperNode running until it is stopped (Ctrl-C, SIGTERM).
 
     A SuperNode ends when the server refuses it, as it does for about a minute after the site's last one died; it is
-    started again, after longer and longer pauses.
+    started again, after longer and longer pauses. Where the coordinator cannot be reached, none is started, and a line
+    says why.
 
     Args:
         root: the site's bundle.
@@ -71,13 +75,15 @@ def run_site(
             while True:
                 command = node_command(bundle, site, site_folder, port or free_port())
                 began = time.monotonic()
-                node = start(command, bundle.home)
-                running.append(node)
-                say(f"site '{site.site}' calls {site.coordinator}")
-                node.wait()
-                end([running.pop()])
+                if not (why := _unreachable(bundle, site)):
+                    node = start(command, bundle.home)
+                    running.append(node)
+                    say(f"site '{site.site}' calls {site.coordinator}")
+                    node.wait()
+                    end([running.pop()])
+                    why = _refusal(bundle, site) or f"the SuperNode ended with code {node.returncode}"
                 pause = _FIRST_PAUSE if time.monotonic() - began > _STEADY else pause
-                say(f"the SuperNode ended with code {node.returncode}; next try in {pause:.0f} s")
+                say(f"{why}; next try in {pause:.0f} s")
                 time.sleep(pause)
                 pause = min(_LONGEST_PAUSE, 2 * pause)
         except KeyboardInterrupt:
@@ -86,9 +92,28 @@ def run_site(
             end(running)
 
 
-def with_node_settings(site: SiteFile, settings: dict[str, str | int | float | bool]) -> SiteFile:
-    """The site's file with more of the node's configuration."""
-    return parse(SiteFile, {**site.model_dump(), "node": {**site.node, **settings}}, "options of join")
+def _unreachable(bundle: Bundle, site: SiteFile) -> str:
+    """Why the coordinator's door cannot be reached; empty where it can."""
+    try:
+        reach(site.coordinator, bundle.ca).close()
+    except FedCoWProError as error:
+        return f"{error.got} ({error.remedy})"
+    return ""
+
+
+def _refusal(bundle: Bundle, site: SiteFile) -> str:
+    """Why the server does not let this site in; empty where it does."""
+    try:
+        sign_in(site.coordinator, bundle.ca, bundle.key)
+    except FedCoWProError as error:
+        return f"{error.got} ({error.remedy})"
+    return ""
+
+
+def with_options(site: SiteFile, settings: dict[str, str | int | float | bool], fast: bool | None = None) -> SiteFile:
+    """The site's file with more of the node's configuration, and `fast` where it is given."""
+    data = {**site.model_dump(), "node": {**site.node, **settings}}
+    return parse(SiteFile, data if fast is None else {**data, "fast": fast}, "options of join")
 
 
 def free_port() -> int:

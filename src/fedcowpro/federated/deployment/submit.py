@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def federate_deployed(
     if from_round is not None:
         with folder.locked():
             go_back(stages_of(config, folder), from_round)
-    number = _start(coordinator, config, folder, resume, command, track, evaluate, app or coordinator.app)
+    options: dict[str, str | bool] = {"track": ",".join(track), "evaluate": evaluate, "command": command or ""}
+    options |= {"resume": resume, "fast": settings.fast}
+    number = _start(coordinator, config, folder, options, app or coordinator.app)
     say(f"run {number} started; its log: FLWR_HOME={coordinator.home} flwr log {number} {CONNECTION}")
     try:
         _watch(coordinator, settings, number, folder, config.federation.rounds, say)
@@ -96,19 +98,19 @@ def _start(
     coordinator: Coordinator,
     config: ExperimentConfig,
     folder: RunFolder,
-    resume: bool,
-    command: str | None,
-    track: Sequence[Track],
-    evaluate: bool,
+    options: Mapping[str, str | bool],
     app: Path,
 ) -> int:
-    """Hand the run to the SuperLink; returns its number."""
+    """Hand the run to the SuperLink; returns its number.
+
+    Args:
+        options: more of the run's configuration (`server_app`).
+    """
     coordinator.experiments.mkdir(parents=True, exist_ok=True)
     experiment = coordinator.experiments / f"{config.digest()}.yaml"
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(experiment, text.encode())
-    values: dict[str, str | bool] = {"experiment": str(experiment), "out": str(folder.path), "resume": resume}
-    values |= {"track": ",".join(track), "evaluate": evaluate, "command": command or ""}
+    values = {"experiment": str(experiment), "out": str(folder.path), **options}
     run_config = experiment.with_suffix(".toml")
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
     write_atomic(run_config, ("\n".join(lines) + "\n").encode())

@@ -31,6 +31,7 @@ from fedcowpro.federated.governance.policy import (
 from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.messages import REFUSED, content_digest
+from fedcowpro.federated.transport.packing import PackingError, is_packed, pack, unpack
 from fedcowpro.federated.transport.site_errors import sanitised
 
 POLICY, AUDIT, NO_POLICY = "site-policy", "audit-log", "none"
@@ -50,11 +51,24 @@ def policy_of(context: Context) -> SitePolicy:
 
 
 def enforce_policy(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Pass a message on to the app if the site's policy permits it, else answer with the reason; note both."""
-    return sanitised(partial(_enforced, call_next=call_next))(message, context)
+    """Pass a message on to the app if the site's policy permits it, else answer with the reason; note both.
+
+    A packed message is opened before, and its reply packed: policy, log and app see whole records.
+    """
+    packed, bad = is_packed(message.content), ""
+    if packed:
+        try:
+            message.content = unpack(message.content)
+        except PackingError as error:
+            bad = str(error)
+    reply = sanitised(partial(_enforced, call_next=call_next, bad=bad))(message, context)
+    if packed and not reply.has_error():
+        reply.content = pack(reply.content)
+    return reply
 
 
-def _enforced(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def _enforced(message: Message, context: Context, call_next: ClientAppCallable, bad: str) -> Message:
+    """`bad` is what makes the message unfit to be judged at all, empty where nothing does."""
     node = context.node_config
     if "site-name" not in node or "site-path" not in node:
         return call_next(message, context)  # which says what is missing
@@ -66,6 +80,8 @@ def _enforced(message: Message, context: Context, call_next: ClientAppCallable) 
         with log.session() as session:
             refusal = ""
             try:
+                if bad:
+                    raise RefusedError(bad)
                 said = announcement(message)
                 check_message(policy_of(context), said, session.entries, datetime.now().astimezone())
             except RefusedError as error:

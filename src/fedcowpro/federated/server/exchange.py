@@ -12,7 +12,8 @@ from fedcowpro.federated.server.audit_grid import engine_of
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 
 _UNAVAILABLE = 5  # Flower's ErrorCode.NODE_UNAVAILABLE
-_QUICK, _SLOW = 0.1, 1.0  # seconds between two looks for replies: at first, and later
+_QUICK, _SLOW = 0.1, 1.0  # seconds between two looks for replies: at first, and after a long wait
+_SHARE = 0.05  # of the time waited so far
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None = None) -> Iterator[Message]:
@@ -34,7 +35,7 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None = No
         if not any(message is other for other in waiting.values()):
             yield _failed(message, "the message could not be delivered")
     end = None if timeout is None else time.monotonic() + timeout
-    pause = _QUICK
+    since = time.monotonic()
     while waiting and (end is None or time.monotonic() < end):
         found = False
         for key in list(waiting):
@@ -42,7 +43,8 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None = No
                 message, found = waiting.pop(key), True
                 strange = reply.metadata.src_node_id != message.metadata.dst_node_id
                 yield _failed(message, reply.error.reason) if strange and reply.has_error() else reply
-        pause = _QUICK if found else min(_SLOW, 1.5 * pause)
+        since = time.monotonic() if found else since
+        pause = min(_SLOW, max(_QUICK, _SHARE * (time.monotonic() - since)))
         if waiting:
             time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
     for message in waiting.values():

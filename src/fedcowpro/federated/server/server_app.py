@@ -2,7 +2,7 @@
 
 Run configuration: `experiment`, path of the settings (YAML); `out`, the run folder; `resume` (default true); `track`
 ("tensorboard,mlflow" or one of them, default none); `evaluate` (default false), ask the sites for scores of the
-result; `command`, what the user typed, for the record.
+result; `command`, what the user typed, for the record; `fast` (default false), messages in one piece.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from fedcowpro.federated.site.local_training import (
 )
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
+from fedcowpro.federated.transport.packing import PackingGrid
 
 app = ServerApp()
 
@@ -65,7 +66,7 @@ def main(grid: Grid, context: Context) -> None:
     resume, evaluate = bool(run.get("resume", True)), bool(run.get("evaluate", False))
     folder = RunFolder(Path(str(run["out"])))
     with folder.locked():
-        serve(grid, config, folder, resume, command, track, evaluate)
+        serve(PackingGrid(grid) if run.get("fast", False) else grid, config, folder, resume, command, track, evaluate)
 
 
 def serve(
