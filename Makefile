@@ -19,7 +19,7 @@ test: $(READY)
 	$(PYTEST)
 
 test-fast: $(READY)
-	$(PYTEST) -m "not deployment and not browser and not slow"
+	FEDCOWPRO_FUZZ=25 $(PYTEST) -m "not deployment and not browser and not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check $(LINTED)

@@ -487,6 +487,7 @@ def test_help_and_version(run: Run) -> None:
 # ---------------------------------------------------------------- the whole way
 
 
+@pytest.mark.slow
 def test_from_volumes_to_masks(run: Run, phantoms: Path, tmp_path: Path) -> None:
     """prepare, federate, evaluate, segment, as a new user types them."""
     sites = {"ct": tmp_path / "site ct", "mr": tmp_path / "site mr"}

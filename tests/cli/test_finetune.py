@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ RECIPE = Recipe(window=(64, 64), widths=(16, 8, 8, 8), batch=2, steps=(8, 4), sp
 Run = Callable[..., tuple[int, str]]
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fine_tuning, "Recipe", lambda distortion: RECIPE)
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tuning, "Recipe", lambda distortion: RECIPE)
+        yield
 
 
 @pytest.fixture
@@ -48,6 +51,16 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def learnt(small: None, scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished model; read or copy it, change nothing."""
+    model = tmp_path_factory.mktemp("learnt") / "organs.safetensors"
+    with suppress(SystemExit):
+        main([str(word) for word in learn(scans, model)])
+    assert model.is_file()
+    return model
+
+
 def example(scans: Path) -> list[object]:
     return ["--support", scans / "image_1.nii.gz", "--support-mask", scans / "label_1.nii.gz"]
 
@@ -57,10 +70,8 @@ def learn(scans: Path, out: Path, *more: object) -> list[object]:
     return [*command, "--steps", 12, "--organs", "1=liver,4=spleen", *more]
 
 
-def test_a_model_that_needs_no_example(run: Run, scans: Path, tmp_path: Path) -> None:
-    model, out = tmp_path / "organs.safetensors", tmp_path / "masks"
-    code, said = run(*learn(scans, model))
-    assert code == 0, said
+def test_a_model_that_needs_no_example(run: Run, scans: Path, learnt: Path, tmp_path: Path) -> None:
+    model, out = learnt, tmp_path / "masks"
     card = json.loads(model.with_suffix(".json").read_text())
     assert card["organs"] == {"1": "liver", "4": "spleen"}
     assert card["unlabelled"] == {"ct": 1, "mr": 0}
@@ -77,10 +88,9 @@ def test_a_model_that_needs_no_example(run: Run, scans: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on(
-    run: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, scans: Path, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, part = tmp_path / "whole.safetensors", tmp_path / "part.safetensors"
-    run(*learn(scans, whole))
+    part = tmp_path / "part.safetensors"
     step = FineTuning._train_step
 
     def interrupted(tuning: FineTuning) -> float:
@@ -96,7 +106,7 @@ def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on(
     assert json.loads(part.with_suffix(".json").read_text())["steps"]["done"] == 4
     code, said = run(*learn(scans, part))
     assert "interrupted" not in said
-    digests = [json.loads(path.with_suffix(".json").read_text())["weights_digest"] for path in (whole, part)]
+    digests = [json.loads(path.with_suffix(".json").read_text())["weights_digest"] for path in (learnt, part)]
     assert digests[0] == digests[1]
 
 
@@ -109,9 +119,8 @@ def test_segment_can_fine_tune_first(run: Run, scans: Path, tmp_path: Path, monk
     assert (tmp_path / "organs.safetensors").is_file()
 
 
-def test_a_finished_model_is_neither_made_again_nor_overwritten(run: Run, scans: Path, tmp_path: Path) -> None:
-    out = tmp_path / "organs.safetensors"
-    run(*learn(scans, out))
+def test_a_finished_model_is_neither_made_again_nor_overwritten(run: Run, scans: Path, learnt: Path) -> None:
+    out = learnt
     before = out.read_bytes(), out.stat().st_mtime_ns
     code, said = run(*learn(scans, out))
     assert code == 0, said
@@ -138,10 +147,9 @@ def test_mistakes_are_refused(run: Run, scans: Path, tmp_path: Path, change: lis
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_network_cannot_honour_is_refused(run: Run, scans: Path, tmp_path: Path) -> None:
-    model, query = tmp_path / "organs.safetensors", scans / "image_3.nii.gz"
-    run(*learn(scans, model, "--seed", 1))
-    command = ["segment", "--model", model, "--query", query, "--out", tmp_path / "masks"]
+def test_what_a_network_cannot_honour_is_refused(run: Run, scans: Path, learnt: Path, tmp_path: Path) -> None:
+    query = scans / "image_3.nii.gz"
+    command = ["segment", "--model", learnt, "--query", query, "--out", tmp_path / "masks"]
     for more in ([*example(scans)], ["--refine", "3"], ["--organs", "1=liver,2=kidney"], ["--finetune"]):
         code, said = run(*command, *more)
         assert code == 2, (more, said)

@@ -1,6 +1,6 @@
 """Files of any content and name: a mask on the file's own grid, or the user's error; nothing half-written or lost.
 
-100 examples of each; FEDCOWPRO_FUZZ=2000 asks for more.
+100 examples of each, 25 in `make test-fast`; FEDCOWPRO_FUZZ=2000 asks for more.
 """
 
 from __future__ import annotations

@@ -36,7 +36,10 @@ def faces() -> ModuleType:
 
 
 @pytest.mark.parametrize("kind", ["ct", "t2"])
-@pytest.mark.parametrize("settings", [{}, {"support_slices": "all", "quadrant_mask": True, "refine": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"support_slices": "all", "quadrant_mask": True, "refine": 0}, marks=pytest.mark.slow)],
+)
 def test_all_faces_give_the_same_masks(
     faces: ModuleType, tiny_checkpoint: Path, tmp_path: Path, kind: str, settings: dict[str, object]
 ) -> None:

@@ -54,6 +54,7 @@ def a_table(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_run_can_be_done_again_as_it_says(ct_site: Site, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"threads": 1})
     checkpoint = federate(config, {"north": ct_site.path}, tmp_path / "a run", progress=False)
