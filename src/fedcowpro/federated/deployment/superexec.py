@@ -1,11 +1,13 @@
 """Flower's SuperExec, which starts a process for each message, with processes that have the program loaded already.
 
-    python -m fedcowpro.federated.deployment.superexec [options of flower-superexec]
+    python -c "from fedcowpro.federated.deployment.superexec import main; main()" [options of flower-superexec]
 
 Every message still gets a fresh process with memory of its own. But it is a fork of one that has imported torch, Flower
 and this package, so it begins at once and not after seconds. What stood before an app stands before it here, too: the
 SuperNode's check of the policy's `apps` comes first, and the fork watches the process that ordered it as Flower's own
 would. Where such processes cannot be had, it says so and works as Flower does by itself. Touches internals of Flower.
+
+A module that Python runs by its name would be run again in every fork, hence the line above.
 """
 
 from __future__ import annotations
@@ -158,7 +160,3 @@ def _answer(address: str, token: str, parent: int | None) -> None:
 def _lacking(told: SimpleQueue[list[str]], names: tuple[str, ...]) -> None:
     """In a fork: which modules are not there."""
     told.put([name for name in names if name not in sys.modules])
-
-
-if __name__ == "__main__":
-    main()

@@ -38,7 +38,7 @@ from fedcowpro.federated.governance.audit_log import Event
 from fedcowpro.federated.governance.enforcement import log_of
 
 _OPTION, _FAST = "--policy", "--fast"
-_SUPEREXEC = "fedcowpro.federated.deployment.superexec"
+_SUPEREXEC = "from fedcowpro.federated.deployment.superexec import main; main()"
 _IDLE = 3.0  # seconds that Flower's SuperNode sleeps between two looks for messages
 _log = logging.getLogger(__name__)
 Pull = Callable[..., int | None]
@@ -131,7 +131,7 @@ def quicken(arguments: list[str]) -> list[str]:
     """
     inner.time = Pause(_IDLE)  # type: ignore[assignment]
     host, port = (arguments[arguments.index(name) + 1] for name in ("--host", "--port"))
-    command = [sys.executable, "-m", _SUPEREXEC, "--insecure", "--runtime-api-address", f"{host}:{port}"]
+    command = [sys.executable, "-c", _SUPEREXEC, "--insecure", "--runtime-api-address", f"{host}:{port}"]
     running = subprocess.Popen([*command, "--parent-pid", str(os.getpid())])
 
     def watch() -> None:
