@@ -16,6 +16,7 @@ from fedcowpro.core.errors import FedCoWProError, NotFittedError
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.extent import Extent, read_extents
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
@@ -180,7 +181,13 @@ class OneShotSegmenter:
         return self
 
     def set_support(
-        self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+        self,
+        image: Given,
+        mask: Given,
+        *,
+        spacing: Sequence[float] | None = None,
+        painted: Painted | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
         """Take this annotated volume as the only example.
 
@@ -190,20 +197,33 @@ class OneShotSegmenter:
             spacing: mm (depth, height, width), for an array.
             painted: slices that are annotated, by number along the image's own axis through the slices, or 'labelled'
                 for those with a label; the others are unknown. 'all' = all are annotated; None = all, or the only one
-                that has labels (see `known_slices`).
+                that has labels (see `known_slices`); where `extent` is given, None = 'labelled'.
+            extent: per organ, by label value or name, its first and last slice as {1: (12, 40)}, numbered as `painted`
+                is; or mm as ('-30mm', '55.5mm'), the place along the axis to the head; None for an end that is not
+                known. It says of that organ alone that it is nowhere beyond, which makes masks much better where few
+                slices are painted.
 
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
-        self.support_ = self._joined([], *read_example(image, mask, spacing=spacing, painted=painted))
+        named = self._names()
+        example = read_example(image, mask, spacing=spacing, painted=painted, extent=extent, names=named)
+        self.support_ = self._joined([], *example)
         self.__dict__.pop("organ_model_", None)
         return self
 
     def add_support(
-        self, image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+        self,
+        image: Given,
+        mask: Given,
+        *,
+        spacing: Sequence[float] | None = None,
+        painted: Painted | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
         """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
-        volume, annotation = read_example(image, mask, spacing=spacing, painted=painted)
+        named = self._names()
+        volume, annotation = read_example(image, mask, spacing=spacing, painted=painted, extent=extent, names=named)
         before = self.support_.examples if hasattr(self, "support_") else ()
         others = [old for old in before if not _same(old.encoded.volume, volume)]
         self.support_ = self._joined(others, volume, annotation)
@@ -211,7 +231,12 @@ class OneShotSegmenter:
         return self
 
     def predict(
-        self, volume: Given, *, spacing: Sequence[float] | None = None, probabilities: bool = True
+        self,
+        volume: Given,
+        *,
+        spacing: Sequence[float] | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
+        probabilities: bool = True,
     ) -> Prediction:
         """Segment a volume. In one of the partly annotated volumes, the painted slices are what was painted.
 
@@ -220,6 +245,7 @@ class OneShotSegmenter:
         Args:
             volume: the image.
             spacing: mm (depth, height, width), for an array.
+            extent: ends of organs in this volume, where they are known, as for `set_support`: no mask lies beyond.
             probabilities: False saves time and memory.
 
         Raises:
@@ -228,7 +254,8 @@ class OneShotSegmenter:
         """
         if self._organ_model() is not None:
             image = as_volume(volume, spacing)
-            fine = self.organ_model_.segment(image, self.modality, probabilities=probabilities)
+            ends = read_extents(extent, image, self.organ_model_.names)
+            fine = self.organ_model_.segment(image, self.modality, extents=ends, probabilities=probabilities)
             return Prediction.of(fine, image)
         if not hasattr(self, "support_"):
             raise NotFittedError("predict before set_support", "an annotated volume", "call set_support(image, mask)")
@@ -236,7 +263,8 @@ class OneShotSegmenter:
         encoded = self._known(image) or encode_volume(
             loaded.predictor, image, self._config(image), pixel=self.support_.pixel, size=self.support_.size
         )
-        found = segment_encoded(loaded.predictor, self.support_, encoded, probabilities=probabilities)
+        ends = read_extents(extent, image, self._names())
+        found = segment_encoded(loaded.predictor, self.support_, encoded, extents=ends, probabilities=probabilities)
         return Prediction.of(found, image)
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -289,6 +317,10 @@ class OneShotSegmenter:
         if nothing and self.model is not None and is_organ_model(Path(self.model)):
             self.organ_model_ = OrganModel.load(Path(self.model), choose_device(self.device))
         return getattr(self, "organ_model_", None)
+
+    def _names(self) -> dict[int, str]:
+        """Names of label values, where `organs` has them."""
+        return {value: name for name, value in self.organs.items()} if isinstance(self.organs, Mapping) else {}
 
     def _ready(self) -> Loaded:
         if not hasattr(self, "loaded_"):

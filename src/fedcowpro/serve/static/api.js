@@ -13,6 +13,8 @@ const GONE = {
   remedy: "look at the window in which it was started",
 };
 
+export const gone = () => new Refusal(0, GONE);
+
 async function call(method, path, { json, body, headers } = {}) {
   const options = { method, headers: { "X-FedCoWPro": "1", ...headers } };
   if (json !== undefined) {
@@ -25,7 +27,7 @@ async function call(method, path, { json, body, headers } = {}) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Refusal(0, GONE);
+    throw gone();
   }
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
@@ -52,6 +54,9 @@ export const putSlices = (id, numbers, body) =>
   asJson("PUT", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`, { body });
 export const forgetSlices = (id, numbers) =>
   asJson("DELETE", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`);
+export const putEnds = (id, extents) => asJson("PUT", `/api/volumes/${id}/extents`, { json: { extents } });
+export const interpolate = (id) => asJson("POST", `/api/volumes/${id}/interpolate`);
+export const suggestion = () => asJson("GET", "/api/suggestion");
 export const segment = () => asJson("POST", "/api/segment");
 export const refine = () => asJson("POST", "/api/refine");
 export const exchange = (id) => asJson("POST", `/api/volumes/${id}/exchange`);
@@ -96,7 +101,7 @@ export function follow(job, onProgress) {
     };
     source.onerror = () => {
       // The browser tries again by itself while the stream is only interrupted.
-      if (source.readyState === EventSource.CLOSED) reject(new Refusal(0, GONE));
+      if (source.readyState === EventSource.CLOSED) reject(gone());
     };
   });
 }

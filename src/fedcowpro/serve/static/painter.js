@@ -114,6 +114,8 @@ export class Painter extends EventTarget {
     const radius = this.tool === "fill" ? 0.75 : this.radius;
     stroke(this.pixels(this.#before.z), width, height, from, to, radius, value);
     this.viewer.refreshSlice(this.#before.z);
+    // A long stroke is worth keeping before it ends; the line that only shows the way is not.
+    if (this.tool !== "fill") this.dispatchEvent(new CustomEvent("drawing", { detail: { target: this.target, z: this.#before.z } }));
   }
 
   #end() {
@@ -127,7 +129,10 @@ export class Painter extends EventTarget {
     }
     this.#points = null;
     this.viewer.refreshSlice(z);
-    if (!differ(pixels, this.pixels(z))) return;
+    if (!differ(pixels, this.pixels(z))) {
+      this.#tell(z, painted);
+      return;
+    }
     this.target.undo.push({ z, pixels, painted });
     if (this.target.undo.length > KEPT) this.target.undo.shift();
     this.#tell(z, true);
