@@ -69,8 +69,8 @@ class Engine:
             with collecting() as notes:
                 ends = volume.annotation().extents
                 result = segment_encoded(self.predictor, support, features[volume.id], extents=ends)
+            volume.take(result)
             with volume.lock:
-                volume.result, volume.before = result, None
                 volume.notes = tuple(dict.fromkeys((*volume.notes, *notes)))
         job.report("finished", len(volumes), len(volumes))
 
@@ -117,8 +117,7 @@ class Engine:
             job.report(f"segmenting {volume.volume.name}", number, len(volumes))
             results.append(made.segment(volume.volume, volume.modality, extents=volume.annotation().extents))
         for volume, result in zip(volumes, results, strict=True):
-            with volume.lock:
-                volume.result, volume.before = result, volume.result
+            volume.take(result, volume.result)
         job.report("finished", len(volumes), len(volumes))
 
     def suggest(self, volumes: Sequence[OpenVolume]) -> dict[str, Any]:

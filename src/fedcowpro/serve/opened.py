@@ -22,6 +22,7 @@ from fedcowpro.oneshot.extent import outside
 from fedcowpro.oneshot.interpolation import interpolate_shapes
 from fedcowpro.oneshot.segmentation import Segmentation
 from fedcowpro.serve.limits import Refused
+from fedcowpro.serve.store import Ends, VolumeStore
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
@@ -38,7 +39,6 @@ BYTES_PER_SLICE = 2 << 20  # of features and prepared slices, about
 # mm per pixel and size of the slices that features were made of; None = the volume's own, the settings' size.
 Like = tuple[float | None, int | None]
 OWN: Like = (None, None)
-Ends = tuple[int | None, int | None]
 
 
 @dataclass
@@ -48,7 +48,8 @@ class OpenVolume:
     Attributes:
         volume: the image.
         series: the DICOM series that it came from.
-        folder: private folder that goes when the volume is closed.
+        folders: private folders that go when the volume is closed.
+        sent: whether its files were sent, not taken from the data folder.
         notes: what its user should know of it, as slices that were left out.
         drawn: slice number -> labels uint8 (height, width). What is not in it is unknown, not background.
         extents: label value -> its first and last slice; None = an end that is not known.
@@ -56,13 +57,15 @@ class OpenVolume:
         before: the one before it was refined, or shapes were interpolated.
         encoded: features, kept between segmentations.
         encoded_like: what they were made of.
-        lock: held while `drawn`, `extents` and `result` change.
+        store: where `drawn`, `extents` and `result` are kept; None = nowhere.
+        lock: held while these change.
     """
 
     volume: Volume
     series: Series | None = None
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    sent: bool = False
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     drawn: dict[int, np.ndarray] = field(default_factory=dict)
     extents: dict[int, Ends] = field(default_factory=dict)
@@ -70,6 +73,7 @@ class OpenVolume:
     before: Segmentation | None = None
     encoded: EncodedVolume | None = None
     encoded_like: Like | None = None
+    store: VolumeStore | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,17 @@ class OpenVolume:
     def memory(self) -> int:
         """Bytes in use, about; of features also those that are still to come."""
         return self.volume.voxels.size * BYTES_PER_VOXEL + self.shape[0] * BYTES_PER_SLICE
+
+    def go_on(self, store: VolumeStore) -> None:
+        """Take up the work that is in a store, and keep it there.
+
+        Raises:
+            FedCoWProError: damaged files.
+        """
+        work = store.read()
+        with self.lock:
+            self.drawn, self.extents, self.result, self.before = work.drawn, work.extents, work.result, work.before
+            self.store = store
 
     def draw(self, numbers: Collection[int], body: bytes, known: Collection[int]) -> None:
         """Take slices as drawn; an organ that is drawn beyond an end reaches to there.
@@ -107,8 +122,11 @@ class OpenVolume:
         if unknown := set(np.unique(slices).tolist()) - {0, *known}:
             raise Refused(400, f"label {min(unknown)}", "labels of the list", "add the label first")
         with self.lock:
-            self.drawn |= {number: one.copy() for number, one in zip(numbers, slices, strict=True)}
-            self.extents = {value: self._reaching(value, ends, numbers) for value, ends in self.extents.items()}
+            drawn = {number: one.copy() for number, one in zip(numbers, slices, strict=True)}
+            if self.store is not None:
+                self.store.write_slices(drawn)
+            self.drawn |= drawn
+            self._take_ends({value: self._reaching(value, ends, numbers) for value, ends in self.extents.items()})
 
     def forget(self, numbers: Collection[int]) -> None:
         """Slices are unknown again, or what was predicted.
@@ -118,6 +136,8 @@ class OpenVolume:
         """
         self._require_slices(numbers)
         with self.lock:
+            if self.store is not None:
+                self.store.drop_slices(numbers)
             for number in numbers:
                 self.drawn.pop(number, None)
 
@@ -140,7 +160,27 @@ class OpenVolume:
                         409, f"label {value} from slice {first} to {last}, and drawn beyond",
                         "an end beyond every slice on which it is drawn", "erase it there first",
                     )  # fmt: skip
-            self.extents = {value: ends for value, ends in extents.items() if ends != (None, None)}
+            self._take_ends({value: ends for value, ends in extents.items() if ends != (None, None)})
+
+    def keep_ends_of(self, values: Collection[int]) -> None:
+        """Forget the ends of other labels."""
+        with self.lock:
+            self._take_ends({value: ends for value, ends in self.extents.items() if value in values})
+
+    def _take_ends(self, extents: dict[int, Ends]) -> None:
+        if self.store is not None and extents != self.extents:
+            self.store.write_ends(extents)
+        self.extents = extents
+
+    def take(self, result: Segmentation, before: Segmentation | None = None) -> None:
+        """Take masks, and those of before."""
+        with self.lock:
+            self._take(result, before)
+
+    def _take(self, result: Segmentation, before: Segmentation | None) -> None:
+        if self.store is not None:
+            self.store.write_masks(result, before)
+        self.result, self.before = result, before
 
     def _reaching(self, value: int, ends: Ends, numbers: Collection[int]) -> Ends:
         """Ends that hold all of these slices on which a label is drawn."""
@@ -162,7 +202,8 @@ class OpenVolume:
                 raise Refused(
                     409, "no earlier masks", "a volume that was segmented and then refined", "refine it first"
                 )
-            self.result, self.before = self.before, self.result
+            assert self.result is not None
+            self._take(self.before, self.result)
 
     def interpolate(self) -> None:
         """Shapes between the drawn slices as masks, which can be exchanged for those of before.
@@ -176,7 +217,7 @@ class OpenVolume:
         unknown = np.full((len(organs), self.shape[0]), np.nan, np.float32)
         result = Segmentation(organs, labels, None, dict.fromkeys(organs, math.nan), unknown)
         with self.lock:
-            self.result, self.before = result, self.result
+            self._take(result, self.result)
 
     def labels(self) -> np.ndarray:
         """uint8 (depth, height, width): drawn slices as they were drawn, the others as predicted."""
@@ -214,6 +255,7 @@ class OpenVolume:
             "spacing": [round(mm, 4) for mm in reversed(self.volume.spacing)],
             "oblique": self.volume.grid.oblique,
             "dicom": self.series is not None,
+            "sent": self.sent,
             "painted": sorted(self.drawn),
             "extents": self.extents,
             "segmented": result is not None,

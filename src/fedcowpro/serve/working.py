@@ -57,10 +57,24 @@ def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     if lost := drawn - names.keys():
         raise Refused(409, f"a list without label {min(lost)}", "every label that is drawn", "erase it first")
     session.names = names
+    session.keep()
     for volume in volumes:
-        with volume.lock:
-            volume.extents = {value: ends for value, ends in volume.extents.items() if value in names}
+        volume.keep_ends_of(names)
     return {"labels": [label.model_dump() for label in given.labels]}
+
+
+class Settings(BaseModel):
+    """What the page wants to find again: pen, slices, windows."""
+
+    settings: dict[str, Any] = Field(max_length=64)
+
+
+@router.put("/settings")
+def put_settings(given: Settings, session: TheSession) -> dict[str, Any]:
+    """Keep the page's settings."""
+    session.settings = given.settings
+    session.keep()
+    return {}
 
 
 @router.get("/volumes/{key}")

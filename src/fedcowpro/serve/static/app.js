@@ -9,6 +9,7 @@ import { $, attempt, hideError, make, press, say, showError, showNotes } from ".
 import { Painter } from "./painter.js";
 import { Saving } from "./saving.js";
 import { Strip } from "./strip.js";
+import { Tabs } from "./tabs.js";
 import { Viewer } from "./viewer.js";
 
 const viewer = new Viewer();
@@ -19,6 +20,7 @@ const opening = new Opening(add, busy);
 // Open volumes by id: { info, bitmap, painted, undo, slice, unasked, ... }; the bitmap comes when the volume is first shown.
 const volumes = new Map();
 const saving = new Saving(volumes);
+const tabs = new Tabs();
 const ends = new Ends($("ends"), setEnds, (z) => goTo(z));
 let current = null;
 let job = null;
@@ -51,14 +53,29 @@ async function show(id) {
   viewer.setColours(labels.values());
   painter.setTarget(chosen);
   viewer.setSlice(chosen.slice);
+  if (chosen.window) viewer.setWindow(...chosen.window);
   const { least, most, low, high } = viewer.window;
   const place = (value) => Math.round((1000 * (value - least)) / (most - least || 1));
   [$("low").value, $("high").value] = [place(low), place(high)];
   render();
 }
 
+// Ask before work goes out of sight.
+function mayClose({ info, painted }) {
+  if (!painted.size && !info.segmented) return true;
+  const work = [painted.size ? `${painted.size} painted ${painted.size === 1 ? "slice" : "slices"}` : "", info.segmented ? "masks" : ""];
+  const then = server.kept && !info.sent ? "They come back when you open it again from the data folder." : "They are deleted with it.";
+  $("closing-text").textContent = `${info.name} has ${work.filter(Boolean).join(" and ")}. ${then}`;
+  $("closing").returnValue = "";
+  $("closing").showModal();
+  return new Promise((resolve) => {
+    $("closing").addEventListener("close", () => resolve($("closing").returnValue === "close"), { once: true });
+  });
+}
+
 async function close(id) {
   await attempt(async () => {
+    if (!(await mayClose(volumes.get(id)))) return undefined;
     await flush();
     await api.close(id);
     const closed = volumes.get(id);
@@ -109,7 +126,37 @@ function reach(volume, z) {
 const flush = () => saving.flush();
 
 saving.addEventListener("state", renderSaved);
-saving.addEventListener("refused", ({ detail: { error } }) => showError(error));
+saving.addEventListener("refused", ({ detail: { error } }) => {
+  showError(error);
+  if (error.status === 409) attempt(() => tabs.check());
+});
+
+// ---------------------------------------------------------------- settings, which come back with the work
+
+let settingsTimer = 0;
+
+function settings() {
+  const places = [...volumes].map(([id, one]) => [id, { slice: one === current ? viewer.slice : one.slice, window: one.window ?? null, unasked: [...one.unasked] }]);
+  return { radius: painter.radius, opacity: Number($("opacity").value), label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
+}
+
+function keepSettings() {
+  if (tabs.reading || settingsTimer || !document.body.dataset.ready) return;
+  settingsTimer = setTimeout(() => {
+    settingsTimer = 0;
+    api.putSettings(settings()).catch(() => keepSettings());
+  }, 600);
+}
+
+function takeSettings({ radius, opacity, label, volumes: places = {} }) {
+  if (radius !== undefined) setRadius(radius);
+  $("opacity").value = opacity ?? 50;
+  if (label !== undefined) labels.choose(label);
+  for (const [id, place] of Object.entries(places)) {
+    const volume = volumes.get(id);
+    if (volume) Object.assign(volume, { slice: place.slice, window: place.window, unasked: new Set(place.unasked) });
+  }
+}
 
 // Take the slice as it is, or make it unknown again.
 async function toggleExample() {
@@ -427,6 +474,7 @@ function setRadius(radius) {
   painter.radius = Math.min(40, Math.max(0, radius));
   $("radius").value = $("radius-text").value = painter.radius;
   painter.redrawRing();
+  keepSettings();
 }
 
 function undo() {
@@ -439,7 +487,17 @@ const nextView = () => {
 };
 const open = () => (server.data ? opening.browse("") : $("files").click());
 
+function renderReading() {
+  $("reading").hidden = !tabs.reading;
+  painter.locked = tabs.reading;
+  document.body.classList.toggle("reads", tabs.reading);
+  for (const id of ["side", "ends", "ask", "actions", "example"]) $(id).inert = tabs.reading;
+}
+
 function wire() {
+  tabs.addEventListener("changed", renderReading);
+  renderReading();
+  $("take").addEventListener("click", () => attempt(() => tabs.take()));
   for (const button of document.querySelectorAll("#tools button")) button.addEventListener("click", () => chooseTool(button.dataset.tool));
   for (const button of document.querySelectorAll("#views button")) button.addEventListener("click", () => chooseView(button.dataset.view));
   const click = (id, action) => $(id).addEventListener("click", action);
@@ -455,6 +513,7 @@ function wire() {
   click("ask-later", () => {
     current.unasked.add(askedFor());
     renderEnds();
+    keepSettings();
   });
   click("example", toggleExample);
   click("slice-down", () => goTo(viewer.slice - 1));
@@ -470,12 +529,17 @@ function wire() {
   }
   $("slice").addEventListener("input", () => goTo(Number($("slice").value)));
   $("radius").addEventListener("input", () => setRadius(Number($("radius").value)));
-  $("opacity").addEventListener("input", () => viewer.setOpacity($("opacity").value / 100));
+  $("opacity").addEventListener("input", () => {
+    viewer.setOpacity($("opacity").value / 100);
+    keepSettings();
+  });
   for (const id of ["low", "high"]) {
     $(id).addEventListener("input", () => {
       if (!current) return;
       const { least: from, most: to } = viewer.window;
-      viewer.setWindow(...["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from)));
+      current.window = ["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from));
+      viewer.setWindow(...current.window);
+      keepSettings();
     });
   }
   $("surface").addEventListener("wheel", (event) => {
@@ -484,12 +548,14 @@ function wire() {
   }, { passive: false });
   viewer.addEventListener("moved", () => {
     renderSlice();
+    keepSettings();
     painter.redrawRing();
   });
   labels.addEventListener("changed", () => {
     painter.value = labels.active;
     if (current) viewer.setColours(labels.values());
     render();
+    keepSettings();
   });
   listen({
     undo, segment, next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
@@ -511,23 +577,33 @@ async function signIn() {
   } catch (error) {
     if (error.status !== 401) throw error;
   }
-  return new Promise((resolve) => {
-    $("sign-in").addEventListener("cancel", (event) => event.preventDefault());
-    $("sign-in-form").addEventListener("submit", (event) => {
+  return askForToken();
+}
+
+let asking = null;
+
+function askForToken() {
+  asking ??= new Promise((resolve) => {
+    $("sign-in").oncancel = (event) => event.preventDefault();
+    $("sign-in-form").onsubmit = (event) => {
       event.preventDefault();
       attempt(async () => {
         await api.begin($("token").value.trim());
         $("token").value = "";
         $("sign-in").close();
+        asking = null;
         resolve();
       });
-    });
+    };
     $("sign-in").showModal();
   });
+  return asking;
 }
 
 async function start() {
+  api.hooks.signIn = askForToken;
   await signIn();
+  await tabs.start();
   server = await api.state();
   opening.limit = server.limits.upload;
   $("browse-data").hidden = !server.data;
@@ -536,13 +612,16 @@ async function start() {
   $("version").textContent = server.version;
   wire();
   await viewer.start($("canvas"));
-  viewer.setOpacity(0.5);
   labels.set(server.labels);
   server.volumes.forEach(keep);
-  if (volumes.size) await show(volumes.keys().next().value);
+  takeSettings(server.settings);
+  viewer.setOpacity($("opacity").value / 100);
+  const last = server.settings.current;
+  if (volumes.size) await show(volumes.has(last) ? last : volumes.keys().next().value);
   await suggest();
   render();
   renderSaved();
+  showNotes(server.absent);
   document.body.dataset.ready = "yes";
   if (server.job) await attempt(() => follow(server.job));
 }

@@ -99,7 +99,7 @@ export class Saving extends EventTarget {
       await request();
       this.offline = false;
     } catch (error) {
-      this.offline = error.status === 0;
+      this.offline = error.status === 0 || error.status >= 500;
       if (this.offline) again();
       else this.dispatchEvent(new CustomEvent("refused", { detail: { error, volume } }));
     }
