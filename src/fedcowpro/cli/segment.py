@@ -61,7 +61,10 @@ def segment(
     preview: Annotated[bool, typer.Option("--preview", help="Write a picture of three slices per query.")] = False,
     file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what is finished, and replace masks of the same query.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Segment again what is finished, also with other options; masks that you changed stay."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     painted: Annotated[
@@ -158,7 +161,7 @@ def segment(
 
         def report(result: Segmented) -> None:
             volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-            state = "kept; " if result.kept else ""
+            state = "changed since, kept; " if result.changed else "kept; " if result.kept else ""
             echo.print(f"{result.mask}  ({state}{result.modality}; {volumes})")
             bar.advance(task)
 
