@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -52,7 +53,7 @@ def read_labels(path: Path, like: Volume) -> Volume:
     return label_volume(voxels_of(image, path), grid, like, str(path))
 
 
-def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid) -> None:
+def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid, names: Mapping[int, str] | None = None) -> None:
     """Write a label map on the native grid: the file's shape, affine and form codes, uint8.
 
     The file appears whole or not at all. Missing parent folders are made.
@@ -61,13 +62,26 @@ def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid) -> None:
         path: ends with .nii or .nii.gz.
         labels_dhw: uint8 (depth, height, width).
         grid: the grid of the image it belongs to.
+        names: of label values, for a header extension as TotalSegmentator writes it; other programs ignore it.
 
     Raises:
         FedCoWProError: another file ending, or a shape or dtype that does not fit.
     """
     if labels_dhw.dtype != np.uint8:
         raise FedCoWProError(f"labels of type {labels_dhw.dtype}", "uint8 labels", "convert the labels to uint8")
-    _write(Path(path), _on_grid(labels_dhw, grid), grid)
+    _write(Path(path), _on_grid(labels_dhw, grid), grid, _table_of(names) if names else None)
+
+
+def _table_of(names: Mapping[int, str]) -> bytes:
+    """Names of labels as the caret extension has them."""
+    rows = "".join(
+        f'<Label Key="{value}" Red="1" Green="1" Blue="1" Alpha="1"><![CDATA[{name.replace("]]>", "")}]]></Label>'
+        for value, name in names.items()
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
+        f"{rows}</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
+    ).encode()
 
 
 def write_probabilities(path: Path, probs: np.ndarray, grid: Grid) -> None:
@@ -115,9 +129,12 @@ def _image(native: np.ndarray, grid: Grid) -> nib.Nifti1Image:
     return image
 
 
-def _write(path: Path, native: np.ndarray, grid: Grid) -> None:
+def _write(path: Path, native: np.ndarray, grid: Grid, extension: bytes | None = None) -> None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise FedCoWProError(f"output {path}", "a name ending with .nii or .nii.gz", "choose such a name")
-    raw = _image(native, grid).to_bytes()
+    image = _image(native, grid)
+    if extension is not None:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(0, extension))
+    raw = image.to_bytes()
     # A fixed time stamp makes equal results equal files.
     write_atomic(path, gzip.compress(raw, compresslevel=6, mtime=0) if path.suffix.lower() == ".gz" else raw)

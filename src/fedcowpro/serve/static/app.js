@@ -29,7 +29,7 @@ let suggestion = {};
 // ---------------------------------------------------------------- open volumes
 
 function keep(info) {
-  const fresh = { bitmap: null, undo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
+  const fresh = { bitmap: null, undo: [], redo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
   const known = volumes.get(info.id) ?? fresh;
   volumes.set(info.id, Object.assign(known, { info, painted: new Set(info.painted) }));
   return known;
@@ -50,13 +50,14 @@ async function show(id) {
   current = chosen;
   $("welcome").hidden = true;
   await viewer.show(image, bitmap);
+  viewer.hide(labels.hidden);
+  setRadius(painter.radius);
   viewer.setColours(labels.values());
   painter.setTarget(chosen);
   viewer.setSlice(chosen.slice);
   if (chosen.window) viewer.setWindow(...chosen.window);
-  const { least, most, low, high } = viewer.window;
-  const place = (value) => Math.round((1000 * (value - least)) / (most - least || 1));
-  [$("low").value, $("high").value] = [place(low), place(high)];
+  offerWindows();
+  renderWindow();
   render();
 }
 
@@ -137,7 +138,7 @@ let settingsTimer = 0;
 
 function settings() {
   const places = [...volumes].map(([id, one]) => [id, { slice: one === current ? viewer.slice : one.slice, window: one.window ?? null, unasked: [...one.unasked] }]);
-  return { radius: painter.radius, opacity: Number($("opacity").value), label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
+  return { radius: painter.radius, opacity: Number($("opacity").value), outline: viewer.plane.outline, label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
 }
 
 function keepSettings() {
@@ -182,7 +183,7 @@ async function toggleExample() {
 // Labels as the server has them.
 async function reload(volume) {
   const fresh = await api.labels(volume.info.id);
-  volume.undo.length = 0;
+  volume.undo.length = volume.redo.length = 0;
   if (volume.bitmap) volume.bitmap.set(fresh);
   else volume.bitmap = fresh;
   if (volume === current) viewer.setLabels(volume.bitmap);
@@ -372,6 +373,8 @@ function render() {
   $("exchange").textContent = current?.earlier ? "Show the newer masks" : "Show the masks of before";
   $("job").hidden = !job;
   $("undo").disabled = !current?.undo.length;
+  $("redo").disabled = !current?.redo.length;
+  $("clear").disabled = !current;
   $("interpolate").disabled = Boolean(job) || !current?.painted.size;
   $("save-nifti").disabled = !current || !(current.painted.size || segmented);
   $("save-dicom").disabled = $("save-nifti").disabled;
@@ -427,7 +430,7 @@ function renderNext() {
   const found = volumes.get(suggestion.volume);
   $("next").disabled = Boolean(job) || !found;
   const place = found && (found === current ? "" : ` of ${found.info.name}`);
-  $("next-text").textContent = found
+  $("next-text").title = $("next-text").textContent = found
     ? `Slice ${suggestion.slice + 1}${place}: about ${suggestion.millilitres.toFixed(0)} ml in doubt there and near it, ${labels.name(suggestion.label)} first`
     : "";
 }
@@ -460,19 +463,55 @@ function chooseTool(tool) {
 }
 
 function chooseView(view) {
-  viewer.setView(view);
+  attempt(() => viewer.setView(view));
   press(document.querySelectorAll("#views button"), document.querySelector(`[data-view=${view}]`));
   updateSurface();
 }
 
 function updateSurface() {
-  $("surface").classList.toggle("look", painter.tool === "look" || viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("look", viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("moves", painter.tool === "look");
   painter.redrawRing();
+}
+
+// Windows in which CT is read, Hounsfield units.
+const PRESETS = { Abdomen: [-160, 240], Liver: [-30, 150], Bone: [-450, 1050], Lung: [-1350, 150], Brain: [0, 80] };
+
+function offerWindows() {
+  const names = ["As opened", ...(current.info.modality === "ct" ? Object.keys(PRESETS) : []), "Whole range"];
+  $("preset").replaceChildren(make("option", { textContent: "Choose", value: "" }), ...names.map((textContent) => make("option", { textContent })));
+  const [from, to] = current.only ?? [viewer.window.low, viewer.window.high].map(Math.round);
+  [$("only-from").value, $("only-to").value] = [from, to];
+  setRange();
+}
+
+function chooseWindow(name) {
+  const { least, most } = viewer.window;
+  if (name === "As opened") viewer.resetWindow();
+  else if (name) viewer.setWindow(...(PRESETS[name] ?? [least, most]));
+  $("preset").value = "";
+}
+
+function renderWindow() {
+  if (!current) return;
+  const { least, most, low, high } = viewer.window;
+  const unit = current.info.modality === "ct" ? " HU" : "";
+  for (const [id, value] of [["low", low], ["high", high]]) {
+    $(id).value = Math.round((1000 * (value - least)) / (most - least || 1));
+    $(`${id}-text`).value = `${Math.abs(value) < 10 ? value.toFixed(2) : Math.round(value)}${unit}`;
+  }
+}
+
+function setRange() {
+  painter.range = $("only").checked ? [Number($("only-from").value), Number($("only-to").value)] : null;
+  if (current) current.only = [Number($("only-from").value), Number($("only-to").value)];
 }
 
 function setRadius(radius) {
   painter.radius = Math.min(40, Math.max(0, radius));
-  $("radius").value = $("radius-text").value = painter.radius;
+  $("radius").value = painter.radius;
+  const across = (2 * painter.radius + 1) * viewer.millimetres[0];
+  $("radius-text").value = current ? `${painter.radius} pixels, ${across.toFixed(across < 10 ? 1 : 0)} mm across` : `${painter.radius} pixels`;
   painter.redrawRing();
   keepSettings();
 }
@@ -480,6 +519,23 @@ function setRadius(radius) {
 function undo() {
   if (painter.undo()) say("Undone.");
 }
+
+function redo() {
+  if (painter.redo()) say("Done again.");
+}
+
+function setOpacity(percent) {
+  viewer.setOpacity(percent / 100);
+  $("opacity-text").value = `${percent} %`;
+}
+
+function setOutline(outline) {
+  viewer.setOutline(outline);
+  $("outline").setAttribute("aria-pressed", String(outline));
+  keepSettings();
+}
+
+const outline = () => setOutline($("outline").getAttribute("aria-pressed") !== "true");
 
 const nextView = () => {
   const order = ["slice", "planes", "render"];
@@ -502,6 +558,20 @@ function wire() {
   for (const button of document.querySelectorAll("#views button")) button.addEventListener("click", () => chooseView(button.dataset.view));
   const click = (id, action) => $(id).addEventListener("click", action);
   click("undo", undo);
+  click("redo", redo);
+  click("clear", () => painter.clear());
+  click("outline", outline);
+  click("zoom-in", () => viewer.zoom(1.5));
+  click("zoom-out", () => viewer.zoom(1 / 1.5));
+  click("zoom-fit", () => viewer.fit());
+  for (const id of ["only", "only-from", "only-to"]) $(id).addEventListener("change", setRange);
+  $("preset").addEventListener("change", () => chooseWindow($("preset").value));
+  viewer.addEventListener("window", () => {
+    current.window = [viewer.window.low, viewer.window.high];
+    renderWindow();
+    keepSettings();
+  });
+  labels.addEventListener("shown", () => viewer.hide(labels.hidden));
   click("segment", segment);
   click("refine", refine);
   click("exchange", exchange);
@@ -530,21 +600,20 @@ function wire() {
   $("slice").addEventListener("input", () => goTo(Number($("slice").value)));
   $("radius").addEventListener("input", () => setRadius(Number($("radius").value)));
   $("opacity").addEventListener("input", () => {
-    viewer.setOpacity($("opacity").value / 100);
+    setOpacity($("opacity").value);
     keepSettings();
   });
   for (const id of ["low", "high"]) {
     $(id).addEventListener("input", () => {
       if (!current) return;
       const { least: from, most: to } = viewer.window;
-      current.window = ["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from));
-      viewer.setWindow(...current.window);
-      keepSettings();
+      viewer.setWindow(...["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from)));
     });
   }
   $("surface").addEventListener("wheel", (event) => {
     event.preventDefault();
-    goTo(viewer.slice - Math.sign(event.deltaY));
+    if (event.ctrlKey) viewer.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX, event.clientY);
+    else goTo(viewer.slice - Math.sign(event.deltaY));
   }, { passive: false });
   viewer.addEventListener("moved", () => {
     renderSlice();
@@ -558,7 +627,7 @@ function wire() {
     keepSettings();
   });
   listen({
-    undo, segment, next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
+    undo, redo, outline, segment, next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
     slice: (by) => goTo(viewer.slice + by), label: (value) => labels.choose(value), example: toggleExample, view: nextView,
     smaller: () => setRadius(painter.radius - 1), larger: () => setRadius(painter.radius + 1), help: () => $("help").showModal(),
     pen: () => chooseTool("pen"), fill: () => chooseTool("fill"), erase: () => chooseTool("erase"), look: () => chooseTool("look"),
@@ -611,11 +680,12 @@ async function start() {
   $("model").textContent = server.model;
   $("version").textContent = server.version;
   wire();
-  await viewer.start($("canvas"));
+  viewer.start($("plane"), $("canvas"));
   labels.set(server.labels);
   server.volumes.forEach(keep);
   takeSettings(server.settings);
-  viewer.setOpacity($("opacity").value / 100);
+  setOpacity($("opacity").value);
+  if (server.settings.outline) setOutline(true);
   const last = server.settings.current;
   if (volumes.size) await show(volumes.has(last) ? last : volumes.keys().next().value);
   await suggest();
