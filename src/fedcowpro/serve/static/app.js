@@ -5,6 +5,7 @@ import { Ends } from "./ends.js";
 import { listen } from "./keys.js";
 import { Labels } from "./labels.js";
 import { Opening } from "./opening.js";
+import { Overview } from "./overview.js";
 import { $, attempt, hideError, make, press, say, showError, showNotes } from "./page.js";
 import { Painter } from "./painter.js";
 import { Saving } from "./saving.js";
@@ -16,7 +17,8 @@ const viewer = new Viewer();
 const painter = new Painter(viewer, $("surface"), $("ring"));
 const labels = new Labels();
 const strip = new Strip($("strip"), (z) => goTo(z));
-const opening = new Opening(add, busy);
+const opening = new Opening(add, addAll, busy);
+const overview = new Overview($("overview").querySelector("table"), (id) => attempt(() => look(id)), useMask);
 // Open volumes by id: { info, bitmap, painted, undo, slice, unasked, ... }; the bitmap comes when the volume is first shown.
 const volumes = new Map();
 const saving = new Saving(volumes);
@@ -39,6 +41,35 @@ async function add(info) {
   keep(info);
   await show(info.id);
   $("surface").focus();
+}
+
+// All images of a folder, which the server opens one by one; then the table shows them.
+async function addAll(begun) {
+  await follow(begun, "Opening.", "The folder is open.");
+  const { volumes: infos } = await api.state();
+  infos.forEach(keep);
+  if (!current && infos.length) await show(infos[0].id);
+  chooseView("table");
+}
+
+// From the table to a volume.
+async function look(id) {
+  chooseView("slice");
+  await show(id);
+  $("surface").focus();
+}
+
+// The label map beside an image, as an example or as a start.
+async function useMask(id, use) {
+  await attempt(async () => {
+    await flush();
+    const { volume, labels: list } = await api.takeMask(id, use);
+    labels.set(list);
+    await reload(keep(volume));
+    await suggest();
+    render();
+    say(use === "example" ? `${volume.name} is an example.` : `${volume.name} has masks to correct.`);
+  });
 }
 
 async function show(id) {
@@ -228,7 +259,7 @@ async function interpolate() {
   });
 }
 
-async function follow(begun, said) {
+async function follow(begun, said, done = "The volumes are segmented.") {
   job = begun;
   say(said);
   render();
@@ -241,7 +272,7 @@ async function follow(begun, said) {
       $("job-text").textContent = now.total > 1 ? `${now.stage}: ${now.done} of ${now.total}` : now.stage;
     });
     if (last.state === "failed") showError(last.error);
-    say({ done: "The volumes are segmented.", cancelled: "Cancelled.", failed: "It failed." }[last.state]);
+    say({ done, cancelled: "Cancelled.", failed: "It failed." }[last.state]);
     await flush();
     for (const volume of volumes.values()) {
       keep(await api.volume(volume.info.id));
@@ -250,7 +281,7 @@ async function follow(begun, said) {
     }
     if (current) await reload(current);
     if (last.state === "done") {
-      showNotes([...volumes.values()].flatMap((volume) => volume.info.notes));
+      showNotes([...last.notes, ...[...volumes.values()].flatMap((volume) => volume.info.notes)]);
       await suggest();
     }
   } finally {
@@ -362,6 +393,7 @@ function render() {
   renderVolumes();
   renderSlice();
   renderResults();
+  renderOverview();
   renderEnds();
   renderNext();
   const painted = [...volumes.values()].some((volume) => volume.painted.size);
@@ -378,6 +410,8 @@ function render() {
   $("interpolate").disabled = Boolean(job) || !current?.painted.size;
   $("save-nifti").disabled = !current || !(current.painted.size || segmented);
   $("save-dicom").disabled = $("save-nifti").disabled;
+  $("save-all").hidden = volumes.size < 2;
+  $("save-all").disabled = ![...volumes.values()].some((volume) => volume.painted.size || volume.info.segmented);
   $("save-dicom").hidden = !(current?.info.dicom && server.dicom_seg);
   const step = !current ? "open" : !painted ? "paint" : job || !segmented ? "segment" : "correct";
   for (const section of document.querySelectorAll("section[id^=step-]")) section.removeAttribute("aria-current");
@@ -426,6 +460,13 @@ function renderSaved() {
   $("saved").classList.toggle("bad", offline);
 }
 
+function renderOverview() {
+  const tabular = viewer.view === "table";
+  $("overview").hidden = !tabular;
+  for (const id of ["screen", "strip-row", "slice-row", "legend", "display"]) $(id).hidden = tabular;
+  if (tabular) overview.show([...volumes.values()], labels);
+}
+
 function renderNext() {
   const found = volumes.get(suggestion.volume);
   $("next").disabled = Boolean(job) || !found;
@@ -463,7 +504,10 @@ function chooseTool(tool) {
 }
 
 function chooseView(view) {
-  attempt(() => viewer.setView(view));
+  attempt(async () => {
+    await viewer.setView(view);
+    renderOverview();
+  });
   press(document.querySelectorAll("#views button"), document.querySelector(`[data-view=${view}]`));
   updateSurface();
 }
@@ -597,6 +641,10 @@ function wire() {
       say(`${await api.download(`/api/volumes/${current.info.id}/export?format=${kind}`)} is saved.`);
     }));
   }
+  click("save-all", () => attempt(async () => {
+    await flush();
+    say(`${await api.download("/api/export-all")} is saved.`);
+  }));
   $("slice").addEventListener("input", () => goTo(Number($("slice").value)));
   $("radius").addEventListener("input", () => setRadius(Number($("radius").value)));
   $("opacity").addEventListener("input", () => {
@@ -627,7 +675,7 @@ function wire() {
     keepSettings();
   });
   listen({
-    undo, redo, outline, segment, next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
+    undo, redo, outline, segment, table: () => chooseView(viewer.view === "table" ? "slice" : "table"), next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
     slice: (by) => goTo(viewer.slice + by), label: (value) => labels.choose(value), example: toggleExample, view: nextView,
     smaller: () => setRadius(painter.radius - 1), larger: () => setRadius(painter.radius + 1), help: () => $("help").showModal(),
     pen: () => chooseTool("pen"), fill: () => chooseTool("fill"), erase: () => chooseTool("erase"), look: () => chooseTool("look"),

@@ -33,5 +33,5 @@ function find(event, actions) {
   if (!onSlider && key === "PageDown") return () => actions.slice(-1);
   if (/^[1-9]$/.test(key)) return () => actions.label(Number(key));
   return actions[{ "?": "help", "[": "first", "]": "last", "-": "smaller", "+": "larger", "=": "larger", p: "pen", f: "fill", e: "erase", l: "look", x: "example",
-    v: "view", b: "outline", s: "segment", n: "next", o: "open" }[key]];
+    v: "view", b: "outline", t: "table", s: "segment", n: "next", o: "open" }[key]];
 }

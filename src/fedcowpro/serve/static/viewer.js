@@ -43,7 +43,7 @@ export class Viewer extends EventTarget {
 
   setLabels(labels) {
     this.#labels = labels;
-    if (this.#view !== "slice") this.#drawIn3D();
+    if (this.#in3D) this.#drawIn3D();
     this.#redraw();
   }
 
@@ -71,6 +71,10 @@ export class Viewer extends EventTarget {
     });
   }
 
+  get #in3D() {
+    return this.#view === "planes" || this.#view === "render";
+  }
+
   get view() {
     return this.#view;
   }
@@ -78,8 +82,8 @@ export class Viewer extends EventTarget {
   async setView(view) {
     this.#view = view;
     this.plane.canvas.hidden = view !== "slice";
-    this.canvas.hidden = view === "slice";
-    if (view !== "slice" && this.#image) await this.#show3D();
+    this.canvas.hidden = !this.#in3D;
+    if (this.#in3D && this.#image) await this.#show3D();
     this.#redraw();
   }
 
@@ -150,7 +154,7 @@ export class Viewer extends EventTarget {
 
   #window3D() {
     const image = this.#nv?.volumes[0];
-    if (!image || this.#view === "slice") return;
+    if (!image || !this.#in3D) return;
     [image.cal_min, image.cal_max] = this.plane.window;
     this.#nv.updateGLVolume();
   }
@@ -220,7 +224,7 @@ export class Viewer extends EventTarget {
 
   setSlice(z) {
     this.#slice = this.#clamp(z);
-    if (this.#view !== "slice" && this.#nv) {
+    if (this.#in3D && this.#nv) {
       this.#nv.scene.crosshairPos[2] = (this.#slice + 0.5) / this.size[2];
       this.#nv.drawScene();
     }
