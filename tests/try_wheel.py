@@ -11,7 +11,8 @@ from pathlib import Path
 PATIENTS = "from fedcowpro.data.phantom import write_site; write_site('scans', 'ct', [1, 2], size=128, depth=24)"
 SCORE = """
 import nibabel as nib, numpy as np
-mask, truth = (np.asarray(nib.load(file).dataobj) == 1 for file in ("masks/image_2_mask.nii.gz", "scans/label_2.nii.gz"))
+files = "masks/image_2_mask.nii.gz", "scans/label_2.nii.gz"
+mask, truth = (np.asarray(nib.load(file).dataobj) == 1 for file in files)
 dice = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 print(f"liver of another patient: Dice {dice:.2f}")
 assert dice > 0.5

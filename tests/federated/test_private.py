@@ -20,6 +20,8 @@ from fedcowpro.federated.server.secure_aggregator import SecureAggregator
 from fedcowpro.federated.site import local_training as task
 from fedcowpro.model.checkpoint import load_tensors
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 WIDE = {"clip": 1000.0, "noise_multiplier": 0.0, "randomness": "seed"}
