@@ -234,7 +234,9 @@ def _privacy(card: Mapping[str, Any]) -> str:
     if "mechanism" in facts:
         epsilon = "infinite (no noise)" if facts["epsilon"] is None else facts["epsilon"]
         text += f"Differential privacy, {facts['mechanism']}: epsilon {epsilon}, delta {facts['delta']:g} over "
-        text += f"{facts['rounds']} rounds. Unit: {facts['unit']}, {facts['relation']}. Not covered: counts of cases "
+        # Earlier versions counted rounds.
+        count = f"{facts['releases']} releases" if "releases" in facts else f"{facts['rounds']} rounds"
+        text += f"{count}. Unit: {facts['unit']}, {facts['relation']}. Not covered: counts of cases "
         text += "and slices, and the run's records of losses.\n"
         if facts["randomness"] == "seed":
             text += "The noise came from the seed: an experiment, no protection against who knows the seed.\n"

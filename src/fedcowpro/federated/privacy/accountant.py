@@ -21,11 +21,11 @@ _RELATIONS = {
 
 @dataclass(frozen=True)
 class Spent:
-    """What so many rounds cost; `epsilon` is infinite without noise."""
+    """What so many releases cost; `epsilon` is infinite without noise."""
 
     epsilon: float
     delta: float
-    rounds: int
+    releases: int
     mechanism: str
     unit: str
     relation: str
@@ -40,14 +40,14 @@ class Spent:
         if not math.isfinite(self.epsilon):
             return f"{self.mechanism} clipping without noise: no differential privacy (epsilon is infinite)"
         text = f"{self.mechanism} differential privacy: epsilon {self.epsilon:.3g} at delta {self.delta:g} after "
-        text += f"{self.rounds} rounds; unit: {self.unit} ({self.relation})"
+        text += f"{self.releases} releases; unit: {self.unit} ({self.relation})"
         if self.randomness == "seed":
             text += "; noise from the seed: an experiment, no protection against who knows the seed"
         return text
 
 
-def spent(config: PrivacyConfig, rounds: int) -> Spent | None:
-    """Cost of `rounds` rounds; None without a mechanism.
+def spent(config: PrivacyConfig, releases: int) -> Spent | None:
+    """Cost of `releases` releases, one for each round and each repetition of one; None without a mechanism.
 
     The central mechanism's sum changes by at most `clip` when a site's update becomes zero. A local release changes by
     up to twice that when the site's data are replaced, so there the multiplier counts half.
@@ -57,32 +57,33 @@ def spent(config: PrivacyConfig, rounds: int) -> Spent | None:
     """
     if config.mechanism == "none":
         return None
-    epsilon = math.inf if rounds else 0.0
-    if config.noise_multiplier and rounds:
+    epsilon = math.inf if releases else 0.0
+    if config.noise_multiplier and releases:
         multiplier = config.noise_multiplier / (2 if config.mechanism == "local" else 1)
-        epsilon = _epsilon(multiplier, rounds, config.delta)
-    return Spent(epsilon, config.delta, rounds, config.mechanism, UNIT, _RELATIONS[config.mechanism], config.randomness)
+        epsilon = _epsilon(multiplier, releases, config.delta)
+    relation = _RELATIONS[config.mechanism]
+    return Spent(epsilon, config.delta, releases, config.mechanism, UNIT, relation, config.randomness)
 
 
-def privacy_facts(config: PrivacyConfig, rounds: int) -> dict[str, object]:
-    """What is done to updates and what `rounds` rounds of it cost, for records in JSON; empty where nothing is done."""
+def privacy_facts(config: PrivacyConfig, releases: int) -> dict[str, object]:
+    """What is done to updates and what `releases` releases cost, for records in JSON; empty where nothing is done."""
     if not config.active:
         return {}
-    cost = spent(config, rounds)
+    cost = spent(config, releases)
     facts = {"secure_aggregation": config.secure_aggregation, "clip": config.clip}
     return {"privacy": {**facts, **({} if cost is None else cost.facts())}}
 
 
-def privacy_lines(config: PrivacyConfig, rounds: int) -> list[str]:
+def privacy_lines(config: PrivacyConfig, releases: int) -> list[str]:
     """The same for people, a line for each thing that is done."""
-    cost = spent(config, rounds)
+    cost = spent(config, releases)
     lines = [] if cost is None else [cost.sentence()]
     if config.secure_aggregation:
         lines.append("secure aggregation: the server saw sums of updates only, if it kept to the protocol")
     return lines
 
 
-def _epsilon(multiplier: float, rounds: int, delta: float) -> float:
+def _epsilon(multiplier: float, releases: int, delta: float) -> float:
     try:
         from opacus.accountants.analysis import rdp
     except ImportError as error:
@@ -92,6 +93,6 @@ def _epsilon(multiplier: float, rounds: int, delta: float) -> float:
             "pip install 'fedcowpro[privacy]', or set federation.privacy.mechanism to none",
         ) from error
     orders = [1 + x / 100 for x in range(1, 100)] + [2 + x / 10 for x in range(100)] + list(range(12, 513))
-    costs = rdp.compute_rdp(q=1.0, noise_multiplier=multiplier, steps=rounds, orders=orders)
+    costs = rdp.compute_rdp(q=1.0, noise_multiplier=multiplier, steps=releases, orders=orders)
     epsilon, _ = rdp.get_privacy_spent(orders=orders, rdp=costs, delta=delta)
     return float(epsilon)

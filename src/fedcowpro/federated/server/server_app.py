@@ -139,6 +139,7 @@ def serve_stage(
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
         downlink=Downlink(initial, config.federation.precision),
         scratch=folder.replies,
+        releases=folder.releases,
     )
     settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
     evaluation = CrossSiteEvaluation(audited, folder, settings, exchanged, config.federation.round_timeout)
@@ -164,7 +165,7 @@ def serve_stage(
             if every is not None and number % every == 0:
                 evaluation.run({OWN if kept else GLOBAL: last.state}, number)
             folder.joined(registry.facts())
-            card = model_card(config, registry.facts(), number)
+            card = model_card(config, registry.facts(), number, folder.releases.count())
             folder.commit(number, last.state, card, last.sites, last.moments)
             tell(record)
         local = kept & exchanged if config.federation.new_site_layers == "average" else set()
@@ -174,7 +175,8 @@ def serve_stage(
         )
         if evaluate:
             evaluation.run(models_of(last, new_layers, bool(kept)), last.number)
-        folder.finish(last, model_card(config, registry.facts(), last.number), new_layers)
+        card = model_card(config, registry.facts(), last.number, folder.releases.count())
+        folder.finish(last, card, new_layers)
 
 
 def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
@@ -217,8 +219,12 @@ def common_layers(
     return records.from_numpy(found)
 
 
-def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
-    """The card of the global model after a round; counts and modalities, no names of sites or cases."""
+def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int, releases: int = 0) -> dict[str, Any]:
+    """The card of the global model after a round; counts and modalities, no names of sites or cases.
+
+    Args:
+        releases: how often differential privacy was spent so far.
+    """
     card = {
         "model": {**config.model.model_dump(mode="json"), "weights": None},
         "seed": config.seed,
@@ -229,7 +235,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         **(
             {"new_site_layers": config.federation.new_site_layers} if config.federation.normalisation == "local" else {}
         ),
-        **privacy_facts(config.federation.privacy, number),
+        **privacy_facts(config.federation.privacy, releases),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {
