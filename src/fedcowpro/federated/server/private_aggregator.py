@@ -22,13 +22,15 @@ from fedcowpro.federated.privacy.noise import gaussian, noise_key
 from fedcowpro.federated.privacy.releases import Releases
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.replies import Reply
+from fedcowpro.federated.server.sampling import drawn_alone
 
 
 class PrivateAggregator(Aggregator):
     """`Aggregator` with equal weights under `config.privacy`.
 
     Central: every update is clipped, and the mean gets noise of deviation noise_multiplier clip / sites on each learnt
-    number. Local: sites have done both; the server averages. Who takes part is public, the number of sites too.
+    number. Local: sites have done both; the server averages. Who takes part is public, the number of sites too; where
+    each site is drawn by itself, the divisor is the number expected, whoever was drawn.
 
     Args:
         seed: of the experiment, for noise with `randomness: seed`.
@@ -59,23 +61,22 @@ class PrivateAggregator(Aggregator):
     def _combine(
         self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
     ) -> dict[str, np.ndarray]:
+        count = self._config.fraction * self._total if drawn_alone(self._config) else len(good)
         if self._privacy.mechanism == "local":
-            common = super()._combine(number, good, weights, before)
+            common = super()._combine(number, good, weights, before) if good else dict(before)
         else:
             norms = [update_norm(before, reply.arrays) for reply in good.values()]
-            factors = [
-                clip_factor(norm, self._privacy.clip) * weight for norm, weight in zip(norms, weights, strict=True)
-            ]
+            factors = [clip_factor(norm, self._privacy.clip) * (1 / count) for norm in norms]
             common = {}
             for name in sorted(self._expected):
                 start = before[name].astype(np.float64)
                 common[name] = start + sum(
                     factor * (reply.arrays[name] - start) for factor, reply in zip(factors, good.values(), strict=True)
                 )
-        self._noise_and_note(number, common, len(good))
+        self._noise_and_note(number, common, count)
         return common
 
-    def _noise_and_note(self, number: int, common: dict[str, np.ndarray], sites: int) -> None:
+    def _noise_and_note(self, number: int, common: dict[str, np.ndarray], sites: float) -> None:
         """Add the server's noise, if it is to add some, to the mean of so many updates, in place; note the cost."""
         if self._privacy.mechanism == "central":
             self._releases.note(number)

@@ -33,6 +33,7 @@ from fedcowpro.federated.server.evaluation import CrossSiteEvaluation, announced
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
+from fedcowpro.federated.server.sampling import draw
 from fedcowpro.federated.server.secure_aggregator import aggregator_for
 from fedcowpro.federated.server.stages import initial_network, organ_card, stages_of
 from fedcowpro.federated.server.tracking import open_sinks, tracking
@@ -110,7 +111,8 @@ def serve_stage(
     audited = AuditedGrid(grid, AuditLog(folder.audit_file))
     registry = ClientRegistry([site.name for site in config.sites], folder.digests(), folder.slice_size())
     registry.gather(audited, config.federation)
-    check_federation(config.federation, len(config.sites) or len(registry.nodes()))
+    sites = len(config.sites) or len(registry.nodes())
+    check_federation(config.federation, sites)
     folder.start(config, registry.facts(), resume, command, registry.absent())
     audited.names = registry.nodes()
     audited.name_run(folder.key())
@@ -148,8 +150,9 @@ def serve_stage(
         for number in range(last.number + 1, config.federation.rounds + 1):
             registry.update(audited)
             audited.names = registry.nodes()
-            aggregator.take_part(registry.nodes(), registry.absent(), _slices(registry.facts()))
-            settings[records.PARTICIPANTS] = len(registry.nodes())
+            asked = draw(registry.nodes(), config.federation, config.seed, number, sites)
+            aggregator.take_part(asked, registry.absent(), _slices(registry.facts()))
+            settings[records.PARTICIPANTS] = len(asked)
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
             messages = aggregator.messages(number, shared, settings, audited)
             replies = exchange(audited, messages, config.federation.round_timeout)
