@@ -233,6 +233,8 @@ def _privacy(card: Mapping[str, Any]) -> str:
         text += "Secure aggregation: the server was to see sums of updates only.\n"
     if "mechanism" in facts:
         epsilon = "infinite (no noise)" if facts["epsilon"] is None else facts["epsilon"]
+        if facts.get("epsilon_pld") is not None:
+            epsilon = f"{epsilon} (by RDP {facts['epsilon_rdp']}, by PLD {facts['epsilon_pld']})"
         text += f"Differential privacy, {facts['mechanism']}: epsilon {epsilon}, delta {facts['delta']:g} over "
         # Earlier versions counted rounds.
         count = f"{facts['releases']} releases" if "releases" in facts else f"{facts['rounds']} rounds"

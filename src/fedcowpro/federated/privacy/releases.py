@@ -7,6 +7,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fedcowpro.core.text import from_json
+
 
 class Releases:
     """A file with a line for each noised update or mean of a run, written before it can leave.
@@ -18,13 +20,18 @@ class Releases:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def count(self) -> int:
-        """Number of releases so far; 0 where there is no file."""
-        return sum(1 for line in self._content().split(b"\n") if line)
+    def rates(self) -> list[float]:
+        """Of each release so far the chance that a site had to be in it (`note`); none where there is no file."""
+        return [_rate(line) for line in self._content().split(b"\n") if line]
 
-    def note(self, number: int) -> None:
-        """One more release, of the round `number`; on the disk when this returns."""
-        line = json.dumps({"round": number, "time": datetime.now(UTC).isoformat(timespec="seconds")}).encode() + b"\n"
+    def note(self, number: int, rate: float) -> None:
+        """One more release, of the round `number`; on the disk when this returns.
+
+        Args:
+            rate: chance of each site, drawn by itself and in secret, to be in it; 1 where sampling does not count.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"round": number, "rate": rate, "time": now}).encode() + b"\n"
         before = self._content()
         with self._path.open("ab") as stream:
             stream.write(line if before.endswith(b"\n") or not before else b"\n" + line)
@@ -38,6 +45,14 @@ class Releases:
             return self._path.read_bytes()
         except FileNotFoundError:
             return b""
+
+
+def _rate(line: bytes) -> float:
+    """What a line says, and the worst where it cannot be read."""
+    try:
+        return min(1.0, max(0.0, float(from_json(line)["rate"])))
+    except (ValueError, KeyError, TypeError):
+        return 1.0
 
 
 def _keep_name(folder: Path) -> None:

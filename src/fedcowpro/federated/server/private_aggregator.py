@@ -22,7 +22,7 @@ from fedcowpro.federated.privacy.noise import gaussian, noise_key
 from fedcowpro.federated.privacy.releases import Releases
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.replies import Reply
-from fedcowpro.federated.server.sampling import drawn_alone
+from fedcowpro.federated.server.sampling import counted_rate, drawn_alone
 
 
 class PrivateAggregator(Aggregator):
@@ -55,7 +55,7 @@ class PrivateAggregator(Aggregator):
 
     def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         if self._privacy.mechanism == "local":
-            self._releases.note(number)
+            self._releases.note(number, counted_rate(self._config))
         return super().messages(number, model, settings, grid)
 
     def _combine(
@@ -79,12 +79,12 @@ class PrivateAggregator(Aggregator):
     def _noise_and_note(self, number: int, common: dict[str, np.ndarray], sites: float) -> None:
         """Add the server's noise, if it is to add some, to the mean of so many updates, in place; note the cost."""
         if self._privacy.mechanism == "central":
-            self._releases.note(number)
+            self._releases.note(number, counted_rate(self._config))
             key = noise_key(self._privacy.randomness, self._seed, "server", number)
             deviation = self._privacy.noise_multiplier * self._privacy.clip / sites
             for name in common if deviation else ():
                 common[name] = common[name] + deviation * gaussian(key, name, common[name].shape)
-        cost = spent(self._privacy, self._releases.count())
+        cost = spent(self._privacy, self._releases.rates())
         self._note = {"clip": self._privacy.clip, **({} if cost is None else cost.facts())}
 
     def _record(self, *given: Any) -> RoundRecord:

@@ -47,6 +47,7 @@ from fedcowpro.federated.monitoring.rounds import truncate_rounds
 from fedcowpro.federated.monitoring.scores import forget_scores
 from fedcowpro.federated.privacy.accountant import privacy_facts
 from fedcowpro.federated.privacy.releases import Releases
+from fedcowpro.federated.server.sampling import planned_rates
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from fedcowpro.model.checkpoint import FORMAT as MODEL
@@ -140,7 +141,7 @@ class RunFolder:
             }
             record |= {"command": command, "versions": versions(), **({"device": device} if device else {})}
             record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
-            if planned := privacy_facts(config.federation.privacy, config.federation.rounds):
+            if planned := privacy_facts(config.federation.privacy, planned_rates(config.federation)):
                 record["planned"] = planned
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
         elif not resume:
@@ -302,7 +303,7 @@ class RunFolder:
             )
 
     def _check_releases(self, config: ExperimentConfig) -> None:
-        counted, done = self.releases.count(), self.completed()
+        counted, done = len(self.releases.rates()), self.completed()
         if config.federation.privacy.mechanism != "none" and counted < done:
             raise FedCoWProError(
                 f"{self.path}: {done} rounds, and a record of {counted} releases (releases.jsonl)",
