@@ -149,7 +149,12 @@ class Guard:
             self._require_small(method, path, headers)
         session = self._sessions.find(self._cookie(headers.get("cookie", "")))
         if session is None and path.startswith("/api/") and path != _BEGIN:
-            raise Refused(401, "no session, or one that was idle too long", "a session", "load the page again")
+            raise Refused(
+                401,
+                "this visit has ended, or nothing was done in it for too long",
+                "a page that is open",
+                "load the page again",
+            )
         return session
 
     def _require_small(self, method: str, path: str, headers: Mapping[str, str]) -> None:
