@@ -88,3 +88,12 @@ def test_the_walk_through_has_the_settings_that_it_trains_with() -> None:
     assert settings is not None
     assert parse(ExperimentConfig, yaml.safe_load(settings[1]), "docs/federation.md").federation.rounds == 5
     assert text.index("config.yaml <<") < text.index("federate config.yaml")
+
+
+@pytest.mark.slow
+def test_the_documents_become_a_site_without_a_broken_link(tmp_path: Path) -> None:
+    sphinx = pytest.importorskip("sphinx.cmd.build", reason="needs the extra 'docs'")
+    assert sphinx.main(["-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "site")]) == 0
+    pages = {page.stem for page in (tmp_path / "site").glob("*.html")}
+    assert pages >= {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert "OneShotSegmenter" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")

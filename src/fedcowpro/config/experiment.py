@@ -86,5 +86,6 @@ class ExperimentConfig(Config):
         """The settings of `teaching`, whose rounds and steps are those of the federation; sites check them there."""
         if self.teaching is None:
             raise ValueError("no teaching")
-        changes = {"rounds": self.teaching.rounds, "local_steps": self.teaching.local_steps, "initial": "send"}
+        changes: dict[str, object] = {"rounds": self.teaching.rounds, "local_steps": self.teaching.local_steps}
+        changes |= {"initial": "send", "fraction": 1.0}  # an annotated case is at few sites: each round needs them
         return self.model_copy(update={"federation": self.federation.model_copy(update=changes)})

@@ -36,7 +36,7 @@ class ProgressDisplay:
         run: the run folder.
         completed: number of rounds that are done.
         rounds: number of all.
-        sites: number of sites.
+        sites: number of sites that a round asks.
         visible: draw nothing if False.
         table: draw the table, too.
     """

@@ -28,7 +28,8 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None = No
     if isinstance(engine_of(grid), InProcessGrid):
         yield from grid.send_and_receive(messages)
         return
-    sent = list(messages)
+    if not (sent := list(messages)):
+        return
     keys = list(grid.push_messages(sent))
     waiting = {key: message for key, message in zip(keys, sent, strict=False) if key}
     for message in sent:
