@@ -122,7 +122,7 @@ def segment(
     Ends with code 0 where all queries have a mask, 3 where some have not, 2 where none has or an option is wrong.
     """
     from fedcowpro.oneshot.batch import ByExample, Segmenter, load_support, segment_files
-    from fedcowpro.oneshot.batch_record import settings_digest, write_run
+    from fedcowpro.oneshot.batch_record import Segmented, settings_digest, write_run
     from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.oneshot.organ_model import is_organ_model
     from fedcowpro.reports.preview import write_preview
@@ -178,6 +178,8 @@ def segment(
             volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
             state = "kept; " if result.kept else ""
             echo.print(f"{result.mask}  ({state}{result.modality}; {volumes})")
+            for line in _doubts(result, names):
+                echo.print(f"  look at {line}")
             bar.advance(task)
 
         def fail(path: Path, error: FedCoWProError) -> None:
@@ -204,7 +206,7 @@ def segment(
     if not results:
         raise errors[0]
     write_run(out, results, failures, used, names, shlex.join(["fedcowpro", *sys.argv[1:]]))
-    echo.print(_table(results, names, out))
+    echo.print(_table(sorted(results, key=Segmented.by_doubt), names, out))
     echo.print(
         f"{len(results)} of {len(queries)} queries; table and record: {out / 'summary.csv'}, {out / 'segment.json'}"
     )
@@ -314,12 +316,24 @@ def _as_json(results: Sequence[Segmented], failures: Mapping[Path, str], names: 
     return {"queries": queries, "failed": [{"query": str(path), "why": why} for path, why in failures.items()]}
 
 
+def _doubts(result: Segmented, names: Mapping[int, str]) -> list[str]:
+    """A line for each organ with doubts; what is said of every organ is of the volume."""
+    all_of_them = [found.doubts for found in result.organs.values()]
+    of_all = [said for said in all_of_them[0] if len(all_of_them) > 1 and all(said in one for one in all_of_them)]
+    lines = [f"the volume: {'; '.join(of_all)}"] if of_all else []
+    for organ, found in result.organs.items():
+        if own := [said for said in found.doubts if said not in of_all]:
+            lines.append(f"{names.get(organ, f'label {organ}')}: {'; '.join(own)}")
+    return lines
+
+
 def _table(results: Sequence[Segmented], names: Mapping[int, str], out: Path) -> Table:
-    table = Table("query", "organ", "ml", "slices", "confidence")
+    table = Table("query", "organ", "ml", "slices", "confidence", "doubts")
     for result in results:
         query = str(result.mask.relative_to(out)).rpartition("_mask.")[0]  # its name, with folders where they are kept
         for organ, found in result.organs.items():
             sure = "-" if found.confidence != found.confidence else f"{found.confidence:.2f}"
             name = names.get(organ, str(organ))
-            table.add_row(query, name, f"{found.millilitres:.0f}", str(found.slices), sure)
+            doubts = str(len(found.doubts) or "")
+            table.add_row(query, name, f"{found.millilitres:.0f}", str(found.slices), sure, doubts)
     return table
