@@ -274,8 +274,9 @@ def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
         mask = found.labels == organ
         count = int(mask.sum())
         organs[organ] = OrganFound(
-            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
-        )
+            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ]),
+            found.doubts.get(organ, ()),
+        )  # fmt: skip
     return organs
 
 

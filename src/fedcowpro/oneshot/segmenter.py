@@ -13,6 +13,7 @@ import numpy as np
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError, NotFittedError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
@@ -24,7 +25,7 @@ from fedcowpro.oneshot.organ_names import Organs, names_of
 from fedcowpro.oneshot.prediction import Prediction, Predictions
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
-from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed, progress_bar
+from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed
 from fedcowpro.volume.accept import Given, Order, Painted, as_volume, as_volumes, several
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
@@ -169,7 +170,7 @@ class OneShotSegmenter:
             raise NotFittedError("finetune before set_support", "an annotated volume", "call set_support(image, mask)")
         given = listed(unlabelled) if isinstance(unlabelled, str | PathLike) or len(unlabelled) else []
         others = list(as_volumes(given, spacing, order))
-        with interrupt_sets() as stop, progress_bar(progress) as bar:
+        with interrupt_sets() as stop, ProgressBar(progress) as bar:
             task = bar.add_task("fine-tuning", total=None)
             self.organ_model_ = fine_tune(
                 self._ready(),
