@@ -46,6 +46,9 @@ class FederationConfig(Config):
     evaluate_every: int | None = Field(
         None, ge=1, description="rounds after which sites score the model on their held-out cases; default: never"
     )
+    slice_size: int | None = Field(
+        None, ge=32, le=4096, multiple_of=32, description="height and width of the sites' slices, in pixels"
+    )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all that it asks")
     join_timeout: float = Field(
         600.0, gt=0, description="seconds to wait for sites before the first round; without effect in one process"

@@ -28,7 +28,8 @@ from fedcowpro.federated.governance.policy import (
     check_message,
     refusal_behind,
 )
-from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.governance.tally import NORM, WEIGHTS
+from fedcowpro.federated.governance.weight_checks import check_weights
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.messages import REFUSED, content_digest
 from fedcowpro.federated.transport.packing import PackingError, is_packed, pack, unpack
@@ -83,7 +84,7 @@ def _enforced(message: Message, context: Context, call_next: ClientAppCallable, 
                 if bad:
                     raise RefusedError(bad)
                 said = announcement(message)
-                check_message(policy_of(context), said, session.entries, datetime.now().astimezone())
+                check_message(policy_of(context), said, session.tally, datetime.now().astimezone())
             except RefusedError as error:
                 refusal = str(error)
             except (FedCoWProError, OSError):
@@ -126,7 +127,7 @@ def approve_weights(
     said = announcement(message)
     with log_of(context.node_config).session() as session:
         try:
-            norm = check_weights(policy_of(context), said, config, weights, session.entries)
+            norm = check_weights(policy_of(context), said, config, weights, session.tally)
         except RefusedError as error:
             session.append(_event(context, said, "in", "refused", WEIGHTS, reason=str(error)))
             raise

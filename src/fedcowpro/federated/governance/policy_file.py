@@ -11,6 +11,7 @@ from fedcowpro.config.policy import Kind, SitePolicy
 from fedcowpro.core.files import write_atomic
 from fedcowpro.core.package import package_digest
 from fedcowpro.federated.governance.policy import Announcement, RefusedError, check_message
+from fedcowpro.federated.governance.tally import Tally
 
 _PARTICIPANTS = 3  # fewest in an average, where there are as many
 _SPARE = 2  # a run that is interrupted repeats rounds
@@ -69,7 +70,7 @@ def objections(policy: SitePolicy, config: ExperimentConfig, sites: int) -> dict
     for kind in get_args(Kind):
         said = Announcement(kind, "", 1, package_digest(), sites, config.model_dump(mode="json"))
         try:
-            check_message(policy, said, lambda: (), datetime.now().astimezone())
+            check_message(policy, said, Tally, datetime.now().astimezone())
             found[kind] = ""
         except RefusedError as error:
             found[kind] = str(error)
