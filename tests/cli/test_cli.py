@@ -186,6 +186,7 @@ def segment(raw: Path, model: Path, out: Path) -> list[object]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """One broken file: the others are done, the code says so; the next call does what is left."""
     scans, out = tmp_path / "scans", tmp_path / "out"

@@ -123,6 +123,7 @@ def test_a_folder_of_all_sorts(shell: Shell, query: Path, tmp_path: Path) -> Non
     assert "passed over odd.xyz" in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes are a matter of Linux")
 def test_names_that_the_console_cannot_write(shell: Shell, query: Path, tmp_path: Path) -> None:
     """Escaped where they are printed, as they are in files."""

@@ -16,12 +16,13 @@ from fedcowpro.config import ExperimentConfig, FederationConfig, load
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import append_round, read_rounds, round_totals
 from fedcowpro.federated.privacy.noise import gaussian, noise_key
+from fedcowpro.federated.privacy.releases import Releases
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.aggregate import check_federation
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.private_aggregator import PrivateAggregator
 from fedcowpro.federated.server.run_folder import RunFolder
-from fedcowpro.federated.server.sampling import draw, sites_per_round
+from fedcowpro.federated.server.sampling import counted_rate, draw, sites_per_round, told_participants
 from fedcowpro.federated.site import client_app
 from fedcowpro.model.checkpoint import load_checkpoint
 
@@ -66,6 +67,14 @@ def test_under_differential_privacy_each_site_is_drawn_by_itself() -> None:
     assert {len(draw(NODES, summed, 0, number, 40)) for number in range(1, 50)} == {4}
 
 
+def test_only_secret_draws_of_single_sites_count_as_sampling() -> None:
+    assert counted_rate(settings(0.25, "central")) == 0.25
+    assert counted_rate(settings(0.25, "local")) == counted_rate(settings(0.25)) == 1.0
+    assert counted_rate(settings(0.25, "central", privacy={"secure_aggregation": True})) == 1.0
+    assert told_participants({}, settings(0.25, "central"), 40) == 10  # sites do not learn how many were drawn
+    assert told_participants({1, 2}, settings(0.25), 40) == 2
+
+
 @pytest.mark.parametrize(("fraction", "more", "count"), [(0.25, {}, 10), (0.001, {}, 1), (0.25, {"min_sites": 12}, 12)])
 def test_sites_per_round(fraction: float, more: dict[str, int], count: int) -> None:
     assert sites_per_round(settings(fraction, **more), 40) == count
@@ -104,7 +113,8 @@ def test_a_round_that_draws_nobody(mechanism: str, tmp_path: Path) -> None:
     """The central mechanism still adds its noise, for the number of sites that was to be expected."""
     before = {"w": np.zeros((50, 20), np.float32)}
     config = settings(0.25, mechanism, privacy={"clip": 2.0, "noise_multiplier": 3.0})
-    aggregator = PrivateAggregator(NODES, before, config, seed=5, learnt=before)
+    releases = Releases(tmp_path / "releases.jsonl")
+    aggregator = PrivateAggregator(NODES, before, config, seed=5, learnt=before, releases=releases)
     grid = InProcessGrid(client_app.app, {})
     aggregator.take_part({}, {})
     assert aggregator.messages(1, before, ConfigRecord(), grid) == []
@@ -115,6 +125,7 @@ def test_a_round_that_draws_nobody(mechanism: str, tmp_path: Path) -> None:
     else:
         np.testing.assert_array_equal(after["w"], before["w"])
     assert record.sites == ()
+    assert releases.rates() == [0.25 if mechanism == "central" else 1.0]  # who is asked knows the local one
     assert np.isnan(round_totals(record)["loss"])
     append_round(tmp_path / "metrics.jsonl", record)
     assert [one.sites for one in read_rounds(tmp_path / "metrics.jsonl")] == [()]

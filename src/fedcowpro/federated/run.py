@@ -144,7 +144,7 @@ def federate(
                         f"Interrupted: {done} of {rounds} rounds are safe in {own.path}; the same command goes on."
                     )
                     raise
-        for line in privacy_lines(config.federation.privacy, config.federation.rounds):
+        for line in privacy_lines(config.federation.privacy, folder.releases.rates()):
             console.print(line)
         return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.data.datasets.dataset_json import unknown_value
-from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
+from fedcowpro.volume.accept import Given, Order, Painted, as_labels, as_volume, known_slices
 from fedcowpro.volume.checks import UNKNOWN, mark_unknown
 from fedcowpro.volume.volume import Volume
 
@@ -70,6 +71,30 @@ class Annotation:
                 "give the labels on the volume's own grid, as (depth, height, width)",
             )
 
+    def require_organs(self, organs: Collection[int]) -> None:
+        """Say which of the organs that are asked for are not in the labels of a whole annotation.
+
+        Args:
+            organs: label values, as a mapping with their names; nothing asks for all.
+
+        Raises:
+            FedCoWProError: none of them is.
+        """
+        shown = [int(value) for value in np.unique(self.labels) if value]
+        names = organs if isinstance(organs, Mapping) else {}
+        lacking = [
+            f"label {value} ({names[value]})" if names.get(value) else f"label {value}"
+            for value in organs
+            if value not in shown
+        ]
+        if not lacking:
+            return
+        got = f"{self.name}: no voxel of {', '.join(lacking)}; its labels: {', '.join(map(str, shown)) or 'none'}"
+        if len(lacking) == len(organs):
+            raise FedCoWProError(got, "an organ that is asked for", "name label values that the mask has")
+        if self.is_whole:
+            inform(got, stacklevel=3)
+
     def only(self, organs: Collection[int]) -> Annotation:
         """With these label values alone, the others being background; all where none is given."""
         if not organs:
@@ -80,7 +105,12 @@ class Annotation:
 
 
 def read_example(
-    image: Given, mask: Given, *, spacing: Sequence[float] | None = None, painted: Painted | None = None
+    image: Given,
+    mask: Given,
+    *,
+    spacing: Sequence[float] | None = None,
+    order: Order | None = None,
+    painted: Painted | None = None,
 ) -> tuple[Volume, Annotation]:
     """An annotated volume in whatever form a user has it: array, nibabel image, path.
 
@@ -89,13 +119,13 @@ def read_example(
     Args:
         image: the volume.
         mask: its label map; every whole number 1..255 is an organ. An array lies on the image's own axes.
-        spacing: mm (depth, height, width), for an array.
+        spacing, order: of an array (see `as_volume`).
         painted: see `known_slices`.
 
     Raises:
         FedCoWProError: what cannot be read, or an image and a mask that do not match.
     """
-    volume = as_volume(image, spacing)
+    volume = as_volume(image, spacing, order=order)
     unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
     labels = mark_unknown(as_labels(mask, volume), unknown)
     known = known_slices(painted, labels)

@@ -82,7 +82,7 @@ def load_support(
             all masks.
         prepare: settings per modality.
         modality: of the supports; None guesses from the values.
-        organs: label values to take; other ones become background. Empty = all.
+        organs: label values to take, as a mapping with their names; other ones become background. Empty = all.
         painted: see `known_slices`.
 
     Raises:
@@ -93,6 +93,7 @@ def load_support(
     examples = []
     for image_path, mask_path in pairs:
         volume, annotation = read_example(image_path, mask_path, painted=painted)
+        annotation.require_organs(organs)
         config = prepare[modality_of(volume, modality)]
         examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
     return join_examples(predictor, examples)
@@ -125,7 +126,7 @@ def segment_files(
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
         file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
         preview: draws OUT/<query>_preview.png from (file, image, label map, names); None = no picture.
-        organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
+        organs: label value -> name, for masks and pictures; one without is 'label 1', ... where it needs a name.
         settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
         resume: a query whose files an earlier call made with the same digest is not segmented again.
         overwrite: replace a mask that no record says anything of; that of another query is never replaced.
@@ -154,7 +155,7 @@ def segment_files(
                 "rename one of them, or use two output folders",
             )
         targets[stem] = query
-    names = {value: f"label {value}" for value in segmenter.organs} | dict(organs or {})
+    names = {value: name for value, name in (organs or {}).items() if value in segmenter.organs}
     results = []
     for stem, query in targets.items():
         try:
@@ -162,8 +163,7 @@ def segment_files(
             if result is None:
                 if settings is not None:
                     require_own(query, options.mask(stem), overwrite=overwrite)
-                shown = {value: names[value] for value in segmenter.organs}
-                result = _segment_file(segmenter, stem, query, options, shown)
+                result = _segment_file(segmenter, stem, query, options, names)
             for note in result.notes:
                 inform(note, stacklevel=2)
         except FedCoWProError as error:
@@ -235,9 +235,10 @@ def _segment_file(
     if options.preview:
         options.preview(options.picture(stem), volume.voxels, found.labels, names)
     if options.file_format == "nifti":
-        write_labels(mask, found.labels, volume.grid)
+        write_labels(mask, found.labels, volume.grid, names)
     else:
-        _write_dicom_seg(mask, found.labels, query, names)
+        numbered = {value: f"label {value}" for value in segmenter.organs}
+        _write_dicom_seg(mask, found.labels, query, numbered | dict(names))
     result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)

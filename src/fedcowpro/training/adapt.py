@@ -23,7 +23,7 @@ from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.model.segmenter import Segmenter
 from fedcowpro.training.loop import EpisodeSource, fit
-from fedcowpro.volume.accept import Given, as_volume
+from fedcowpro.volume.accept import Given, Order, as_volumes
 from fedcowpro.volume.find import find_volumes
 from fedcowpro.volume.nifti import write_probabilities
 
@@ -120,6 +120,7 @@ def adapt_to(
     steps: int,
     seed: int,
     spacing: Sequence[float] | None = None,
+    order: Order | None = None,
     bars: bool = True,
 ) -> int:
     """Train `model` in place on unlabelled volumes (see `OneShotSegmenter.fit`).
@@ -127,7 +128,7 @@ def adapt_to(
     Args:
         volumes: a folder or pattern, or a list of images.
         config: how slices are made.
-        spacing: mm (depth, height, width) of the arrays among them.
+        spacing, order: of the arrays among them (see `as_volume`).
         bars: progress on standard error.
 
     Returns:
@@ -136,8 +137,7 @@ def adapt_to(
     given = listed(volumes)
     with tempfile.TemporaryDirectory(prefix="fedcowpro-") as folder:
         raw = Path(folder) / "raw"
-        for number, one in enumerate(given):
-            volume = as_volume(one, spacing if hasattr(one, "__array_interface__") else None, f"volume {number}")
+        for number, volume in enumerate(as_volumes(given, spacing, order)):
             write_probabilities(raw / f"{number}.nii.gz", volume.voxels, volume.grid)
         # One process: a script without a main guard could not start more.
         options = Options(images="*.nii.gz")

@@ -16,7 +16,6 @@ import numpy as np
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays
-from fedcowpro.federated.privacy.accountant import spent
 from fedcowpro.federated.privacy.masking import FEWEST
 from fedcowpro.federated.server.sampling import sites_per_round
 
@@ -103,7 +102,7 @@ def check_federation(config: FederationConfig, sites: int) -> None:
 
     Raises:
         FedCoWProError: `min_sites` beyond the sites, a robust aggregate that with the fewest replies of a round would
-            be the mean, sums of so few sites that they tell a site's part, or an accountant that is not installed.
+            be the mean, or sums of so few sites that they tell a site's part.
     """
     asked = sites_per_round(config, sites)
     fewest = asked if config.min_sites is None else config.min_sites
@@ -124,7 +123,6 @@ def check_federation(config: FederationConfig, sites: int) -> None:
             f"at least {FEWEST}, and more than half",
             "add sites, raise federation.min_sites, or set federation.privacy.secure_aggregation to false",
         )
-    spent(config.privacy, config.rounds)  # its accountant is there, or the run does not begin
     if config.aggregate == "trimmed-mean" and _cut(config.trim, fewest) < 1:
         raise FedCoWProError(
             f"{rounds} federation.trim {config.trim:g} cuts off none",

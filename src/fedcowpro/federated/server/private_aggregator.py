@@ -11,15 +11,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from flwr.app import ConfigRecord, Message
+from flwr.serverapp import Grid
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord
 from fedcowpro.federated.privacy.accountant import spent
 from fedcowpro.federated.privacy.clip import clip_factor, update_norm
 from fedcowpro.federated.privacy.noise import gaussian, noise_key
+from fedcowpro.federated.privacy.releases import Releases
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.replies import Reply
-from fedcowpro.federated.server.sampling import drawn_alone
+from fedcowpro.federated.server.sampling import counted_rate, drawn_alone
 
 
 class PrivateAggregator(Aggregator):
@@ -31,12 +34,14 @@ class PrivateAggregator(Aggregator):
 
     Args:
         seed: of the experiment, for noise with `randomness: seed`.
+        releases: the run's record of them. Local noise leaves the sites with their replies, so the line is written
+            before they are asked; central noise leaves with the mean, so it is written before there is one.
 
     Raises:
         FedCoWProError: tensors among `expected` that nobody learns.
     """
 
-    def __init__(self, *given: Any, seed: int, learnt: Iterable[str], **named: Any) -> None:
+    def __init__(self, *given: Any, seed: int, releases: Releases, learnt: Iterable[str], **named: Any) -> None:
         super().__init__(*given, learnt=learnt, **named)
         if odd := sorted(self._expected - frozenset(learnt)):
             raise FedCoWProError(
@@ -45,7 +50,13 @@ class PrivateAggregator(Aggregator):
                 "set model.frozen_norm, or federation.normalisation to local with federation.new_site_layers initial",
             )
         self._privacy, self._seed = self._config.privacy, seed
+        self._releases = releases
         self._note: dict[str, Any] = {}
+
+    def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
+        if self._privacy.mechanism == "local":
+            self._releases.note(number, counted_rate(self._config))
+        return super().messages(number, model, settings, grid)
 
     def _combine(
         self, number: int, good: Mapping[str, Reply], weights: Sequence[float], before: Arrays
@@ -67,12 +78,13 @@ class PrivateAggregator(Aggregator):
 
     def _noise_and_note(self, number: int, common: dict[str, np.ndarray], sites: float) -> None:
         """Add the server's noise, if it is to add some, to the mean of so many updates, in place; note the cost."""
-        if self._privacy.mechanism == "central" and self._privacy.noise_multiplier:
+        if self._privacy.mechanism == "central":
+            self._releases.note(number, counted_rate(self._config))
             key = noise_key(self._privacy.randomness, self._seed, "server", number)
             deviation = self._privacy.noise_multiplier * self._privacy.clip / sites
-            for name in common:
+            for name in common if deviation else ():
                 common[name] = common[name] + deviation * gaussian(key, name, common[name].shape)
-        cost = spent(self._privacy, number)
+        cost = spent(self._privacy, self._releases.rates())
         self._note = {"clip": self._privacy.clip, **({} if cost is None else cost.facts())}
 
     def _record(self, *given: Any) -> RoundRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 from fedcowpro.config import FederationConfig
 from fedcowpro.federated.privacy.masking import FEWEST
@@ -17,6 +17,19 @@ def drawn_alone(config: FederationConfig) -> bool:
     """
     private = config.privacy.mechanism != "none" and not config.privacy.secure_aggregation
     return config.fraction < 1 and private
+
+
+def counted_rate(config: FederationConfig) -> float:
+    """Chance of a site to be in a release as epsilon counts it: only where each is drawn alone and nobody sees whom.
+
+    Local noise is to hold against the server, which knows whom it asked.
+    """
+    return config.fraction if drawn_alone(config) and config.privacy.mechanism == "central" else 1.0
+
+
+def planned_rates(config: FederationConfig) -> list[float]:
+    """Those of a run without a repeated round, for the accountant."""
+    return [counted_rate(config)] * config.rounds
 
 
 def sites_per_round(config: FederationConfig, sites: int) -> int:
@@ -46,6 +59,14 @@ def draw(nodes: Mapping[int, str], config: FederationConfig, seed: int, number: 
         return {node: name for node, name in nodes.items() if lots[node] < config.fraction}
     first = sorted(nodes, key=lots.__getitem__)[: sites_per_round(config, sites)]
     return {node: nodes[node] for node in first}
+
+
+def told_participants(asked: Sized, config: FederationConfig, sites: int) -> int:
+    """What sites are told of how many a round asks: where each is drawn alone, the number that is to be expected.
+
+    The true one would tell something of who was drawn, which is to be secret.
+    """
+    return sites_per_round(config, sites) if drawn_alone(config) else len(asked)
 
 
 def _lot(key: bytes, name: str) -> float:

@@ -34,7 +34,7 @@ from fedcowpro.federated.server.evaluation import CrossSiteEvaluation, announced
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
-from fedcowpro.federated.server.sampling import draw
+from fedcowpro.federated.server.sampling import draw, told_participants
 from fedcowpro.federated.server.secure_aggregator import aggregator_for
 from fedcowpro.federated.server.stages import initial_network, organ_card, stages_of
 from fedcowpro.federated.server.tracking import open_sinks, tracking
@@ -143,6 +143,7 @@ def serve_stage(
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
         downlink=Downlink(initial, config.federation.precision),
         scratch=folder.replies,
+        releases=folder.releases,
     )
     settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
     evaluation = CrossSiteEvaluation(audited, folder, settings, exchanged, config.federation.round_timeout)
@@ -154,7 +155,7 @@ def serve_stage(
             audited.names = registry.nodes()
             asked = draw(registry.nodes(), config.federation, config.seed, number, sites)
             aggregator.take_part(asked, registry.absent(), _slices(registry.facts()))
-            settings[records.PARTICIPANTS] = len(asked)
+            settings[records.PARTICIPANTS] = told_participants(asked, config.federation, sites)
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
             messages = aggregator.messages(number, shared, settings, audited)
             expected = sum(array.nbytes for array in shared.values())
@@ -171,7 +172,7 @@ def serve_stage(
             if every is not None and number % every == 0:
                 evaluation.run({OWN if kept else GLOBAL: last.state}, number)
             folder.joined(registry.facts())
-            card = model_card(config, registry.facts(), number)
+            card = model_card(config, registry.facts(), number, folder.releases.rates())
             folder.commit(number, last.state, card, last.sites, last.moments)
             tell(record)
         local = kept & exchanged if config.federation.new_site_layers == "average" else set()
@@ -181,7 +182,8 @@ def serve_stage(
         )
         if evaluate:
             evaluation.run(models_of(last, new_layers, bool(kept)), last.number)
-        folder.finish(last, model_card(config, registry.facts(), last.number), new_layers)
+        card = model_card(config, registry.facts(), last.number, folder.releases.rates())
+        folder.finish(last, card, new_layers)
 
 
 def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
@@ -224,8 +226,14 @@ def common_layers(
     return records.from_numpy(found)
 
 
-def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
-    """The card of the global model after a round; counts and modalities, no names of sites or cases."""
+def model_card(
+    config: ExperimentConfig, facts: Sequence[SiteFacts], number: int, rates: Sequence[float] = ()
+) -> dict[str, Any]:
+    """The card of the global model after a round; counts and modalities, no names of sites or cases.
+
+    Args:
+        rates: of the releases that differential privacy was spent on so far (`accountant.spent`).
+    """
     card = {
         "model": {**config.model.model_dump(mode="json"), "weights": None},
         "seed": config.seed,
@@ -236,7 +244,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         **(
             {"new_site_layers": config.federation.new_site_layers} if config.federation.normalisation == "local" else {}
         ),
-        **privacy_facts(config.federation.privacy, number),
+        **privacy_facts(config.federation.privacy, rates),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {
