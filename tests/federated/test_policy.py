@@ -46,6 +46,7 @@ from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
+PEERS = {"west": "ecdsa-sha2-nistp384 AAAA", "east": "ecdsa-sha2-nistp384 BBBB"}
 SECURE = (records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK)
 NOON = datetime(2026, 6, 1, 12, 30)
 
@@ -114,7 +115,11 @@ def test_the_default_lets_a_usual_run_happen() -> None:
             said(privacy={"mechanism": "central", "clip": 1.0, "noise_multiplier": 0.5}),
             "the noise multiplier is 0.5, required is 1 or more",
         ),
-        ({"privacy": {"secure_aggregation": True}}, said(privacy={"mechanism": "none"}), "not aggregated securely"),
+        (
+            {"privacy": {"secure_aggregation": True}, "peers": PEERS},
+            said(privacy={"mechanism": "none"}),
+            "not aggregated securely",
+        ),
         ({"hours": [20, 6]}, said(), "between 20 and 6 o'clock, here it is 12:30"),
         ({"hours": [13, 18]}, said("evaluate"), "between 13 and 18"),
     ],
@@ -134,7 +139,15 @@ def test_what_is_refused_and_why(rules: dict[str, Any], message: Announcement, w
         *(({"messages": ["train"]}, said(kind)) for kind in SECURE),
         ({"max_rounds": 1, "max_local_steps": 1}, Announcement("secure_shares", "run", 1)),
         (
-            {"privacy": {"mechanism": ["local"], "max_clip": 2, "min_noise_multiplier": 1, "secure_aggregation": True}},
+            {
+                "privacy": {
+                    "mechanism": ["local"],
+                    "max_clip": 2,
+                    "min_noise_multiplier": 1,
+                    "secure_aggregation": True,
+                },
+                "peers": PEERS,
+            },
             said(privacy={"mechanism": "local", "clip": 1.0, "noise_multiplier": 1.5, "secure_aggregation": True}),
         ),
     ],

@@ -16,6 +16,9 @@ class FederationConfig(Config):
     rounds: int = Field(10, ge=1)
     local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the sites that a round asks")
+    trainable: tuple[Literal["projection", "normalisation", "adapter"], ...] = Field(
+        (), description="which parameters train and travel; all others stay as they are at first. None = all do"
+    )
     weighting: Literal["slices", "uniform"] = "slices"
     aggregate: Literal["mean", "trimmed-mean", "median"] = Field(
         "mean", description="what becomes of the sites' tensors, coordinate by coordinate"

@@ -1,8 +1,8 @@
 """Policy enforcement: what stands between a message and the site's app. All that goes in and out is noted.
 
 The node's configuration may have `site-policy`, the path of a `SitePolicy` as YAML ('none': everything but odd weights
-is permitted; default: the policy's defaults), and `audit-log`, the path of the site's log (default: beside the site
-folder, SITE.audit.jsonl).
+is permitted; default: the policy's defaults), `audit-log`, the path of the site's log (default: beside the site folder,
+SITE.audit.jsonl), and `site-key`, the path of its private key, with which it signs in secure aggregation.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from fedcowpro.federated.transport.packing import PackingError, is_packed, pack,
 from fedcowpro.federated.transport.site_errors import sanitised
 
 POLICY, AUDIT, NO_POLICY = "site-policy", "audit-log", "none"
+SITE_KEY = "site-key"
 _UNUSABLE = "the site's policy or audit log cannot be used; the site's own output says why"
 
 

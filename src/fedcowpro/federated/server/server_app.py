@@ -41,6 +41,7 @@ from fedcowpro.federated.server.tracking import open_sinks, tracking
 from fedcowpro.federated.site.local_training import (
     SiteFacts,
     exchanged_names,
+    hold_still,
     learnt_names,
     normalisation_names,
     trained_names,
@@ -119,6 +120,7 @@ def serve_stage(
     audited.names = registry.nodes()
     audited.name_run(folder.key())
     model = initial_network(config, folder)
+    hold_still(model, config.federation.trainable)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
     last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
