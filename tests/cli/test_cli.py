@@ -639,7 +639,7 @@ SURFACE = {
     "devices": "--json",
     "audit": "log --round --kind --site --decision --head --totals --json",
     "digest": "experiment --app",
-    "policy": "file experiment --sites --new",
+    "policy": "file experiment --sites --new --peer",
     "watch": "run --json --once --pause",
 }
 

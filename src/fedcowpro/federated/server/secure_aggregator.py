@@ -70,13 +70,15 @@ class SecureAggregator(PrivateAggregator):
         question = {name: ConfigRecord({**this_round, **offer}) for name in names}  # type: ignore[dict-item]
         shares = self._ask(records.SECURE_SHARES, question, lambda site, told: read_sealed(told, names, site))
         self._shared = list(shares)
+        signatures = [shares[sender].signature for sender in self._shared]
         nodes = {site: node for node, site in self._sites.items()}
         messages = []
         for message in super().messages(number, model, settings, grid):
             site = self._sites[message.metadata.dst_node_id]
             if site in shares:
-                sealed = [shares[sender][names.index(site)] for sender in self._shared]
-                own = ConfigRecord({**settings, "names": self._shared, "sealed": sealed})
+                sealed = [shares[sender].sealed[names.index(site)] for sender in self._shared]
+                given = {"names": self._shared, "sealed": sealed, records.SIGNATURES: signatures}
+                own = ConfigRecord({**settings, **given})  # type: ignore[dict-item]
                 content = RecordDict({**message.content, records.CONFIG: own})
                 messages.append(Message(content, nodes[site], MessageType.TRAIN))
         return messages
