@@ -624,13 +624,14 @@ SURFACE = {
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
     "--seed --device --quiet -q",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
-    "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
+    "--format --overwrite --again --painted --extent --query-extent --finetune --minutes --organs --support-slices "
+    "--keep-components --refine "
     "--threshold --set --device --quiet -q --json",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
     "--method --untrained --teach --steps --seed --device --quiet -q --json",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
-    "--max-memory --idle --device",
+    "--max-memory --idle --project --forget --device",
     "study": "file --out --workers --store --device --quiet -q",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",

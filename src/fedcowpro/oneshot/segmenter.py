@@ -254,7 +254,7 @@ class OneShotSegmenter:
         After `finetune`, or where the model is a fine-tuned one, its network does it, without the example.
 
         Args:
-            volume: an image; or for several a list of images, a folder of them, or a pattern as 'scans/*.nii.gz'.
+            volume: an image; or for several a list of images, a folder of them, or a pattern as `scans/*.nii.gz`.
             spacing, order: of an array, along its own axes.
             extent: ends of organs in the one volume, where they are known, as for `set_support`: no mask lies beyond.
             probabilities: whether to give them, too; they take time and memory. None = of one volume, not of several.
