@@ -221,10 +221,16 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     assert "scan_3_mask.nii.gz  (kept" in printed
     again = {path: path.stat().st_mtime_ns for path in made}
     assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
-    for changed in (["--threshold", "0.6"], ["--overwrite", "--threshold", "0.6"]):
-        code, printed, _ = run(*command, *changed)
-        assert code == 0
-        assert "(kept" not in printed
+    code, printed, err = run(*command, "--threshold", "0.6")
+    assert code == 2
+    assert "made with other options" in err
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["kept"] * 2 + ["made"] * 2 + ["failed"] * 2  # masks of before and their rows stay
+    code, printed, _ = run(*command, "--overwrite", "--threshold", "0.6")
+    assert code == 0
+    assert "(kept" not in printed
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["made"] * 4
 
 
 def test_segment_keeps_folders_where_files_have_one_name(

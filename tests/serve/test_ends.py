@@ -33,6 +33,7 @@ def test_ends_cut_the_mask_at_once_and_teach_the_other_volume(page: Page, phanto
     np.testing.assert_array_equal(cut[3:8], free[mine][3:8])
     info = page.get(f"/api/volumes/{mine}").json()
     assert info["extents"] == {"1": [3, 7]}
+    assert {z for z, sure in enumerate(info["slices"]["1"]) if sure is not None} <= set(range(3, 8))
     np.testing.assert_array_equal(labels_of(page, other), free[other])
     segment(page)
     assert not labels_of(page, mine)[[0, 1, 2, 8, 9]].any()

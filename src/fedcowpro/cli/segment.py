@@ -78,7 +78,10 @@ def segment(
         ),
     ] = "nifti",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what is finished, and replace masks of the same query.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Segment again what is finished, also with other options; masks that you changed stay."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     painted: Annotated[
@@ -191,7 +194,7 @@ def segment(
 
         def report(result: Segmented) -> None:
             volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-            state = "kept; " if result.kept else ""
+            state = "changed since, kept; " if result.changed else "kept; " if result.kept else ""
             echo.print(f"{result.mask}  ({state}{result.modality}; {volumes})")
             for line in _doubts(result, names):
                 echo.print(f"  look at {line}")

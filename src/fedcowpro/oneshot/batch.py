@@ -15,7 +15,7 @@ from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting, inform
 from fedcowpro.oneshot.annotation import read_example
-from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
+from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, was_changed, write_record
 from fedcowpro.oneshot.encoded import encode_volume
 from fedcowpro.oneshot.extent import Extent, Extents, read_extents
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -25,7 +25,7 @@ from fedcowpro.volume.accept import Painted
 from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import modality_of
-from fedcowpro.volume.read import is_series, read_volume, require_volume
+from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ def segment_files(
         extent: ends of organs in the one query, by label value or name (see `read_extents`).
         settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
         resume: a query whose files an earlier call made with the same digest is not segmented again.
-        overwrite: replace a mask that no record says anything of; that of another query is never replaced.
+        overwrite: replace a mask that no record says anything of, and one that was made with other settings. A mask of
+            another query, and one that was changed since it was written, is never replaced; the latter is a result.
         on_query: called after each query.
         on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
 
@@ -182,8 +183,11 @@ def segment_files(
             result = options.finished(stem, query) if resume else None
             if result is None:
                 if settings is not None:
-                    require_own(query, options.mask(stem), overwrite=overwrite)
-                result = _segment_file(segmenter, stem, query, options, names)
+                    require_own(query, options.mask(stem), settings, overwrite=overwrite)
+                if settings is not None and was_changed(options.mask(stem)):
+                    result = _as_changed(query, options.mask(stem), modality)
+                else:
+                    result = _segment_file(segmenter, stem, query, options, names)
             for note in result.notes:
                 inform(note, stacklevel=2)
         except FedCoWProError as error:
@@ -265,6 +269,24 @@ def _segment_file(
     if options.settings is not None:
         write_record(result, options.settings)
     return result
+
+
+def _as_changed(query: Path, mask: Path, modality: Modality | None) -> Segmented:
+    """A mask that somebody changed since it was written, with what is in it now."""
+    with collecting():
+        volume = read_volume(query)
+        kind = modality_of(volume, modality)
+    if mask.suffix == ".dcm":
+        from fedcowpro.volume.dicom.seg_reader import read_segmentation
+
+        labels = read_segmentation(mask, volume).voxels
+    else:
+        labels = read_labels(mask, volume).voxels
+    organs = tuple(int(value) for value in np.unique(labels) if value)
+    unknown = np.full((len(organs), len(labels)), np.nan, np.float32)
+    found = Segmentation(organs, labels, None, dict.fromkeys(organs, float("nan")), unknown)
+    note = f"{mask} was changed since it was written and stays as it is; move it away to have it made again"
+    return Segmented(query, mask, kind, _count(found, volume), kept=True, changed=True, notes=(note,))
 
 
 def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:

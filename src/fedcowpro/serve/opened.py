@@ -243,7 +243,8 @@ class OpenVolume:
         """What the page needs to show it; confidence is null where it is not known."""
         depth, height, width = self.shape
         result = self.result
-        labels = self.labels()
+        annotation = self.annotation()
+        labels = annotation.labels
         millilitre = self.volume.grid.millilitres
         counts = np.bincount(labels.ravel(), minlength=256)
         return {
@@ -268,8 +269,13 @@ class OpenVolume:
             "slices": {}
             if result is None
             else {
-                organ: [_number(value) for value in row]
-                for organ, row in zip(result.organs, result.slice_confidence, strict=True)
+                organ: [None if beyond else _number(value) for value, beyond in zip(row, cut, strict=True)]
+                for organ, row, cut in zip(
+                    result.organs,
+                    result.slice_confidence,
+                    outside(result.organs, annotation.extents, depth),
+                    strict=True,
+                )
             },
         }
 
