@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint setup clean
+.PHONY: demo test test-fast lint docs dist setup clean
 
 # Two processes, each with half of the tests in their order, so that those of a file share what it made; one that is done
 # takes over from the other. What was compiled once is kept, or each process reads 250 test modules anew.
@@ -26,6 +26,18 @@ lint: $(READY)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
 
+# A warning, a broken link among them, is an error.
+docs: $(READY)
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "documents: build/docs/index.html"
+
+# The wheel is tried as a stranger would: in a new environment, without the checkout, with the README's first command.
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/try_wheel.py dist/*.whl
+
 setup: $(READY)
 
 $(READY): pyproject.toml
@@ -34,4 +46,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo build dist

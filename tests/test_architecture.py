@@ -121,6 +121,7 @@ def test_libraries_stay_where_they_belong(module: str) -> None:
         assert "torch" not in used
 
 
+@pytest.mark.slow
 def test_importing_a_module_does_not_load_what_it_does_not_need() -> None:
     """In one new process, modules with few needs first: `--help` answers at once, workers start quickly."""
     steps = [
@@ -141,6 +142,7 @@ def test_importing_a_module_does_not_load_what_it_does_not_need() -> None:
     assert done.stdout.splitlines() == [f"{module} []" for module, _ in steps]
 
 
+@pytest.mark.slow
 def test_the_package_and_its_segmenter_are_light() -> None:
     code = """
 import sys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedcowpro.cli import app
 from fedcowpro.config import ExperimentConfig, parse
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
@@ -54,6 +56,21 @@ def test_linked_files_exist(path: Path) -> None:
             assert (path.parent / link).exists(), link
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their code in order, as in a new folder; what it showed is not kept in the file."""
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) >= 4
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    space: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile("".join(cell["source"]), f"{path.name}, code {number}", "exec"), space)
+    assert len(list((tmp_path / "masks").glob("*_mask.nii.gz"))) == 2
+
+
 def test_make_targets_of_the_readme_exist() -> None:
     targets = re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     rules = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
@@ -71,3 +88,12 @@ def test_the_walk_through_has_the_settings_that_it_trains_with() -> None:
     assert settings is not None
     assert parse(ExperimentConfig, yaml.safe_load(settings[1]), "docs/federation.md").federation.rounds == 5
     assert text.index("config.yaml <<") < text.index("federate config.yaml")
+
+
+@pytest.mark.slow
+def test_the_documents_become_a_site_without_a_broken_link(tmp_path: Path) -> None:
+    sphinx = pytest.importorskip("sphinx.cmd.build", reason="needs the extra 'docs'")
+    assert sphinx.main(["-W", "-q", "-b", "html", str(ROOT / "docs"), str(tmp_path / "site")]) == 0
+    pages = {page.stem for page in (tmp_path / "site").glob("*.html")}
+    assert pages >= {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert "OneShotSegmenter" in (tmp_path / "site" / "api.html").read_text(encoding="utf-8")

@@ -186,6 +186,7 @@ def segment(raw: Path, model: Path, out: Path) -> list[object]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     """One broken file: the others are done, the code says so; the next call does what is left."""
     scans, out = tmp_path / "scans", tmp_path / "out"
@@ -620,31 +621,32 @@ def test_cases_are_listed_without_preparing(run: Run, raw: Path, tmp_path: Path)
 SURFACE = {
     "prepare": "source --out more --dataset --part --modality --images --labels --organs --cases --support --query "
     "--split --setting --test-organs --window --percentile --spacing --size --superpixels --reuse-superpixels --key "
-    "--workers --list",
-    "datasets": "name",
-    "inspect": "site --out",
+    "--workers --list --quiet -q",
+    "datasets": "name --json",
+    "inspect": "site --out --quiet -q",
     "federate": "config --out --site more --seed --rounds --device --track --engine --federation --evaluate --policy "
-    "--from-round --watch",
+    "--from-round --watch --quiet -q",
     "federation": "",
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
-    "--seed --device",
+    "--seed --device --quiet -q",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
-    "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
-    "--threshold --set --device",
+    "--format --overwrite --again --painted --extent --query-extent --finetune --minutes --organs --support-slices "
+    "--keep-components --refine "
+    "--threshold --set --device --quiet -q --json",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
-    "--method --untrained --teach --steps --seed --device",
+    "--method --untrained --teach --steps --seed --device --quiet -q --json",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
-    "--max-memory --idle --device",
-    "study": "file --out --workers --store --device",
+    "--max-memory --idle --project --forget --device",
+    "study": "file --out --workers --store --device --quiet -q",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",
     "card": "model --results --data-licence",
-    "demo": "--out --seed --device",
-    "devices": "",
+    "demo": "--out --seed --device --quiet -q",
+    "devices": "--json",
     "audit": "log --round --kind --site --decision --head --totals --json",
     "digest": "experiment --app",
-    "policy": "file experiment --sites --new",
+    "policy": "file experiment --sites --new --peer",
     "watch": "run --json --once --pause",
 }
 

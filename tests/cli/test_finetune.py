@@ -17,6 +17,8 @@ from fedcowpro.oneshot import fine_tuning
 from fedcowpro.training.finetuning import FineTuning, Recipe
 from fedcowpro.volume.read import read_labels, read_volume
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(window=(64, 64), widths=(16, 8, 8, 8), batch=2, steps=(8, 4), spacing=4.0)
 Run = Callable[..., tuple[int, str]]
 
@@ -86,7 +88,6 @@ def test_a_model_that_needs_no_example(run: Run, scans: Path, learnt: Path, tmp_
     assert "kept" in said
 
 
-@pytest.mark.slow
 def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on(
     run: Run, scans: Path, learnt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,8 @@ from fedcowpro.federated.site import local_training as task
 from fedcowpro.model.checkpoint import load_checkpoint, load_model, load_tensors
 from fedcowpro.model.segmenter import build_model
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 Finished = Callable[[ExperimentConfig], Path]

@@ -30,6 +30,8 @@ from fedcowpro.model.segmenter import build_model
 from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 LIVER = OrganScore(organ="liver", protocol="whole-volume", cases=3, mean=0.5, sd=0.1)
 

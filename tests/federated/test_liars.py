@@ -91,11 +91,24 @@ def test_a_huge_update_is_left_out_with_an_alarm(
     assert digest(tmp_path / "run") == digest(tmp_path / "without")
 
 
-def test_running_statistics_far_from_the_others_are_left_out(
-    sites: Sites, experiment: Experiment, tmp_path: Path
+@pytest.mark.parametrize("names", [("alpha", "beta"), ("alpha", "beta", "gamma")], ids=["two sites", "three sites"])
+def test_running_statistics_beyond_measure_are_left_out(
+    sites: Sites, experiment: Experiment, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    found = run(experiment(rounds=1, min_sites=2), sites, tmp_path, times(1e4, "running_mean"))
-    assert "norm of the running statistics" in found[0].left_out["beta"]
+    chosen = {name: sites[name] for name in names}
+    (record,) = run(experiment(rounds=1, min_sites=1), chosen, tmp_path, times(1e4, "running_mean"))
+    assert "norm of the running statistics" in record.left_out["beta"]
+    assert ("what training makes of them" if len(names) == 2 else "the round's median") in record.left_out["beta"]
+
+
+def test_statistics_have_a_bound_of_their_own() -> None:
+    before = {"n.running_mean": np.zeros(9), "n.running_var": np.full(16, 3.0)}  # 10 sqrt(25 + 16 * 9) = 130
+    for length, good in ((129.9, True), (130.1, False)):
+        after = {**before, "n.running_mean": np.array([length, *[0.0] * 8])}
+        used, notes = limit_updates(before, {"a": after}, FederationConfig())
+        assert (list(used), list(notes)) == ((["a"], []) if good else ([], ["a"]))
+        assert list(limit_updates(before, {"a": after}, FederationConfig(), usual=None)[0]) == ["a"]
+        assert list(limit_updates(before, {"a": after}, FederationConfig(update_limits="off"))[0]) == ["a"]
 
 
 def test_the_limits_do_not_change_an_honest_run(experiment: Experiment, finished: Finished) -> None:
@@ -149,10 +162,18 @@ def test_a_site_of_another_slice_size_is_left_out_whoever_answers_first(
     assert load_checkpoint(tmp_path)[1]["data"]["size"] == 64
 
 
-def test_two_sizes_of_as_many_sites_stop_before_the_run(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+def test_settings_decide_between_two_sizes_or_the_run_does_not_begin(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
     two = {name: sites[name] for name in ("alpha", "beta")}
-    with pytest.raises(FedCoWProError, match="no size is that of most sites: alpha 64, beta 128"):
-        run(experiment(rounds=1, min_sites=1), two, tmp_path, of_facts(size=128))
+    with pytest.raises(FedCoWProError, match=r"neither federation.slice_size nor most sites say .* alpha 64, beta 128"):
+        run(experiment(rounds=1, min_sites=1), two, tmp_path / "neither", of_facts(size=128))
+    (record,) = run(experiment(rounds=1, min_sites=1, slice_size=64), two, tmp_path / "said", of_facts(size=128))
+    assert record.left_out == {"beta": "its slices have 128 pixels a side, those of the run have 64"}
+    # A majority that lies is no majority where the settings say the size.
+    config = experiment(rounds=1, min_sites=1, slice_size=64)
+    (record,) = run(config, sites, tmp_path / "majority", of_facts(size=128), "alpha beta")
+    assert list(record.left_out) == ["alpha", "beta"]
 
 
 def test_a_resumed_run_keeps_its_slice_size(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:

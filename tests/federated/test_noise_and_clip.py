@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 
 import numpy as np
 import pytest
 from scipy import optimize, stats
 
 from fedcowpro.config import PrivacyConfig
-from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.privacy.accountant import privacy_facts, spent
 from fedcowpro.federated.privacy.clip import clip_factor, update_norm
 from fedcowpro.federated.privacy.noise import gaussian, noise_key
@@ -33,34 +31,68 @@ def exact_epsilon(multiplier: float, rounds: int, delta: float) -> float:
 
 @pytest.mark.parametrize(("multiplier", "rounds"), [(1.0, 1), (5.0, 1), (1.0, 10), (0.5, 3), (20.0, 100)])
 def test_epsilon_is_a_tight_upper_bound(multiplier: float, rounds: int) -> None:
-    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=multiplier), rounds)
+    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=multiplier), [1.0] * rounds)
     assert cost is not None
     exact = exact_epsilon(multiplier, rounds, 1e-5)
-    assert exact < cost.epsilon < 1.2 * exact
+    assert exact < cost.epsilon_rdp < 1.2 * exact
+    assert exact < cost.epsilon < 1.0001 * exact
 
 
 def test_local_noise_counts_half() -> None:
-    local = spent(PrivacyConfig(mechanism="local", noise_multiplier=2.0), 3)
-    central = spent(PrivacyConfig(mechanism="central", noise_multiplier=1.0), 3)
+    local = spent(PrivacyConfig(mechanism="local", noise_multiplier=2.0), [1.0] * 3)
+    central = spent(PrivacyConfig(mechanism="central", noise_multiplier=1.0), [1.0] * 3)
     assert local is not None
     assert central is not None
     assert local.epsilon == central.epsilon
 
 
 def test_no_noise_is_no_guarantee() -> None:
-    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=0), 1)
+    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=0), [1.0])
     assert cost is not None
     assert cost.epsilon == math.inf
     assert cost.facts()["epsilon"] is None
     assert "no differential privacy" in cost.sentence()
-    assert spent(PrivacyConfig(), 1) is None
-    assert privacy_facts(PrivacyConfig(), 1) == {}
+    assert spent(PrivacyConfig(), [1.0]) is None
+    assert privacy_facts(PrivacyConfig(), [1.0]) == {}
 
 
-def test_without_the_accountant_no_run_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
-    with pytest.raises(FedCoWProError, match="opacus"):
-        spent(PrivacyConfig(mechanism="local"), 1)
+def sampled_delta(rate: float, multiplier: float, epsilon: float) -> float:
+    """Delta of one release that a site is in with this chance, by integrals over its outcome, the worse way round."""
+    outcome, step = np.linspace(-15, 16, 20_001, retstep=True)
+    without = stats.norm.pdf(outcome, 0, multiplier)
+    mixed = (1 - rate) * without + rate * stats.norm.pdf(outcome, 1, multiplier)
+    ways = ((mixed, without), (without, mixed))
+    return float(max(np.maximum(0, one - math.exp(epsilon) * other).sum() for one, other in ways) * step)
+
+
+@pytest.mark.parametrize(("rate", "multiplier"), [(0.5, 1.0), (0.1, 0.8), (0.9, 1.5)])
+def test_sampling_is_counted_as_the_integral_says(rate: float, multiplier: float) -> None:
+    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=multiplier), [rate])
+    assert cost is not None
+    assert cost.epsilon_pld is not None
+    exact = optimize.brentq(lambda epsilon: sampled_delta(rate, multiplier, epsilon) - 1e-5, 0.01, 20, xtol=1e-5)
+    assert exact - 1e-4 < cost.epsilon_pld < exact + 0.01
+    assert cost.epsilon == cost.epsilon_pld < cost.epsilon_rdp
+    assert cost.sampling == rate
+
+
+def test_a_release_of_all_among_sampled_ones_costs_more() -> None:
+    config = PrivacyConfig(mechanism="central", noise_multiplier=2.0)
+    sampled, mixed, whole = (spent(config, rates) for rates in ([0.5] * 12, [0.5] * 10 + [1.0] * 2, [1.0] * 12))
+    assert sampled is not None
+    assert mixed is not None
+    assert whole is not None
+    assert sampled.epsilon < mixed.epsilon < whole.epsilon
+    assert (sampled.sampling, mixed.sampling) == (0.5, 1.0)
+    assert "chance 0.5" in sampled.sentence()
+
+
+def test_where_the_loss_is_huge_there_is_one_accountant() -> None:
+    cost = spent(PrivacyConfig(mechanism="central", noise_multiplier=0.01), [1.0] * 4)
+    assert cost is not None
+    assert cost.epsilon == cost.epsilon_rdp > (math.sqrt(4) / 0.01) ** 2 / 2  # the mean of the loss
+    assert cost.facts()["epsilon_pld"] is None
+    assert "too large for PLD" in cost.sentence()
 
 
 def test_noise_is_gaussian_and_depends_on_key_and_name_only() -> None:

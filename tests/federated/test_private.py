@@ -10,15 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flwr.app import Message, UserConfig
 from pydantic import ValidationError
 
 from fedcowpro.config import ExperimentConfig, FederationConfig
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.governance.audit_log import read_audit
 from fedcowpro.federated.monitoring.rounds import read_rounds
+from fedcowpro.federated.privacy.accountant import spent
 from fedcowpro.federated.run import federate
+from fedcowpro.federated.server.in_process_grid import InProcessGrid
+from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.secure_aggregator import SecureAggregator
+from fedcowpro.federated.server.server_app import serve
+from fedcowpro.federated.site import client_app
 from fedcowpro.federated.site import local_training as task
-from fedcowpro.model.checkpoint import load_tensors
+from fedcowpro.model.checkpoint import load_checkpoint, load_tensors
+
+pytestmark = pytest.mark.slow
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
@@ -155,3 +164,78 @@ def test_settings_that_need_single_updates_are_refused(federation: dict[str, Any
 def test_statistics_that_would_travel_are_refused(experiment: Experiment) -> None:
     with pytest.raises(ValidationError, match="running statistics"):
         experiment(weighting="uniform", privacy={"mechanism": "central"})
+
+
+@pytest.mark.parametrize("mechanism", ["central", "local"])
+def test_epsilon_counts_the_releases_of_repeated_rounds(
+    sites: Sites, private: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mechanism: str
+) -> None:
+    """The server falls twice between the noised result of round 2 and keeping it, then the user goes back a round."""
+    config = private({"mechanism": mechanism, "clip": 0.1, "noise_multiplier": 1.0}, rounds=2, local_steps=1)
+    commit, falls = RunFolder.commit, []
+
+    def fall(self: RunFolder, number: int, *rest: Any) -> None:
+        if number == 2 and len(falls) < 2:
+            falls.append(number)
+            raise KeyboardInterrupt
+        commit(self, number, *rest)
+
+    monkeypatch.setattr(RunFolder, "commit", fall)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            federate(config, sites, tmp_path, progress=False)
+    federate(config, sites, tmp_path, progress=False)
+    entries, _, _ = read_audit(tmp_path / "audit" / "alpha.jsonl")
+    assert sum(entry.event.kind == "train" and entry.event.decision == "sent" for entry in entries) == 4
+    assert told(tmp_path) == (4, epsilon_of(config, 4))
+    federate(config, sites, tmp_path, progress=False, from_round=1)
+    assert told(tmp_path) == (5, epsilon_of(config, 5))
+    last = read_rounds(tmp_path / "metrics.jsonl")[-1]
+    assert (last.privacy["releases"], last.privacy["epsilon"]) == told(tmp_path)
+    assert "5 releases" in (tmp_path / "MODEL_CARD.md").read_text()
+
+
+def told(run: Path) -> tuple[int, float]:
+    """Releases and epsilon in the model's card."""
+    facts = load_checkpoint(run)[1]["privacy"]
+    return facts["releases"], facts["epsilon"]
+
+
+def epsilon_of(config: ExperimentConfig, releases: int) -> float:
+    cost = spent(config.federation.privacy, [1.0] * releases)
+    assert cost is not None
+    return round(cost.epsilon, 4)
+
+
+def test_local_noise_counts_before_sites_are_asked(sites: Sites, private: Experiment, tmp_path: Path) -> None:
+    """The server falls as soon as the first site of the first round has answered."""
+    config = private({"mechanism": "local", "clip": 0.1}, rounds=1, local_steps=1)
+    nodes: dict[str, UserConfig] = {
+        name: {"site-name": name, "site-path": str(path), "audit-log": str(tmp_path / f"{name}.jsonl")}
+        for name, path in sites.items()
+    }
+
+    def fall(site: str, reply: Message) -> None:
+        if reply.metadata.message_type == "train":
+            raise KeyboardInterrupt
+
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        serve(InProcessGrid(client_app.app, nodes, fall), config, folder)
+    assert (folder.completed(), len(folder.releases.rates())) == (0, 1)
+    serve(InProcessGrid(client_app.app, nodes), config, folder)
+    assert told(folder.path) == (2, epsilon_of(config, 2))
+
+
+def test_without_its_record_of_releases_a_private_run_does_not_go_on(
+    sites: Sites, private: Experiment, tmp_path: Path
+) -> None:
+    config = private({"mechanism": "central", "clip": 0.1}, rounds=2, local_steps=1)
+    federate(config, sites, tmp_path, progress=False)
+    record = tmp_path / "releases.jsonl"
+    record.write_bytes(record.read_bytes()[:-9])  # a crash cut the last line short; it counts
+    federate(config, sites, tmp_path, progress=False, from_round=1)
+    assert told(tmp_path)[0] == 3
+    record.unlink()
+    with pytest.raises(FedCoWProError, match=r"2 rounds, and a record of 0 releases"):
+        federate(config, sites, tmp_path, progress=False, from_round=1)

@@ -139,6 +139,29 @@ def test_a_site_may_make_its_own_key(tmp_path: Path) -> None:
         init_federation(tmp_path / "fed", settings, {"south": tmp_path / "own.pub"})
 
 
+def test_init_asks_for_keys_made_at_the_hospitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["federation", *map(str, words)])
+        return int(str(ended.value.code or 0))
+
+    init = ("init", tmp_path / "fed", "--host", "127.0.0.1")
+    assert run(*init, "--site", "north", "--site", "south") == 2
+    assert "fedcowpro federation key site.key" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "fed").exists()
+    for site in ("north", "south"):
+        assert run("key", tmp_path / f"{site}.key") == 0
+    assert run("key", tmp_path / "north.key") == 2  # never overwritten
+    given = [word for site in ("north", "south") for word in ("--site", f"{site}={tmp_path / site}.key.pub")]
+    assert run(*init, *given) == 0
+    made = Coordinator(tmp_path / "fed")
+    assert not [name for name, text in content(made.root / "bundles").items() if b"PRIVATE KEY" in text]
+    assert "Put `site.key`" in (made.bundle("north") / "README.md").read_text()
+    assert run(*init, "--site", "north", "--site", "west", "--make-keys") == 0  # those that are there are known
+    assert "The coordinator made it" in (made.bundle("west") / "README.md").read_text()
+    assert (made.bundle("west") / "site.key").exists()
+
+
 def lines(root: Path, folder: Path, **more: object) -> dict[str, tuple[bool, str]]:
     found = check_site(root, folder, online=False, **more)  # type: ignore[arg-type]
     return {finding.what: (finding.ok, finding.line()) for finding in found}

@@ -33,6 +33,8 @@ from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.site_errors import SiteError, sanitised, without_paths
 from fedcowpro.model.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 Finished = Callable[[ExperimentConfig], Path]
@@ -76,7 +78,9 @@ class FarGrid:
             message = self.waiting[key]
             reply = next(iter(self.inner.send_and_receive([message])))
             spoilt = self.spoil(self.names[message.metadata.dst_node_id], reply)
-            found += [] if spoilt is None else [spoilt]
+            if spoilt is not None:
+                spoilt.metadata.__dict__["_reply_to_message_id"] = key  # as engines do
+                found.append(spoilt)
         return found
 
 
@@ -366,7 +370,6 @@ def test_a_carried_exception_is_worded_alike() -> None:
         assert records.failure(Message(Error(2, reason), reply_to=message)) == "OSError: disk full"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the size of files is limited as Linux does it")
 def test_a_full_disk_ends_a_run_that_can_go_on(
     sites: Sites, experiment: Experiment, finished: Finished, tmp_path: Path

@@ -21,6 +21,8 @@ from flwr.supernode import start_client_internal
 from fedcowpro.federated.deployment import superexec, supernode
 from fedcowpro.federated.deployment.superexec import ForkingExecutor, NoForksError, Pause
 
+pytestmark = pytest.mark.slow
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc: Linux only")
 
 

@@ -25,6 +25,8 @@ from fedcowpro.federated.transport import messages as records
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.oneshot.organ_model import FORMAT, OrganModel
 
+pytestmark = pytest.mark.slow
+
 Sites = dict[str, Path]
 CONFIG: dict[str, Any] = {
     "threads": 1,
@@ -75,7 +77,6 @@ def taught(sites: Sites, replies: list[tuple[str, Any]], tmp_path_factory: pytes
     return out
 
 
-@pytest.mark.slow
 def test_the_result_segments_its_organs_without_an_example(taught: Path, sites: Sites) -> None:
     model = OrganModel.load(taught / "teaching" / "model.safetensors")
     assert model.names == {1: "liver", 2: "spleen"}
@@ -104,7 +105,6 @@ def test_no_honest_update_of_the_stage_is_near_its_bound(taught: Path) -> None:
     assert longest_update(config(), before, learnt_names(net)) < bound
 
 
-@pytest.mark.slow
 def test_sites_that_abstain_or_learn_little_do_not_shut_out_the_one_with_the_example(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +138,6 @@ def test_nothing_but_weights_and_known_numbers_leaves_a_site(taught: Path, repli
         assert set(content["metrics"]) <= allowed
 
 
-@pytest.mark.slow
 def test_an_interrupted_stage_goes_on_to_the_same_weights(
     taught: Path, sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

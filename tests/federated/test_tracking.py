@@ -23,6 +23,8 @@ from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.site import local_training as task
 from fedcowpro.model.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 Points = dict[str, list[tuple[int, float]]]
@@ -196,7 +198,6 @@ def test_a_failing_track_costs_no_training(
         federate(experiment(rounds=2), sites, tmp_path / "run", progress=False, track=["tensorboard"])
 
 
-@pytest.mark.slow
 def test_mlflow_reports_nothing(tmp_path: Path) -> None:
     """Outside of tests and CI, where MLflow would report."""
     (tmp_path / "run.json").write_text("{}")

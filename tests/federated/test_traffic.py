@@ -32,6 +32,8 @@ from fedcowpro.federated.transport.encoding import Downlink, decode, encode, rec
 from fedcowpro.model.checkpoint import load_checkpoint, state_digest
 from fedcowpro.model.segmenter import build_model
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 Finished = Callable[[ExperimentConfig], Path]

@@ -292,7 +292,7 @@ def test_only_the_organs_asked_for_are_segmented(loaded: Loaded, phantoms: Path,
     assert some.organs == (1, 4)
     (result,) = segment(loaded, some, [phantoms / "ct" / "image_3.nii.gz"], tmp_path)
     assert set(np.unique(voxels(result.mask))) <= {0, 1, 4}
-    with pytest.raises(FedCoWProError, match="mask is empty"):
+    with pytest.raises(FedCoWProError, match="no voxel of label 99; its labels"):
         load_support(loaded.predictor, [pair(phantoms, "1")], loaded.prepare, organs=[99])
 
 

@@ -160,7 +160,7 @@ def test_shapes_are_interpolated_between_slices_and_end_at_their_ends() -> None:
     ended = interpolate_shapes(Annotation(truth, painted, extents={1: (3, 27)}), (1, 1, 1))
     assert ended[[4, 26]].any(axis=(1, 2)).all()
     assert not ended[[*range(3), *range(28, 31)]].any()
-    assert 2 * (ended & truth).sum() / (ended.sum() + truth.sum()) > 0.95
+    assert 2 * (ended & truth).sum() / (ended.sum() + truth.sum()) > 0.93
 
 
 def test_shapes_that_meet_do_not_overwrite_what_is_painted() -> None:

@@ -30,6 +30,8 @@ from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.read import read_labels, read_volume
 from fedcowpro.volume.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(window=(64, 64), widths=(16, 8, 8, 8), batch=2, steps=(8, 4), spacing=4.0)
 
 
@@ -60,7 +62,6 @@ def digest(model: OrganModel) -> str:
     return state_digest(model.net.state_dict())
 
 
-@pytest.mark.slow
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_network(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
     given = loaded, [example(scans)], [volume(scans, 2)]
     whole = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3)
@@ -115,7 +116,6 @@ def test_masks_lie_on_the_volumes_own_grid(scans: Path, loaded: Loaded, tmp_path
         load_predictor(path)
 
 
-@pytest.mark.slow
 def test_a_trained_network_finds_the_organ_of_the_example(scans: Path, loaded: Loaded) -> None:
     """It learns at all, and what stands in slices that are not painted does not matter."""
     recipe = Recipe(window=(64, 64), widths=(16, 16, 16, 16), batch=4, steps=(60,), spacing=4.0)

@@ -113,7 +113,7 @@ def test_inputs_that_cannot_be_used(ours: OneShotSegmenter, phantoms: Path) -> N
         (array, {"spacing": (1, 2)}, "three lengths in mm"),
         (array[0], {"spacing": (1, 1, 1)}, "an array of shape"),
         (array.astype(complex), {"spacing": (1, 1, 1)}, "complex"),
-        (str(image), {"spacing": (1, 1, 1)}, "spacing with arrays only"),
+        (str(image), {"spacing": (1, 1, 1)}, "spacing and order with arrays only"),
         (7, {}, "int"),
     ):
         with pytest.raises(FedCoWProError, match=message.replace("(", r"\(")):

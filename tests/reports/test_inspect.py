@@ -20,6 +20,8 @@ from fedcowpro.reports.site_report.case_facts import BINS, CaseFacts, covered, m
 from fedcowpro.reports.site_report.findings import OUTLIER, TRAIN_SLICES, findings, histogram_distance, outlyingness
 from fedcowpro.reports.site_report.inspect import inspect
 
+pytestmark = pytest.mark.slow
+
 Volumes = Mapping[str, nib.Nifti1Image]
 Spoil = Callable[[dict[str, nib.Nifti1Image]], dict[str, nib.Nifti1Image]]
 

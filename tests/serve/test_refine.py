@@ -18,6 +18,8 @@ from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.read import read_labels
 from serve_pages import Page
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(window=(64, 64), widths=(16, 8, 8), batch=2, steps=(3, 2), spacing=4.0)
 
 

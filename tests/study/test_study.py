@@ -37,6 +37,8 @@ from fedcowpro.study.progress import StudyProgress
 from fedcowpro.study.run import run_study
 from fedcowpro.study.table import read_table
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 12
 STUDY: dict[str, Any] = {
     "name": "small",
@@ -217,7 +219,6 @@ def test_a_second_call_trains_and_scores_nothing(done: Path, run: Run, monkeypat
     assert (done / "table.csv").read_text() == table
 
 
-@pytest.mark.slow
 def test_a_study_that_was_stopped_and_killed_ends_in_the_same_numbers(
     done: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +267,6 @@ def test_studies_with_a_common_store_train_nothing_twice(done: Path, run: Run) -
     assert (out / trial["results"]).is_file()
 
 
-@pytest.mark.slow
 def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
     evaluation = {"ct": {**STUDY["evaluation"]["ct"], "every_support": True}}
     options = {"arms": {"one": {"regime": "untrained"}}, "compare": "one", "protocols": ["whole-volume"]}
@@ -278,7 +278,6 @@ def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
     pd.testing.assert_frame_equal(table[table["support_case"] == "2"].reset_index(drop=True), fixed)
 
 
-@pytest.mark.slow
 def test_arms_may_train_networks_on_the_example(run: Run) -> None:
     """From the encoder of the arm's own training, once for each seed."""
     lite0 = {"model": {"encoder": "lite0", "channels": None}}
@@ -296,7 +295,6 @@ def test_arms_may_train_networks_on_the_example(run: Run) -> None:
     assert times(out) == times(run("taught", arms=arms, compare="prototypes", evaluation=sites))
 
 
-@pytest.mark.slow
 def test_a_failing_arm_stops_no_other(done: Path, run: Run) -> None:
     bad = {"config": {"train": {"lr": 1e30, "clip_norm": None, "schedule": "constant", "optimizer": "sgd"}}}
     arms = {"bad": bad, **STUDY["arms"], "late": {"regime": "single-site", "site": "b"}}
@@ -352,7 +350,6 @@ def test_a_study_waits_for_the_one_that_works_in_their_store(
     assert len(read_table(done.parent / "waiting").groupby(["arm", "seed"])) == 6
 
 
-@pytest.mark.slow
 def test_a_job_that_is_killed_stops_no_other(tmp_path: Path) -> None:
     """A process that the system ends, for want of memory for example."""
     jobs = [

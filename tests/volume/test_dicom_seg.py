@@ -333,6 +333,7 @@ def test_codes_are_those_of_the_standard() -> None:
         assert getattr(codes.SCT, "".join(word.capitalize() for word in meaning.split())).value == value
 
 
+@pytest.mark.slow
 def test_a_real_ct_and_its_mask_as_dicom_equal_their_nifti(real_data: Path, tmp_path: Path) -> None:
     folder = real_data / "chaos_ct"
     if not folder.is_dir():

@@ -15,6 +15,10 @@ class FederationConfig(Config):
 
     rounds: int = Field(10, ge=1)
     local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the sites that a round asks")
+    trainable: tuple[Literal["projection", "normalisation", "adapter"], ...] = Field(
+        (), description="which parameters train and travel; all others stay as they are at first. None = all do"
+    )
     weighting: Literal["slices", "uniform"] = "slices"
     aggregate: Literal["mean", "trimmed-mean", "median"] = Field(
         "mean", description="what becomes of the sites' tensors, coordinate by coordinate"
@@ -45,7 +49,10 @@ class FederationConfig(Config):
     evaluate_every: int | None = Field(
         None, ge=1, description="rounds after which sites score the model on their held-out cases; default: never"
     )
-    min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all")
+    slice_size: int | None = Field(
+        None, ge=32, le=4096, multiple_of=32, description="height and width of the sites' slices, in pixels"
+    )
+    min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all that it asks")
     join_timeout: float = Field(
         600.0, gt=0, description="seconds to wait for sites before the first round; without effect in one process"
     )
@@ -73,6 +80,15 @@ class FederationConfig(Config):
         if self.aggregate != "mean" and self.weighting != "uniform":
             raise ValueError(
                 f"aggregate: '{self.aggregate}' counts all sites alike; set weighting to uniform, or aggregate to mean"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_come_of_sites_that_trained(self) -> FederationConfig:
+        if self.fraction < 1 and self.normalisation == "local" and self.new_site_layers == "average":
+            raise ValueError(
+                "fraction: with local normalisation a site that no round asked has no layers to average; set fraction "
+                "to 1, normalisation to averaged, or new_site_layers to initial"
             )
         return self
 

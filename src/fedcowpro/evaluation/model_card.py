@@ -233,8 +233,12 @@ def _privacy(card: Mapping[str, Any]) -> str:
         text += "Secure aggregation: the server was to see sums of updates only.\n"
     if "mechanism" in facts:
         epsilon = "infinite (no noise)" if facts["epsilon"] is None else facts["epsilon"]
+        if facts.get("epsilon_pld") is not None:
+            epsilon = f"{epsilon} (by RDP {facts['epsilon_rdp']}, by PLD {facts['epsilon_pld']})"
         text += f"Differential privacy, {facts['mechanism']}: epsilon {epsilon}, delta {facts['delta']:g} over "
-        text += f"{facts['rounds']} rounds. Unit: {facts['unit']}, {facts['relation']}. Not covered: counts of cases "
+        # Earlier versions counted rounds.
+        count = f"{facts['releases']} releases" if "releases" in facts else f"{facts['rounds']} rounds"
+        text += f"{count}. Unit: {facts['unit']}, {facts['relation']}. Not covered: counts of cases "
         text += "and slices, and the run's records of losses.\n"
         if facts["randomness"] == "seed":
             text += "The noise came from the seed: an experiment, no protection against who knows the seed.\n"

@@ -23,6 +23,7 @@ from fedcowpro.federated.server.aggregate import check_federation
 from fedcowpro.federated.server.client_registry import check_sites
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
+from fedcowpro.federated.server.sampling import sites_per_round
 from fedcowpro.federated.server.server_app import serve_stage
 from fedcowpro.federated.server.stages import go_back, stages_of
 from fedcowpro.federated.server.tracking import Track, open_sinks, tracking
@@ -131,9 +132,8 @@ def federate(
             return result
         for stage, own in unfinished:
             rounds = stage.federation.rounds
-            display = ProgressDisplay(
-                console, own.path, own.completed(), rounds, len(sites), visible=progress, table=watch
-            )
+            asked = sites_per_round(stage.federation, len(sites))
+            display = ProgressDisplay(console, own.path, own.completed(), rounds, asked, visible=progress, table=watch)
             with reproducible(config.threads), display:
                 grid = InProcessGrid(client_app.app, nodes, display.count)
                 try:
@@ -144,7 +144,7 @@ def federate(
                         f"Interrupted: {done} of {rounds} rounds are safe in {own.path}; the same command goes on."
                     )
                     raise
-        for line in privacy_lines(config.federation.privacy, config.federation.rounds):
+        for line in privacy_lines(config.federation.privacy, folder.releases.rates()):
             console.print(line)
         return result
 

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.notes import inform
 from fedcowpro.data.datasets.dataset_json import unknown_value
 from fedcowpro.oneshot.extent import Extent, Extents, outside, read_extents
-from fedcowpro.volume.accept import Given, Painted, as_labels, as_volume, known_slices
+from fedcowpro.volume.accept import Given, Order, Painted, as_labels, as_volume, known_slices
 from fedcowpro.volume.checks import UNKNOWN, mark_unknown
 from fedcowpro.volume.volume import Volume
 
@@ -86,6 +87,30 @@ class Annotation:
                 "give the labels on the volume's own grid, as (depth, height, width)",
             )
 
+    def require_organs(self, organs: Collection[int]) -> None:
+        """Say which of the organs that are asked for are not in the labels of a whole annotation.
+
+        Args:
+            organs: label values, as a mapping with their names; nothing asks for all.
+
+        Raises:
+            FedCoWProError: none of them is.
+        """
+        shown = [int(value) for value in np.unique(self.labels) if value]
+        names = organs if isinstance(organs, Mapping) else {}
+        lacking = [
+            f"label {value} ({names[value]})" if names.get(value) else f"label {value}"
+            for value in organs
+            if value not in shown
+        ]
+        if not lacking:
+            return
+        got = f"{self.name}: no voxel of {', '.join(lacking)}; its labels: {', '.join(map(str, shown)) or 'none'}"
+        if len(lacking) == len(organs):
+            raise FedCoWProError(got, "an organ that is asked for", "name label values that the mask has")
+        if self.is_whole:
+            inform(got, stacklevel=3)
+
     def only(self, organs: Collection[int]) -> Annotation:
         """With these label values alone, the others being background; all where none is given."""
         if not organs:
@@ -101,6 +126,7 @@ def read_example(
     mask: Given,
     *,
     spacing: Sequence[float] | None = None,
+    order: Order | None = None,
     painted: Painted | None = None,
     extent: Mapping[int | str, Extent] | None = None,
     names: Mapping[int, str] | None = None,
@@ -112,14 +138,14 @@ def read_example(
     Args:
         image: the volume.
         mask: its label map; every whole number 1..255 is an organ. An array lies on the image's own axes.
-        spacing: mm (depth, height, width), for an array.
+        spacing, order: of an array (see `as_volume`).
         painted: see `known_slices`; where extents are given, None = 'labelled'.
         extent, names: ends of organs along the body's axis, and names of label values (see `read_extents`).
 
     Raises:
         FedCoWProError: what cannot be read, or an image and a mask that do not match.
     """
-    volume = as_volume(image, spacing)
+    volume = as_volume(image, spacing, order=order)
     unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
     labels = mark_unknown(as_labels(mask, volume), unknown)
     extents = read_extents(extent, volume, names)

@@ -80,7 +80,6 @@ def load_support(
     organs: Collection[int] = (),
     painted: Painted | None = None,
     extent: Mapping[int | str, Extent] | None = None,
-    names: Mapping[int, str] | None = None,
 ) -> Support:
     """Encode the annotated slices of (image, mask) files and build their prototypes.
 
@@ -89,9 +88,9 @@ def load_support(
             all masks.
         prepare: settings per modality.
         modality: of the supports; None guesses from the values.
-        organs: label values to take; other ones become background. Empty = all.
+        organs: label values to take, as a mapping with their names; other ones become background. Empty = all.
         painted: see `known_slices`.
-        extent, names: ends of organs in the one annotated volume (see `read_extents`).
+        extent: ends of organs in the one annotated volume, by label value or name (see `read_extents`).
 
     Raises:
         FedCoWProError: extents of several annotated volumes, no pair, unusable files, an image and mask that do not
@@ -104,9 +103,11 @@ def load_support(
             f"an extent and {len(pairs)} annotated volumes", "one volume, whose slices it numbers",
             "use Python's add_support, or give whole masks",
         )  # fmt: skip
+    names = organs if isinstance(organs, Mapping) else None
     examples = []
     for image_path, mask_path in pairs:
         volume, annotation = read_example(image_path, mask_path, painted=painted, extent=extent, names=names)
+        annotation.require_organs(organs)
         config = prepare[modality_of(volume, modality)]
         examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
     return join_examples(predictor, examples)
@@ -140,7 +141,7 @@ def segment_files(
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
         file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
         preview: draws OUT/<query>_preview.png from (file, image, label map, names); None = no picture.
-        organs: label value -> name, for DICOM-SEG; None = 'label 1', ...
+        organs: label value -> name, for masks and pictures; one without is 'label 1', ... where it needs a name.
         extent: ends of organs in the one query, by label value or name (see `read_extents`).
         settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
         resume: a query whose files an earlier call made with the same digest is not segmented again.
@@ -175,7 +176,7 @@ def segment_files(
                 "rename one of them, or use two output folders",
             )
         targets[stem] = query
-    names = {value: f"label {value}" for value in segmenter.organs} | dict(organs or {})
+    names = {value: name for value, name in (organs or {}).items() if value in segmenter.organs}
     results = []
     for stem, query in targets.items():
         try:
@@ -183,11 +184,10 @@ def segment_files(
             if result is None:
                 if settings is not None:
                     require_own(query, options.mask(stem), settings, overwrite=overwrite)
-                shown = {value: names[value] for value in segmenter.organs}
                 if settings is not None and was_changed(options.mask(stem)):
                     result = _as_changed(query, options.mask(stem), modality)
                 else:
-                    result = _segment_file(segmenter, stem, query, options, shown)
+                    result = _segment_file(segmenter, stem, query, options, names)
             for note in result.notes:
                 inform(note, stacklevel=2)
         except FedCoWProError as error:
@@ -261,9 +261,10 @@ def _segment_file(
     if options.preview:
         options.preview(options.picture(stem), volume.voxels, found.labels, names)
     if options.file_format == "nifti":
-        write_labels(mask, found.labels, volume.grid)
+        write_labels(mask, found.labels, volume.grid, names)
     else:
-        _write_dicom_seg(mask, found.labels, query, names)
+        numbered = {value: f"label {value}" for value in segmenter.organs}
+        _write_dicom_seg(mask, found.labels, query, numbered | dict(names))
     result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)
@@ -295,8 +296,9 @@ def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
         mask = found.labels == organ
         count = int(mask.sum())
         organs[organ] = OrganFound(
-            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ])
-        )
+            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ]),
+            found.doubts.get(organ, ()),
+        )  # fmt: skip
     return organs
 
 

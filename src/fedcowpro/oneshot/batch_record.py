@@ -23,19 +23,27 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import digest_of, write_atomic
 from fedcowpro.core.notes import inform
 from fedcowpro.core.versions import versions
+from fedcowpro.oneshot.doubts import by_doubt
 
 RUN_FILE, TABLE_FILE = "segment.json", "summary.csv"
-COLUMNS = ("query", "organ", "name", "millilitres", "voxels", "slices", "confidence", "modality", "status")
+COLUMNS = ("query", "organ", "name", "millilitres", "voxels", "slices", "confidence", "modality", "status", "doubts")
 
 
 @dataclass(frozen=True)
 class OrganFound:
-    """What was found of one organ: voxels, millilitres, slices that show it, and the confidence (nan = not found)."""
+    """What was found of one organ.
+
+    Attributes:
+        slices: that show it.
+        confidence: 0..1; nan = not found.
+        doubts: what looks wrong with the mask, in sentences (see `oneshot.doubts`).
+    """
 
     voxels: int
     millilitres: float
     slices: int
     confidence: float
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,11 @@ class Segmented:
     kept: bool = False
     changed: bool = False
     notes: tuple[str, ...] = ()
+
+    def by_doubt(self) -> tuple[float, int]:
+        """A key that sorts the most doubtful results first."""
+        organs = self.organs.values()
+        return by_doubt((found.confidence for found in organs), (found.doubts for found in organs))
 
     @property
     def voxels(self) -> dict[int, int]:
@@ -99,7 +112,9 @@ def read_record(query: Path, mask: Path, settings: str) -> Segmented | None:
         if record["query_digest"] != digest_of(query):
             return None
         organs = {
-            int(organ): OrganFound(**{**found, "confidence": _nan(found["confidence"])})
+            int(organ): OrganFound(
+                **{**found, "confidence": _nan(found["confidence"]), "doubts": tuple(found["doubts"])}
+            )
             for organ, found in record["organs"].items()
         }
         notes = tuple(record.get("notes", ()))
@@ -183,9 +198,10 @@ def write_run(
     for result in results:
         for organ, found in result.organs.items():
             numbers = (f"{found.millilitres:.2f}", found.voxels, found.slices, f"{found.confidence:.3f}")
-            table.writerow([result.query, organ, names.get(organ, ""), *numbers, result.modality, _status(result)])
+            state = result.modality, _status(result), "; ".join(found.doubts)
+            table.writerow([result.query, organ, names.get(organ, ""), *numbers, *state])
     for query in failures:
-        table.writerow([query, *[""] * (len(COLUMNS) - 2), "failed"])
+        table.writerow([query, *[""] * (len(COLUMNS) - 3), "failed", ""])
     write_atomic(out / TABLE_FILE, text.getvalue())
     digest = settings_digest(settings)
     queries: list[dict[str, Any]] = [

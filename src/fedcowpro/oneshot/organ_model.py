@@ -16,6 +16,7 @@ from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
+from fedcowpro.oneshot.doubts import doubts_of, facts_of
 from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
@@ -79,7 +80,8 @@ class OrganModel:
         Raises:
             FedCoWProError: no contrast is left after clipping.
         """
-        slices, placement = preprocess(volume, self.prepare[modality_of(volume, modality)])
+        kind = modality_of(volume, modality)
+        slices, placement = preprocess(volume, self.prepare[kind])
         soft = predict_probabilities(self.net, slices, placement.pixel, self.spacing)
         soft[1:][outside(self.organs, extents or {}, len(slices))] = 0
         ahead = (soft[1:] - soft[:1]).astype(np.float32)
@@ -95,7 +97,8 @@ class OrganModel:
             for organ, of in zip(self.organs, trust, strict=True)
         }
         scores = placement.to_native_scores(soft[1:].astype(np.float32)) if probabilities else None
-        return Segmentation(self.organs, labels, scores, confidence, trust)
+        doubts = doubts_of(facts_of(volume, kind, labels, self.organs))  # the example is not at hand
+        return Segmentation(self.organs, labels, scores, confidence, trust, doubts)
 
     def save(self, path: Path) -> Path:
         """Write weights to `path` (.safetensors) and the card beside it.

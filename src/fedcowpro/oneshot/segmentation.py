@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -13,6 +13,7 @@ from fedcowpro.core.notes import inform
 from fedcowpro.core.threads import each
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
+from fedcowpro.oneshot.doubts import doubts_of, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume
 from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.location_priors import log_odds_of
@@ -35,6 +36,7 @@ class Segmentation:
         confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
             not found.
         slice_confidence: (organ, depth) the same of each slice, 0..1; 1 where it was painted, nan where not found.
+        doubts: per organ what looks wrong with its mask, in sentences (see `doubts`).
     """
 
     organs: tuple[int, ...]
@@ -42,6 +44,7 @@ class Segmentation:
     probability: Float[np.ndarray, "k d h w"] | None
     confidence: Mapping[int, float]
     slice_confidence: Float[np.ndarray, "k d"]
+    doubts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def segment_encoded(
@@ -64,7 +67,7 @@ def segment_encoded(
         extents: per organ first and last slice of this volume that it may be on, as far as they are known; of a volume
             that is itself annotated, its annotation's are known already.
         probabilities: give probabilities on the volume's own grid, too; costs time and memory.
-        trust: False leaves the confidence out (nan), which saves time.
+        trust: False leaves confidence (nan) and doubts out, which saves time.
 
     Raises:
         FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
@@ -124,7 +127,9 @@ def segment_encoded(
         of[:] = slice_confidence(reverse[organ], of, distance)
         if annotation is not None:
             of[shows & annotation.painted] = 1
-    return Segmentation(organs, labels, scores, confidence, margins)
+    facts = facts_of(encoded.volume, encoded.modality, labels, organs)
+    doubts = doubts_of(facts, [example.facts for example in support.examples])
+    return Segmentation(organs, labels, scores, confidence, margins, doubts)
 
 
 def _check(support: Support, encoded: EncodedVolume) -> None:

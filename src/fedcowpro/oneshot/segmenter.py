@@ -13,6 +13,7 @@ import numpy as np
 from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError, NotFittedError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
@@ -20,11 +21,12 @@ from fedcowpro.oneshot.extent import Extent, read_extents
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
-from fedcowpro.oneshot.prediction import Prediction
+from fedcowpro.oneshot.organ_names import Organs, names_of
+from fedcowpro.oneshot.prediction import Prediction, Predictions
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
-from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed, progress_bar
-from fedcowpro.volume.accept import Given, Painted, as_volume
+from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed
+from fedcowpro.volume.accept import Given, Order, Painted, as_volume, as_volumes, several
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
 
@@ -32,16 +34,19 @@ from fedcowpro.volume.volume import Volume
 class OneShotSegmenter:
     """Segments volumes like an annotated one; no labels and no GPU are needed to adapt it to volumes of one's own.
 
-    Images are NumPy arrays (depth, height, width) growing to Superior, Posterior and Left, with their spacing in mm;
-    nibabel images; paths of NIfTI, NRRD or MetaImage files; or folders with one DICOM series. Results lie on the
-    image's own axes. As in scikit-learn, the constructor only keeps its parameters and attributes that are learnt or
-    loaded end with an underscore; `set_params` forgets them.
+    Images are nibabel images; paths of NIfTI, NRRD or MetaImage files; folders with one DICOM series; or NumPy arrays
+    with `spacing` in mm along their own axes. An array's `order` is 'zyx' = (depth, height, width) growing to Superior,
+    Posterior and Left, or 'xyz' = nibabel's (right, anterior, superior); where it is not given it is told from shape
+    and spacing, and asked for where these do not tell it. Results lie on the image's own axes. As in scikit-learn, the
+    constructor only keeps its parameters and attributes that are learnt or loaded end with an underscore; `set_params`
+    forgets them.
 
     Args:
         model: checkpoint file or run folder; None = the model that comes with the package.
         modality: 'ct' or 'mr' for all volumes; None = told from their values.
         spacing: mm per pixel within a slice at which the network sees it; None = the annotated volume's own.
-        organs: label values to segment; None = all that the masks show.
+        organs: label values to segment, with names or without: [1, 2], {'liver': 1}, or ['liver', 'spleen'] for the
+            labels 1 and 2; None = all that the masks show.
         inference: fields of `InferConfig` to use instead of the model's, as {'threshold': 0.5}.
         device: what computes: 'cpu', 'cuda', 'cuda:1' or 'mps'; 'auto' = the first CUDA device that works, or cpu.
 
@@ -67,7 +72,7 @@ class OneShotSegmenter:
         *,
         modality: Modality | None = None,
         spacing: float | None = None,
-        organs: Sequence[int] | None = None,
+        organs: Organs | None = None,
         inference: Mapping[str, Any] | None = None,
         device: str = "auto",
     ) -> None:
@@ -97,6 +102,7 @@ class OneShotSegmenter:
         steps: int = 200,
         seed: int = 0,
         spacing: Sequence[float] | None = None,
+        order: Order | None = None,
         progress: bool = True,
     ) -> Self:
         """Adapt the network to unlabelled volumes, self-supervised; goes on from where the model is.
@@ -107,7 +113,7 @@ class OneShotSegmenter:
             volumes: a folder or pattern, or a list of images; all are taken for one site.
             steps: of training; about a second each on one core.
             seed: of all random draws: same volumes, steps, seed and threads, same model.
-            spacing: mm (depth, height, width) of the arrays among them.
+            spacing, order: of the arrays among them.
             progress: bars on standard error.
 
         Raises:
@@ -117,8 +123,9 @@ class OneShotSegmenter:
             raise FedCoWProError(f"steps={steps}", "at least 1", "give the number of training steps")
         loaded = self._ready()
         done = adapt_to(
-            loaded.predictor.model, volumes, self._site_config(), steps=steps, seed=seed, spacing=spacing, bars=progress
-        )
+            loaded.predictor.model, volumes, self._site_config(),
+            steps=steps, seed=seed, spacing=spacing, order=order, bars=progress,
+        )  # fmt: skip
         self.n_steps_ = getattr(self, "n_steps_", 0) + done
         self._fits = [*getattr(self, "_fits", []), {"steps": done, "asked": steps, "seed": seed}]
         if hasattr(self, "support_"):
@@ -138,6 +145,7 @@ class OneShotSegmenter:
         steps: int | None = None,
         seed: int = 0,
         spacing: Sequence[float] | None = None,
+        order: Order | None = None,
         progress: bool = True,
     ) -> Self:
         """Teach a network the organs of the annotated volumes, and let it learn from its own labels of others.
@@ -151,7 +159,7 @@ class OneShotSegmenter:
             minutes: time for everything.
             steps: of training in all, instead of minutes: same volumes, steps, seed and threads, same network.
             seed: of all random draws.
-            spacing: mm (depth, height, width) of the arrays among them.
+            spacing, order: of the arrays among them.
             progress: a bar on standard error.
 
         Raises:
@@ -161,16 +169,14 @@ class OneShotSegmenter:
         if not hasattr(self, "support_"):
             raise NotFittedError("finetune before set_support", "an annotated volume", "call set_support(image, mask)")
         given = listed(unlabelled) if isinstance(unlabelled, str | PathLike) or len(unlabelled) else []
-        others = [
-            as_volume(one, spacing if hasattr(one, "__array_interface__") else None, f"volume {number}")
-            for number, one in enumerate(given)
-        ]
-        with interrupt_sets() as stop, progress_bar(progress) as bar:
+        others = list(as_volumes(given, spacing, order))
+        with interrupt_sets() as stop, ProgressBar(progress) as bar:
             task = bar.add_task("fine-tuning", total=None)
             self.organ_model_ = fine_tune(
                 self._ready(),
                 [(one.encoded.volume, one.annotation) for one in self.support_.examples],
                 others,
+                organs=self._names_of_support(),
                 modality=self.modality,
                 minutes=None if steps else minutes,
                 steps=steps,
@@ -186,6 +192,7 @@ class OneShotSegmenter:
         mask: Given,
         *,
         spacing: Sequence[float] | None = None,
+        order: Order | None = None,
         painted: Painted | None = None,
         extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
@@ -194,7 +201,7 @@ class OneShotSegmenter:
         Args:
             image: the volume.
             mask: its label map: 0 background, 1..255 organs; an array lies on the image's own axes.
-            spacing: mm (depth, height, width), for an array.
+            spacing, order: of an array, along its own axes.
             painted: slices that are annotated, by number along the image's own axis through the slices, or 'labelled'
                 for those with a label; the others are unknown. 'all' = all are annotated; None = all, or the only one
                 that has labels (see `known_slices`); where `extent` is given, None = 'labelled'.
@@ -206,8 +213,9 @@ class OneShotSegmenter:
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
-        named = self._names()
-        example = read_example(image, mask, spacing=spacing, painted=painted, extent=extent, names=named)
+        example = read_example(
+            image, mask, spacing=spacing, order=order, painted=painted, extent=extent, names=names_of(self.organs)
+        )
         self.support_ = self._joined([], *example)
         self.__dict__.pop("organ_model_", None)
         return self
@@ -218,12 +226,14 @@ class OneShotSegmenter:
         mask: Given,
         *,
         spacing: Sequence[float] | None = None,
+        order: Order | None = None,
         painted: Painted | None = None,
         extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
         """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
-        named = self._names()
-        volume, annotation = read_example(image, mask, spacing=spacing, painted=painted, extent=extent, names=named)
+        volume, annotation = read_example(
+            image, mask, spacing=spacing, order=order, painted=painted, extent=extent, names=names_of(self.organs)
+        )
         before = self.support_.examples if hasattr(self, "support_") else ()
         others = [old for old in before if not _same(old.encoded.volume, volume)]
         self.support_ = self._joined(others, volume, annotation)
@@ -232,40 +242,57 @@ class OneShotSegmenter:
 
     def predict(
         self,
-        volume: Given,
+        volume: Given | Sequence[Given],
         *,
         spacing: Sequence[float] | None = None,
+        order: Order | None = None,
         extent: Mapping[int | str, Extent] | None = None,
-        probabilities: bool = True,
-    ) -> Prediction:
-        """Segment a volume. In one of the partly annotated volumes, the painted slices are what was painted.
+        probabilities: bool | None = None,
+    ) -> Prediction | Predictions:
+        """Segment a volume, or several. In a partly annotated volume, the painted slices are what was painted.
 
         After `finetune`, or where the model is a fine-tuned one, its network does it, without the example.
 
         Args:
-            volume: the image.
-            spacing: mm (depth, height, width), for an array.
-            extent: ends of organs in this volume, where they are known, as for `set_support`: no mask lies beyond.
-            probabilities: False saves time and memory.
+            volume: an image; or for several a list of images, a folder of them, or a pattern as `scans/*.nii.gz`.
+            spacing, order: of an array, along its own axes.
+            extent: ends of organs in the one volume, where they are known, as for `set_support`: no mask lies beyond.
+            probabilities: whether to give them, too; they take time and memory. None = of one volume, not of several.
+
+        Returns:
+            A `Prediction`, or a list of them with a table.
 
         Raises:
             NotFittedError: no annotated volume is set.
-            FedCoWProError: the volume cannot be read or used.
+            FedCoWProError: a volume cannot be read or used; of several, missing files are told before the first one.
         """
-        if self._organ_model() is not None:
-            image = as_volume(volume, spacing)
-            ends = read_extents(extent, image, self.organ_model_.names)
-            fine = self.organ_model_.segment(image, self.modality, extents=ends, probabilities=probabilities)
-            return Prediction.of(fine, image)
-        if not hasattr(self, "support_"):
+        if self._organ_model() is None and not hasattr(self, "support_"):
             raise NotFittedError("predict before set_support", "an annotated volume", "call set_support(image, mask)")
-        loaded, image = self._ready(), as_volume(volume, spacing)
+        images = several(volume)
+        if images is None:
+            image = as_volume(volume, spacing, order=order)  # type: ignore[arg-type]
+            return self._predict(image, extent, probabilities is not False)
+        if extent:
+            raise FedCoWProError(
+                f"an extent and {len(images)} volumes", "one volume, whose slices it numbers", "give them one by one"
+            )
+        each = as_volumes(images, spacing, order)
+        return Predictions(self._predict(image, None, probabilities is True) for image in each)
+
+    def _predict(self, image: Volume, extent: Mapping[int | str, Extent] | None, probabilities: bool) -> Prediction:
+        names = names_of(self.organs)
+        if self._organ_model() is not None:
+            names = self.organ_model_.names | names
+            ends = read_extents(extent, image, names)
+            fine = self.organ_model_.segment(image, self.modality, extents=ends, probabilities=probabilities)
+            return Prediction.of(fine, image, names)
+        loaded = self._ready()
         encoded = self._known(image) or encode_volume(
             loaded.predictor, image, self._config(image), pixel=self.support_.pixel, size=self.support_.size
         )
-        ends = read_extents(extent, image, self._names())
+        ends = read_extents(extent, image, names)
         found = segment_encoded(loaded.predictor, self.support_, encoded, extents=ends, probabilities=probabilities)
-        return Prediction.of(found, image)
+        return Prediction.of(found, image, names)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the model, adapted or not, to `path` (.safetensors) and its card beside it; `load` reads them.
@@ -318,10 +345,6 @@ class OneShotSegmenter:
             self.organ_model_ = OrganModel.load(Path(self.model), choose_device(self.device))
         return getattr(self, "organ_model_", None)
 
-    def _names(self) -> dict[int, str]:
-        """Names of label values, where `organs` has them."""
-        return {value: name for name, value in self.organs.items()} if isinstance(self.organs, Mapping) else {}
-
     def _ready(self) -> Loaded:
         if not hasattr(self, "loaded_"):
             if self.model is not None and is_organ_model(Path(self.model)):
@@ -345,7 +368,8 @@ class OneShotSegmenter:
 
     def _joined(self, others: Sequence[Example], volume: Volume, annotation: Annotation) -> Support:
         """Annotated volumes and one more, which follows the first one's pixels."""
-        predictor, config, organs = self._ready().predictor, self._config(volume), self.organs or ()
+        predictor, config, organs = self._ready().predictor, self._config(volume), names_of(self.organs)
+        annotation.require_organs(organs)
         first = others[0].encoded.placement if others else None
         pixel, size = (first.pixel, first.size) if first is not None else (None, None)
         example = encode_example(predictor, volume, annotation, config, organs=organs, pixel=pixel, size=size)
@@ -355,6 +379,10 @@ class OneShotSegmenter:
         """The features of a partly annotated volume, if this is one: it need not be encoded again."""
         examples = (example for example in self.support_.examples if not example.annotation.is_whole)
         return next((one.encoded for one in examples if _same(one.encoded.volume, volume)), None)
+
+    def _names_of_support(self) -> dict[int, str]:
+        """Names by label value of all organs that the annotated volumes show, '' where there is none."""
+        return dict.fromkeys(self.support_.organs, "") | names_of(self.organs)
 
 
 def _same(one: Volume, other: Volume) -> bool:

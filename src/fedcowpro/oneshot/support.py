@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from jaxtyping import Bool
 from fedcowpro.config import InferConfig, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.oneshot.annotation import Annotation
+from fedcowpro.oneshot.doubts import Facts, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume, following
 from fedcowpro.oneshot.extent import beyond
 from fedcowpro.oneshot.location_priors import LocationPrior
@@ -55,6 +57,12 @@ class Example:
     def features(self) -> Features:
         """Of the slices in use."""
         return self.encoded.features.select(np.searchsorted(np.array(self.encoded.numbers), self.numbers))
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Of its organs, for comparison with masks."""
+        known = None if self.annotation.is_whole else self.annotation.painted
+        return facts_of(self.encoded.volume, self.encoded.modality, self.annotation.labels, list(self.shows), known)
 
     def prior(self) -> LocationPrior | None:
         """Where the volume has the organs; None without location priors, or without an organ.

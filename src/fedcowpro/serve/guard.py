@@ -159,7 +159,12 @@ class Guard:
         session = self._sessions.find(self._cookie(headers.get("cookie", "")))
         if session is None:
             if path.startswith("/api/") and path != _BEGIN:
-                raise Refused(401, "no session, or one that was idle too long", "a session", "load the page again")
+                raise Refused(
+                    401,
+                    "this visit has ended, or nothing was done in it for too long",
+                    "a page that is open",
+                    "load the page again",
+                )
             return None
         changes = method not in ("GET", "HEAD") and path not in (_BEGIN, _WRITER)
         if changes and not self._sessions.write(session, tab_of(headers)):

@@ -13,17 +13,17 @@ from types import FrameType
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedcowpro.config import AugmentConfig, LossConfig, PrepareConfig, TrainConfig
 from fedcowpro.core.device import device_of
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.model.segmenter import Segmenter
 from fedcowpro.training.loop import EpisodeSource, fit
-from fedcowpro.volume.accept import Given, as_volume
+from fedcowpro.volume.accept import Given, Order, as_volumes
 from fedcowpro.volume.find import find_volumes
 from fedcowpro.volume.nifti import write_probabilities
 
@@ -120,6 +120,7 @@ def adapt_to(
     steps: int,
     seed: int,
     spacing: Sequence[float] | None = None,
+    order: Order | None = None,
     bars: bool = True,
 ) -> int:
     """Train `model` in place on unlabelled volumes (see `OneShotSegmenter.fit`).
@@ -127,7 +128,7 @@ def adapt_to(
     Args:
         volumes: a folder or pattern, or a list of images.
         config: how slices are made.
-        spacing: mm (depth, height, width) of the arrays among them.
+        spacing, order: of the arrays among them (see `as_volume`).
         bars: progress on standard error.
 
     Returns:
@@ -136,13 +137,12 @@ def adapt_to(
     given = listed(volumes)
     with tempfile.TemporaryDirectory(prefix="fedcowpro-") as folder:
         raw = Path(folder) / "raw"
-        for number, one in enumerate(given):
-            volume = as_volume(one, spacing if hasattr(one, "__array_interface__") else None, f"volume {number}")
+        for number, volume in enumerate(as_volumes(given, spacing, order)):
             write_probabilities(raw / f"{number}.nii.gz", volume.voxels, volume.grid)
         # One process: a script without a main guard could not start more.
         options = Options(images="*.nii.gz")
         site = prepare(raw, Path(folder) / "site", config, options=options, workers=1, progress=bars)
-        with progress_bar(bars) as bar:
+        with ProgressBar(bars) as bar:
             task = bar.add_task("adapting", total=steps)
 
             def step(number: int, losses: dict[str, float]) -> None:
@@ -154,14 +154,6 @@ def adapt_to(
         if done < steps and bars:
             Console(stderr=True).print(f"Interrupted after {done} of {steps} steps; the model is usable.")
     return done
-
-
-def progress_bar(shown: bool) -> Progress:
-    """Steps, time so far and time left, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not shown
-    )
 
 
 def listed(volumes: str | PathLike[str] | Sequence[Given]) -> list[Given]:

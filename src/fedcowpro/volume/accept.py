@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from glob import has_magic
+from math import isclose
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import nibabel as nib
 import numpy as np
@@ -13,33 +15,40 @@ import numpy as np
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import inform
 from fedcowpro.volume.checks import image_volume, label_volume
+from fedcowpro.volume.find import find_volumes
 from fedcowpro.volume.parse import grid_of, voxels_of
-from fedcowpro.volume.read import read_labels, read_volume
+from fedcowpro.volume.read import read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Grid, Volume
 
 Given = np.ndarray | nib.spatialimages.SpatialImage | str | PathLike[str]
 Painted = Sequence[int] | Literal["labelled", "all"]
+Order = Literal["zyx", "xyz"]
+_SAME = 0.01  # relative difference of two lengths that are taken for one
 
 
-def as_volume(given: Given, spacing: Sequence[float] | None = None, name: str = "image") -> Volume:
+def as_volume(
+    given: Given, spacing: Sequence[float] | None = None, name: str = "image", order: Order | None = None
+) -> Volume:
     """An image as a volume.
 
     Args:
-        given: array (depth, height, width) growing to Superior, Posterior and Left; a nibabel image; or the path of a
-            file or of a folder with one DICOM series.
-        spacing: mm between voxels of an array along (depth, height, width); other forms bring their own.
+        given: an array; a nibabel image; or the path of a file or of a folder with one DICOM series.
+        spacing: mm between voxels along an array's own axes; other forms bring their own.
         name: how messages call it.
+        order: axes of an array: 'zyx' = (depth, height, width) growing to Superior, Posterior and Left; 'xyz' =
+            nibabel's (right, anterior, superior); None = told from shape and spacing (see `order_of`).
 
     Raises:
-        FedCoWProError: an array without spacing, spacing beside another form, another type, or what `read_volume`
-            refuses.
+        FedCoWProError: an array without spacing or of an order that cannot be told, spacing or order beside another
+            form, another type, or what `read_volume` refuses.
     """
     if isinstance(given, np.ndarray):
-        return image_volume(_numbers(given, name).astype(np.float32), _array_grid(given, spacing, name), name)
-    if spacing is not None:
+        return image_volume(_numbers(given, name).astype(np.float32), _array_grid(given, spacing, order, name), name)
+    if spacing is not None or order is not None:
+        what = f"spacing {tuple(spacing)}" if spacing is not None else f"order '{order}'"
         raise FedCoWProError(
-            f"{name}: spacing {tuple(spacing)} beside a file or image that brings its own", "spacing with arrays only",
-            "leave spacing out",
+            f"{name}: {what} beside a file or image that brings its own", "spacing and order with arrays only",
+            "leave it out",
         )  # fmt: skip
     if isinstance(given, nib.spatialimages.SpatialImage):
         where = Path(given.get_filename() or name)
@@ -48,6 +57,74 @@ def as_volume(given: Given, spacing: Sequence[float] | None = None, name: str = 
     if isinstance(given, str | PathLike):
         return read_volume(Path(given))
     raise _unknown(given, name)
+
+
+def as_volumes(
+    given: Sequence[Given], spacing: Sequence[float] | None = None, order: Order | None = None
+) -> Iterator[Volume]:
+    """Images of any form as volumes, one after the other; spacing and order are of the arrays among them.
+
+    Raises:
+        FedCoWProError: as `as_volume`.
+    """
+    for number, one in enumerate(given):
+        of_array = (spacing, f"volume {number}", order) if isinstance(one, np.ndarray) else (None, f"volume {number}")
+        yield as_volume(one, *of_array)
+
+
+def several(given: Given | Sequence[Given]) -> list[Given] | None:
+    """The images that a list, a pattern or a folder stands for; None where it is one image.
+
+    Raises:
+        FedCoWProError: an empty list; a pattern or folder that stands for nothing; a path among them that is missing,
+            of an unknown format, or a broken NIfTI file.
+    """
+    if isinstance(given, str | PathLike):
+        path = Path(given)
+        if path.is_file() or not (path.is_dir() or has_magic(str(path))):
+            return None
+        paths = find_volumes([path])
+        if paths == [path]:  # a DICOM series
+            return None
+        images: list[Given] = [*paths]
+    elif isinstance(given, Sequence):
+        images = list(given)
+    else:
+        return None
+    if not images:
+        raise FedCoWProError("an empty list of volumes", "one image at least", "give a list, a folder or a pattern")
+    for one in images:
+        if isinstance(one, str | PathLike):
+            require_volume(Path(one))
+    return images
+
+
+def order_of(shape: Sequence[int], spacing: Sequence[float], name: str = "image") -> Order:
+    """Whether the axis through the slices comes first or last in an array.
+
+    Slices are nearly always squares of square pixels. So the two axes of one length, or of one spacing, lie within the
+    slices. Shape and spacing must not contradict each other.
+
+    Args:
+        shape: voxels along the array's axes.
+        spacing: mm along the same axes.
+        name: how messages call the array.
+
+    Raises:
+        FedCoWProError: neither or both orders are likely.
+    """
+    votes: set[Order] = set()
+    for first, middle, last in (shape, spacing):
+        slices_first, slices_last = isclose(middle, last, rel_tol=_SAME), isclose(first, middle, rel_tol=_SAME)
+        if slices_first != slices_last:
+            votes.add("zyx" if slices_first else "xyz")
+    if len(votes) != 1:
+        raise FedCoWProError(
+            f"{name}: an array of shape {tuple(shape)} with spacing {tuple(map(float, spacing))}, whose axes can be "
+            "(depth, height, width) or nibabel's (x, y, z)", "an order that is known",
+            "give order='zyx' or order='xyz', and spacing along the same axes; or give the nibabel image itself",
+        )  # fmt: skip
+    return votes.pop()
 
 
 def as_labels(given: Given, like: Volume, name: str = "mask") -> Volume:
@@ -123,17 +200,30 @@ def painted_slices(painted: Painted, labels: Volume) -> np.ndarray:
     return np.asarray(grid.to_internal(known)[:, 0, 0])
 
 
-def _array_grid(array: np.ndarray, spacing: Sequence[float] | None, name: str) -> Grid:
+def _array_grid(array: np.ndarray, spacing: Sequence[float] | None, order: Order | None, name: str) -> Grid:
     if array.ndim != 3:
-        raise FedCoWProError(f"{name}: an array of shape {array.shape}", "(depth, height, width)", "give one volume")
+        raise FedCoWProError(f"{name}: an array of shape {array.shape}", "three axes", "give one volume")
     sizes = tuple(float(mm) for mm in spacing) if spacing is not None else ()
     if len(sizes) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in sizes):
         raise FedCoWProError(
-            f"{name}: an array with spacing {spacing}", "three lengths in mm, (depth, height, width)",
+            f"{name}: an array with spacing {spacing}", "three lengths in mm, along the array's axes",
             "give spacing=(depth, height, width)",
         )  # fmt: skip
-    depth, height, width = sizes
-    affine = np.array([[0, 0, -width, 0], [0, -height, 0, 0], [depth, 0, 0, 0], [0, 0, 0, 1.0]])
+    if order not in (None, *get_args(Order)):
+        raise FedCoWProError(f"order='{order}'", "'zyx' or 'xyz'", "correct it, or leave it out")
+    if order is None:
+        order = order_of(array.shape, sizes, name)
+        if order == "xyz":
+            inform(
+                f"{name}: shape {array.shape} and spacing {sizes} are taken for nibabel's axes (x, y, z), slices along "
+                "the last one; say order='xyz' to have no note, order='zyx' if it is not so",
+                stacklevel=4,
+            )
+    if order == "xyz":
+        affine = np.diag([*sizes, 1.0])
+    else:
+        depth, height, width = sizes
+        affine = np.array([[0, 0, -width, 0], [0, -height, 0, 0], [depth, 0, 0, 0], [0, 0, 0, 1.0]])
     return Grid((array.shape[0], array.shape[1], array.shape[2]), affine)
 
 

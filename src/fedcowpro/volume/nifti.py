@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +13,11 @@ import numpy as np
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
 from fedcowpro.volume.checks import image_volume, label_volume
+from fedcowpro.volume.organ_colours import organ_colours
 from fedcowpro.volume.parse import grid_of, open_nifti, voxels_of
 from fedcowpro.volume.volume import Grid, Volume
+
+_NAMES_CODE = 0  # of the header extension, as TotalSegmentator writes it
 
 
 def read_image(path: Path) -> Volume:
@@ -62,26 +66,14 @@ def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid, names: Mapping[
         path: ends with .nii or .nii.gz.
         labels_dhw: uint8 (depth, height, width).
         grid: the grid of the image it belongs to.
-        names: of label values, for a header extension as TotalSegmentator writes it; other programs ignore it.
+        names: of label values, for the header (see `nifti_of`).
 
     Raises:
         FedCoWProError: another file ending, or a shape or dtype that does not fit.
     """
     if labels_dhw.dtype != np.uint8:
         raise FedCoWProError(f"labels of type {labels_dhw.dtype}", "uint8 labels", "convert the labels to uint8")
-    _write(Path(path), _on_grid(labels_dhw, grid), grid, _table_of(names) if names else None)
-
-
-def _table_of(names: Mapping[int, str]) -> bytes:
-    """Names of labels as the caret extension has them."""
-    rows = "".join(
-        f'<Label Key="{value}" Red="1" Green="1" Blue="1" Alpha="1"><![CDATA[{name.replace("]]>", "")}]]></Label>'
-        for value, name in names.items()
-    )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?><CaretExtension><VolumeInformation Index="0"><LabelTable>'
-        f"{rows}</LabelTable><VolumeType><![CDATA[Label]]></VolumeType></VolumeInformation></CaretExtension>"
-    ).encode()
+    _write(Path(path), nifti_of(labels_dhw, grid, names))
 
 
 def write_probabilities(path: Path, probs: np.ndarray, grid: Grid) -> None:
@@ -99,16 +91,35 @@ def write_probabilities(path: Path, probs: np.ndarray, grid: Grid) -> None:
     native = (
         _on_grid(probs, grid) if probs.ndim == 3 else np.stack([_on_grid(channel, grid) for channel in probs], axis=-1)
     )
-    _write(Path(path), native, grid)
+    _write(Path(path), _image(native, grid))
 
 
-def nifti_of(array_dhw: np.ndarray, grid: Grid) -> nib.Nifti1Image:
+def nifti_of(array_dhw: np.ndarray, grid: Grid, names: Mapping[int, str] | None = None) -> nib.Nifti1Image:
     """An array (depth, height, width) as an image on the native grid.
+
+    Args:
+        names: of label values. They become a header extension, the table of labels that Connectome Workbench reads and
+            TotalSegmentator writes.
 
     Raises:
         FedCoWProError: a shape that does not fit.
     """
-    return _image(_on_grid(array_dhw, grid), grid)
+    image = _image(_on_grid(array_dhw, grid), grid)
+    if names:
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(_NAMES_CODE, _name_table(names)))
+    return image
+
+
+def _name_table(names: Mapping[int, str]) -> bytes:
+    root = ElementTree.Element("CaretExtension")
+    volume = ElementTree.SubElement(root, "VolumeInformation", Index="0")
+    table = ElementTree.SubElement(volume, "LabelTable")
+    for value, colour in organ_colours(names).items():
+        channels = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+        parts = dict(zip(("Red", "Green", "Blue"), (f"{channel:.4f}" for channel in channels), strict=True))
+        label = ElementTree.SubElement(table, "Label", {"Key": str(value), **parts, "Alpha": "1"})
+        label.text = names[value]
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
 
 
 def _on_grid(array: np.ndarray, grid: Grid) -> np.ndarray:
@@ -129,12 +140,9 @@ def _image(native: np.ndarray, grid: Grid) -> nib.Nifti1Image:
     return image
 
 
-def _write(path: Path, native: np.ndarray, grid: Grid, extension: bytes | None = None) -> None:
+def _write(path: Path, image: nib.Nifti1Image) -> None:
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise FedCoWProError(f"output {path}", "a name ending with .nii or .nii.gz", "choose such a name")
-    image = _image(native, grid)
-    if extension is not None:
-        image.header.extensions.append(nib.nifti1.Nifti1Extension(0, extension))
     raw = image.to_bytes()
     # A fixed time stamp makes equal results equal files.
     write_atomic(path, gzip.compress(raw, compresslevel=6, mtime=0) if path.suffix.lower() == ".gz" else raw)

@@ -244,7 +244,7 @@ class Site:
                 image, labels, spacing = own["image"].astype(np.float32), own["labels"], own["spacing"].tolist()
             if image.ndim != 3 or len(image) != record.depth or labels.shape != image.shape or labels.dtype != np.uint8:
                 raise ValueError(f"image {image.shape}, labels {labels.dtype} {labels.shape}")
-            return as_volume(image, spacing, f"case '{case}' of {self.path}"), labels
+            return as_volume(image, spacing, f"case '{case}' of {self.path}", "zyx"), labels
         except FileNotFoundError as error:
             raise FedCoWProError(
                 f"{file} is not there: the site was prepared by an older version",

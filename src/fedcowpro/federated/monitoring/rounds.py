@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,23 @@ def append_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def round_totals(record: RoundRecord) -> dict[str, float]:
-    """Numbers of the whole round: count of its sites, weighted mean loss and pseudo-Dice, the step, summed bytes."""
+    """Numbers of the whole round: count of its sites, weighted mean loss and pseudo-Dice, the step, summed bytes.
+
+    Without a site the means are NaN.
+    """
     weights = [site.weight for site in record.sites]
     return {
         "sites": len(record.sites),
-        "loss": float(np.dot(weights, [site.losses.get("total", math.nan) for site in record.sites])),
-        "pseudo_dice": float(np.dot(weights, [site.pseudo_dice for site in record.sites])),
+        "loss": _mean(weights, [site.losses.get("total", math.nan) for site in record.sites]),
+        "pseudo_dice": _mean(weights, [site.pseudo_dice for site in record.sites]),
         "step_norm": record.step_norm,
         "bytes_down": sum(site.bytes_down for site in record.sites),
         "bytes_up": sum(site.bytes_up for site in record.sites),
     }
+
+
+def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
+    return float(np.dot(weights, values)) if weights else math.nan
 
 
 def read_lines(path: Path) -> list[str]:

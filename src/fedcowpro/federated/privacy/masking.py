@@ -86,6 +86,16 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
         raise ValueError("a sealed share was altered, or sealed for another") from error
 
 
+def no_smaller_sum(threshold: int, sites: int, fewest: int) -> bool:
+    """Whether a server cannot make the sites' shares tell a sum of fewer than `fewest`, whoever it says has answered.
+
+    A site takes only lists of `threshold` sites that answered, or more, and tells shares of the keys of the others:
+    all of them together of sites (sites - threshold) keys at most. To take sites out of a sum until fewest - 1 are
+    left, it needs `threshold` shares of each of their keys.
+    """
+    return threshold * (sites - fewest + 1) > sites * (sites - threshold)
+
+
 def own_mask(seed: bytes, count: int) -> np.ndarray:
     """PRG(b_u): `count` words."""
     return _words(derive(seed, "own mask"), count)

@@ -16,8 +16,8 @@ import numpy as np
 from fedcowpro.config import FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays
-from fedcowpro.federated.privacy.accountant import spent
-from fedcowpro.federated.privacy.masking import FEWEST
+from fedcowpro.federated.privacy.masking import FEWEST, no_smaller_sum
+from fedcowpro.federated.server.sampling import sites_per_round
 
 Aggregate = Callable[[Iterable[np.ndarray], Sequence[float]], np.ndarray]
 WEIGHT_CAP = 10.0  # so that no site can count for all by what it says of itself
@@ -102,9 +102,10 @@ def check_federation(config: FederationConfig, sites: int) -> None:
 
     Raises:
         FedCoWProError: `min_sites` beyond the sites, a robust aggregate that with the fewest replies of a round would
-            be the mean, sums of so few sites that they tell a site's part, or an accountant that is not installed.
+            be the mean, or sums of so few sites that they tell a site's part.
     """
-    fewest = sites if config.min_sites is None else config.min_sites
+    asked = sites_per_round(config, sites)
+    fewest = asked if config.min_sites is None else config.min_sites
     if not 1 <= fewest <= sites:
         raise FedCoWProError(
             f"federation.min_sites is {config.min_sites} with {sites} sites",
@@ -116,13 +117,12 @@ def check_federation(config: FederationConfig, sites: int) -> None:
         raise FedCoWProError(
             rounds, "at least 3, or the median is the mean", "add sites, or set federation.aggregate to mean"
         )
-    if config.privacy.secure_aggregation and (fewest < FEWEST or 2 * fewest <= sites):
+    if config.privacy.secure_aggregation and not (fewest >= FEWEST and no_smaller_sum(fewest, asked, FEWEST)):
         raise FedCoWProError(
-            f"secure aggregation of {sites} sites that goes on with {fewest} of them",
-            f"at least {FEWEST}, and more than half",
+            f"secure aggregation of {asked} sites that goes on with {fewest} of them",
+            f"at least {FEWEST}, and so many that no server can learn a sum of fewer than {FEWEST}",
             "add sites, raise federation.min_sites, or set federation.privacy.secure_aggregation to false",
         )
-    spent(config.privacy, config.rounds)  # its accountant is there, or the run does not begin
     if config.aggregate == "trimmed-mean" and _cut(config.trim, fewest) < 1:
         raise FedCoWProError(
             f"{rounds} federation.trim {config.trim:g} cuts off none",

@@ -17,6 +17,7 @@ from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
 from fedcowpro.federated.server.replies import BadReply, FailedReply, Reply, ReplyStore, check_reply
+from fedcowpro.federated.server.sampling import drawn_alone, sites_per_round
 from fedcowpro.federated.server.update_limits import NORM_FACTOR, limit_updates
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.encoding import Downlink
@@ -30,10 +31,10 @@ class Aggregator:
     Sums run in float64 in the order of the sites' names, so the result does not depend on who answers first.
 
     Args:
-        sites: name of each node.
+        sites: name of each node of the federation.
         expected: names of the tensors that a site sends back; the global model's others stay as they are.
-        config: aggregate, weights, the server's optimiser, and the fewest good replies in a round; with all sites
-            (the usual case) any failure stops the run.
+        config: aggregate, weights, the server's optimiser, and the fewest good replies in a round; with all that
+            are asked (the usual case) any failure stops the run.
         learnt: names of those `expected` that are parameters. The server's optimiser moves them; all others (running
             statistics) become what the aggregate says.
         moments: of the server's optimiser after the rounds before, to go on with a run.
@@ -63,7 +64,8 @@ class Aggregator:
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
         self._expected = frozenset(expected)
         self._config = config
-        self._min_sites = len(self._sites) if config.min_sites is None else config.min_sites
+        self._total = len(self._sites)
+        self._min_sites = config.min_sites or sites_per_round(config, self._total)
         self._aggregate = aggregate_of(config)
         self._learnt = frozenset(learnt) if config.server_optimizer == "adam" else frozenset()
         self.moments: Arrays = moments or {}
@@ -83,12 +85,14 @@ class Aggregator:
         """Who takes part from here on.
 
         Args:
-            sites: name of each node.
+            sites: name of each node that is asked.
             absent: why each other site does not.
             declared: slices of each site, as it described itself; a reply that claims others is refused.
         """
         self._sites = dict(sorted(sites.items(), key=lambda item: item[1]))
         self._absent, self._declared = dict(absent), dict(declared or {})
+        if drawn_alone(self._config):  # a small draw is no failure
+            self._min_sites = min(self._config.min_sites or len(sites), len(sites))
 
     def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         """What goes to the sites in a round: the same weights and settings to each.
@@ -145,13 +149,13 @@ class Aggregator:
                 "see to the site named above and start again: the run resumes after the last complete round; "
                 "or set federation.min_sites lower to go on without it",
             )
-        if not (learning := {site: reply for site, reply in good.items() if not reply.metrics.abstains}):
+        if good and not (learning := {site: reply for site, reply in good.items() if not reply.metrics.abstains}):
             raise FedCoWProError(
                 f"round {number}: none of {len(good)} sites has anything to learn from",
                 "an annotated case with one of the organs at one site at least",
                 "see that teaching.organs has the names that the sites gave to 'prepare'",
             )
-        good = learning
+        good = learning if good else {}
         slices = {site: self._declared.get(site, reply.metrics.weight) for site, reply in good.items()}
         raw = weights_of(slices) if self._config.weighting == "slices" else dict.fromkeys(slices, 1.0)
         total = math.fsum(raw.values())

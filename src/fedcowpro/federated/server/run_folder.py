@@ -1,8 +1,9 @@
 """The folder of a run, always in a state from which the run can go on.
 
 RUN/config.yaml                     settings, with the sites' folders
-RUN/run.json                        command, digests of settings and sites, versions, counts, what privacy will cost
+RUN/run.json                        command, digests of settings and sites, versions, counts, what privacy may cost
 RUN/metrics.jsonl                   a line for each round and site, each alarm and each evaluation
+RUN/releases.jsonl                  with differential privacy: a line for each release, repeated rounds too
 RUN/audit.jsonl                     every message of the run as the server saw it (`governance.audit_log`)
 RUN/audit/<site>.jsonl              in one process and on Ray: the same as the site saw it
 RUN/evaluation.json, evaluation.csv scores that sites gave of the model, where they were asked for
@@ -45,6 +46,8 @@ from fedcowpro.evaluation.model_card import CARD_NAME, write_model_card
 from fedcowpro.federated.monitoring.rounds import truncate_rounds
 from fedcowpro.federated.monitoring.scores import forget_scores
 from fedcowpro.federated.privacy.accountant import privacy_facts
+from fedcowpro.federated.privacy.releases import Releases
+from fedcowpro.federated.server.sampling import planned_rates
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.model.checkpoint import FILE_NAME, load_checkpoint, load_tensors, save_checkpoint, save_tensors
 from fedcowpro.model.checkpoint import FORMAT as MODEL
@@ -81,6 +84,7 @@ class RunFolder:
         self.card_file = path / CARD_NAME
         self._record_file = path / "run.json"
         self.audit_file = path / "audit.jsonl"
+        self.releases = Releases(path / "releases.jsonl")
         self.replies = path / "replies"
         self._rounds = path / "rounds"
 
@@ -137,7 +141,8 @@ class RunFolder:
             }
             record |= {"command": command, "versions": versions(), **({"device": device} if device else {})}
             record |= {"expected": sorted({site.name for site in config.sites} or sites), "sites": sites}
-            record |= privacy_facts(config.federation.privacy, config.federation.rounds)
+            if planned := privacy_facts(config.federation.privacy, planned_rates(config.federation)):
+                record["planned"] = planned
             write_atomic(self._record_file, (json.dumps(record, indent=2) + "\n").encode())
         elif not resume:
             raise FedCoWProError(
@@ -145,6 +150,7 @@ class RunFolder:
             )
         else:
             self._check_same(digest, sites, frozenset(absent))
+            self._check_releases(config)
         truncate_rounds(self.metrics_file, self.completed())
         forget_scores(self.path, self.completed())
         shutil.rmtree(self.replies, ignore_errors=True)
@@ -294,6 +300,15 @@ class RunFolder:
                 f"settings of digest {digest}; the run in {self.path} has {before}",
                 "the settings that the run was started with",
                 f"resume with {self.config_file}, or choose another folder",
+            )
+
+    def _check_releases(self, config: ExperimentConfig) -> None:
+        counted, done = len(self.releases.rates()), self.completed()
+        if config.federation.privacy.mechanism != "none" and counted < done:
+            raise FedCoWProError(
+                f"{self.path}: {done} rounds, and a record of {counted} releases (releases.jsonl)",
+                "a release for each round at least, or nobody knows what privacy has cost",
+                "bring the file back, or start a new run in another folder",
             )
 
     def _check_same(self, digest: str, sites: Mapping[str, Mapping[str, Any]], absent: frozenset[str]) -> None:

@@ -22,6 +22,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord
 from fedcowpro.federated.privacy.clip import update_norm
 from fedcowpro.federated.privacy.masking import join, public_key, sum_unmasked
+from fedcowpro.federated.privacy.releases import Releases
 from fedcowpro.federated.privacy.ring import ring_of, unpack
 from fedcowpro.federated.server.aggregator import Aggregator
 from fedcowpro.federated.server.exchange import exchange
@@ -69,13 +70,15 @@ class SecureAggregator(PrivateAggregator):
         question = {name: ConfigRecord({**this_round, **offer}) for name in names}  # type: ignore[dict-item]
         shares = self._ask(records.SECURE_SHARES, question, lambda site, told: read_sealed(told, names, site))
         self._shared = list(shares)
+        signatures = [shares[sender].signature for sender in self._shared]
         nodes = {site: node for node, site in self._sites.items()}
         messages = []
         for message in super().messages(number, model, settings, grid):
             site = self._sites[message.metadata.dst_node_id]
             if site in shares:
-                sealed = [shares[sender][names.index(site)] for sender in self._shared]
-                own = ConfigRecord({**settings, "names": self._shared, "sealed": sealed})
+                sealed = [shares[sender].sealed[names.index(site)] for sender in self._shared]
+                given = {"names": self._shared, "sealed": sealed, records.SIGNATURES: signatures}
+                own = ConfigRecord({**settings, **given})  # type: ignore[dict-item]
                 content = RecordDict({**message.content, records.CONFIG: own})
                 messages.append(Message(content, nodes[site], MessageType.TRAIN))
         return messages
@@ -202,8 +205,12 @@ class SecureAggregator(PrivateAggregator):
         return replace(record, sites=tuple(replace(site, update_norm=math.nan) for site in record.sites))
 
 
-def aggregator_for(config: ExperimentConfig, *given: Any, **named: Any) -> Aggregator:
-    """The aggregator that the settings ask for; the further arguments are those of `Aggregator`."""
+def aggregator_for(config: ExperimentConfig, *given: Any, releases: Releases, **named: Any) -> Aggregator:
+    """The aggregator that the settings ask for; the further arguments are those of `Aggregator`.
+
+    Args:
+        releases: of the run, for `PrivateAggregator`.
+    """
     privacy = config.federation.privacy
     if not privacy.active:
         # What sites learn from one example, or from few labels of the model, is not of one length.
@@ -211,4 +218,4 @@ def aggregator_for(config: ExperimentConfig, *given: Any, **named: Any) -> Aggre
         longest = partial(longest_update, config, learnt=named["learnt"])
         return Aggregator(*given, **named, longest=longest, usual=usual)
     kind = SecureAggregator if privacy.secure_aggregation else PrivateAggregator
-    return kind(*given, **named, seed=config.seed)
+    return kind(*given, **named, seed=config.seed, releases=releases)

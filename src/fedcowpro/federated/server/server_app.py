@@ -22,7 +22,8 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import from_json
 from fedcowpro.federated.governance.audit_log import AuditLog
-from fedcowpro.federated.monitoring.rounds import append_round
+from fedcowpro.federated.monitoring.alarms import AlarmWatch
+from fedcowpro.federated.monitoring.rounds import append_round, read_rounds
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
 from fedcowpro.federated.privacy.accountant import privacy_facts
 from fedcowpro.federated.server.aggregate import check_federation
@@ -33,12 +34,14 @@ from fedcowpro.federated.server.evaluation import CrossSiteEvaluation, announced
 from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import CompleteRound, RunFolder
+from fedcowpro.federated.server.sampling import draw, told_participants
 from fedcowpro.federated.server.secure_aggregator import aggregator_for
 from fedcowpro.federated.server.stages import initial_network, organ_card, stages_of
 from fedcowpro.federated.server.tracking import open_sinks, tracking
 from fedcowpro.federated.site.local_training import (
     SiteFacts,
     exchanged_names,
+    hold_still,
     learnt_names,
     normalisation_names,
     trained_names,
@@ -108,13 +111,16 @@ def serve_stage(
     """
     sinks = open_sinks(track)
     audited = AuditedGrid(grid, AuditLog(folder.audit_file))
-    registry = ClientRegistry([site.name for site in config.sites], folder.digests(), folder.slice_size())
+    size = folder.slice_size() or config.federation.slice_size
+    registry = ClientRegistry([site.name for site in config.sites], folder.digests(), size)
     registry.gather(audited, config.federation)
-    check_federation(config.federation, len(config.sites) or len(registry.nodes()))
+    sites = len(config.sites) or len(registry.nodes())
+    check_federation(config.federation, sites)
     folder.start(config, registry.facts(), resume, command, registry.absent())
     audited.names = registry.nodes()
     audited.name_run(folder.key())
     model = initial_network(config, folder)
+    hold_still(model, config.federation.trainable)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
     last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
@@ -139,22 +145,26 @@ def serve_stage(
         moments={name: tensor.numpy() for name, tensor in last.moments.items()},
         downlink=Downlink(initial, config.federation.precision),
         scratch=folder.replies,
+        releases=folder.releases,
     )
     settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
     evaluation = CrossSiteEvaluation(audited, folder, settings, exchanged, config.federation.round_timeout)
     every = config.federation.evaluate_every
+    watch = AlarmWatch(read_rounds(folder.metrics_file))
     with tracking(sinks, folder, config) as tell:
         for number in range(last.number + 1, config.federation.rounds + 1):
             registry.update(audited)
             audited.names = registry.nodes()
-            aggregator.take_part(registry.nodes(), registry.absent(), _slices(registry.facts()))
-            settings[records.PARTICIPANTS] = len(registry.nodes())
+            asked = draw(registry.nodes(), config.federation, config.seed, number, sites)
+            aggregator.take_part(asked, registry.absent(), _slices(registry.facts()))
+            settings[records.PARTICIPANTS] = told_participants(asked, config.federation, sites)
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
             messages = aggregator.messages(number, shared, settings, audited)
-            replies = exchange(audited, messages, config.federation.round_timeout)
+            expected = sum(array.nbytes for array in shared.values())
+            replies = exchange(audited, messages, config.federation.round_timeout, expected)
             averaged, record = aggregator.aggregate(number, replies)
             append_round(folder.metrics_file, record)
-            note_round(audited, folder, record)
+            note_round(audited, folder, record, watch)
             last = CompleteRound(
                 number,
                 {**last.state, **records.from_numpy(averaged)},
@@ -164,7 +174,7 @@ def serve_stage(
             if every is not None and number % every == 0:
                 evaluation.run({OWN if kept else GLOBAL: last.state}, number)
             folder.joined(registry.facts())
-            card = model_card(config, registry.facts(), number)
+            card = model_card(config, registry.facts(), number, folder.releases.rates())
             folder.commit(number, last.state, card, last.sites, last.moments)
             tell(record)
         local = kept & exchanged if config.federation.new_site_layers == "average" else set()
@@ -174,7 +184,8 @@ def serve_stage(
         )
         if evaluate:
             evaluation.run(models_of(last, new_layers, bool(kept)), last.number)
-        folder.finish(last, model_card(config, registry.facts(), last.number), new_layers)
+        card = model_card(config, registry.facts(), last.number, folder.releases.rates())
+        folder.finish(last, card, new_layers)
 
 
 def _slices(facts: Sequence[SiteFacts]) -> dict[str, int]:
@@ -217,8 +228,14 @@ def common_layers(
     return records.from_numpy(found)
 
 
-def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int) -> dict[str, Any]:
-    """The card of the global model after a round; counts and modalities, no names of sites or cases."""
+def model_card(
+    config: ExperimentConfig, facts: Sequence[SiteFacts], number: int, rates: Sequence[float] = ()
+) -> dict[str, Any]:
+    """The card of the global model after a round; counts and modalities, no names of sites or cases.
+
+    Args:
+        rates: of the releases that differential privacy was spent on so far (`accountant.spent`).
+    """
     card = {
         "model": {**config.model.model_dump(mode="json"), "weights": None},
         "seed": config.seed,
@@ -229,7 +246,7 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
         **(
             {"new_site_layers": config.federation.new_site_layers} if config.federation.normalisation == "local" else {}
         ),
-        **privacy_facts(config.federation.privacy, number),
+        **privacy_facts(config.federation.privacy, rates),
         "inference": config.inference.model_dump(mode="json"),
         "prepare": _common_settings(facts),
         "data": {
@@ -245,12 +262,13 @@ def model_card(config: ExperimentConfig, facts: Sequence[SiteFacts], number: int
 
 def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
     """Per modality how volumes were prepared, where more than half of its sites agree."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for site in facts:
-        for modality in site.modality.split("+"):
-            found.setdefault(modality, []).append({**from_json(site.settings), "modality": modality})
-    common = {kind: max(given, key=given.count) for kind, given in sorted(found.items())}
-    return {kind: given for kind, given in common.items() if 2 * found[kind].count(given) > len(found[kind])}
+    found: dict[str, Counter[str]] = {}
+    for (modalities, text), count in Counter((site.modality, site.settings) for site in facts).items():
+        for modality in modalities.split("+"):
+            settings = json.dumps({**from_json(text), "modality": modality})
+            found.setdefault(modality, Counter())[settings] += count
+    common = {kind: given.most_common(1)[0] for kind, given in sorted(found.items())}
+    return {kind: from_json(text) for kind, (text, count) in common.items() if 2 * count > found[kind].total()}
 
 
 def _settings_for_sites(config: ExperimentConfig) -> str:

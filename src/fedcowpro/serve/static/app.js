@@ -476,9 +476,14 @@ function renderNext() {
     : "";
 }
 
+function doubtRow(said) {
+  return make("tr", { className: "doubts" }, make("td", { attributes: { colspan: 3 }, textContent: `Look at it: ${said}.` }));
+}
+
 function renderResults() {
   const info = current?.info;
   const found = info?.segmented ? Object.keys(info.confidence).map(Number) : [];
+  found.sort((one, other) => (info.confidence[one] ?? 0) - (info.confidence[other] ?? 0));
   const rows = found.map((value) => {
     const swatch = make("span", { className: "swatch", textContent: value, attributes: { "aria-hidden": "true" } });
     swatch.style.backgroundColor = colour(value);
@@ -491,7 +496,9 @@ function renderResults() {
       make("td", { textContent: sure !== null ? sure.toFixed(2) : info.volumes[value] ? "not known" : "nothing found" }),
     );
   });
-  $("results").tBodies[0].replaceChildren(...rows);
+  const told = found.map((value) => (info.doubts[value] ?? []).join("; "));
+  const withDoubts = rows.flatMap((row, place) => (told[place] ? [row, doubtRow(told[place])] : [row]));
+  $("results").tBodies[0].replaceChildren(...withDoubts);
   $("results").hidden = $("confidence-note").hidden = !rows.length;
 }
 
