@@ -173,7 +173,7 @@ def test_by_keys_alone(page: Page) -> None:
     press("Enter")  # the folder
     page.wait_for_selector("#browse-list >> text=image_2")
     expect(page.locator("#browse-list button").first).to_be_focused()
-    press("Tab", "Tab", "Enter")
+    press("Tab", "Tab", "Tab", "Enter")  # past "open all" and the first image
     expect(page.locator("#surface")).to_be_focused()
     expect(page.locator("#title")).to_have_text("image_2.nii.gz")
     press("PageDown", "ArrowLeft", "Space", "+", "Alt+ArrowLeft", "Shift+ArrowUp", "Shift+ArrowUp")
@@ -396,6 +396,45 @@ def the_pens_cover_the_right_pixels(page: Page) -> None:
     expected = np.zeros((20, 20), int)
     expected[3:, 3:13] = 7
     np.testing.assert_array_equal(area, expected)
+
+
+def test_axe_finds_nothing_serious(page: Page) -> None:
+    """Light, dark and forced colours; the empty page, a segmented volume that is asked about, the table, dialogs."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def look(where: str) -> None:
+        page.wait_for_timeout(300)  # colours change by and by
+        found = axe.run(page).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], where
+
+    look("empty")
+    open_case(page, "ct (folder)", "image_1")
+    open_case(page, "ct (folder)", "image_2")
+    page.keyboard.press("Space")
+    segment(page)
+    expect(page.locator("#ask")).to_be_visible()
+    for scheme, colours in (("light", "none"), ("dark", "none"), ("light", "active"), ("dark", "active")):
+        page.emulate_media(color_scheme=scheme, forced_colors=colours, reduced_motion="reduce")
+        look(f"{scheme}, forced colours {colours}")
+    page.emulate_media(color_scheme="dark", forced_colors="none", reduced_motion="reduce")
+    page.click("[data-view=table]")
+    look("table")
+    page.click("#show-help")
+    look("help")
+    page.keyboard.press("Escape")
+    page.click("[data-view=planes]")
+    page.wait_for_timeout(500)
+    look("three planes")
+
+
+def test_pressed_buttons_are_told_in_forced_colours(page: Page) -> None:
+    page.emulate_media(forced_colors="active")
+    pen, erase = (
+        page.locator(f"[data-tool={tool}]").evaluate("one => getComputedStyle(one).backgroundColor")
+        for tool in ("pen", "erase")
+    )
+    assert pen != erase
 
 
 def test_twenty_volumes_in_few_clicks(server: Server, chromium: Browser, tmp_path: Path) -> None:

@@ -342,10 +342,9 @@ async function setEnds(value, [first, last]) {
   say(`${labels.name(value)}: from slice ${first === null ? "?" : first + 1} to ${last === null ? "?" : last + 1}.`);
 }
 
-function setEnd(index) {
+// The keys mean the chosen label, the question's buttons the one that is asked for.
+function setEnd(index, value = labels.active) {
   if (!current) return;
-  const asked = askedFor();
-  const value = $("ask").hidden || asked === undefined ? labels.active : asked;
   ends.set(value, endsOf(current, value), index, viewer.slice);
 }
 
@@ -369,7 +368,7 @@ function renderEnds() {
   const name = labels.name(asked);
   $("ask-text").textContent =
     first === null && last === null
-      ? `Where does ${name} begin and end? Go to its first and its last slice: the masks become much better with them.`
+      ? `Where does ${name} begin and end? Go to its first and its last slice${asked === labels.active ? " (keys [ and ])" : ""}: the masks become much better.`
       : `And where is the ${first === null ? "first" : "last"} slice of ${name}?`;
   $("ask-first").setAttribute("aria-pressed", String(first !== null));
   $("ask-last").setAttribute("aria-pressed", String(last !== null));
@@ -629,8 +628,8 @@ function wire() {
   click("cancel", () => attempt(() => api.cancel(job.id)));
   click("next", toNext);
   click("interpolate", interpolate);
-  click("ask-first", () => setEnd(0));
-  click("ask-last", () => setEnd(1));
+  click("ask-first", () => setEnd(0, askedFor()));
+  click("ask-last", () => setEnd(1, askedFor()));
   click("ask-later", () => {
     current.unasked.add(askedFor());
     renderEnds();
