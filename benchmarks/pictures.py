@@ -2,8 +2,8 @@
 
     python benchmarks/pictures.py FOLDER
 
-Needs chromium and the extra `dev`. Writes serve.png (wide window) and serve-narrow.png (480 pixels). A liver is painted
-on one slice with the mouse.
+Needs chromium and the extra `dev`. Writes serve.png (wide window), serve-narrow.png (480 pixels) and serve-table.png
+(all open volumes). A liver is painted on one slice of the first patient with the mouse, and its ends are said.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data, private = Path(folder) / "scans", Path(folder) / "private"
         private.mkdir()
-        write_phantom(make_phantom("ct", 1, size=160, depth=24), data, "patient1")
+        for patient in (1, 2, 3):
+            write_phantom(make_phantom("ct", patient, size=160, depth=24), data, f"patient{patient}")
         loaded = load_predictor(None)
         server = Server(Engine(loaded.predictor, loaded.prepare, "built in"), private, DataFolder(data))
         with Running(server) as port, browsing.browser() as chromium:
@@ -38,7 +39,8 @@ def main(out: Path) -> None:
             page = chromium.new_page(base_url=url, viewport={"width": 1200, "height": 860})
             page.set_default_timeout(4 * browsing.TIMEOUT)
             browsing.load(page, url)
-            browsing.open_case(page, "image_patient1")
+            for patient in (2, 3, 1):
+                browsing.open_case(page, f"image_patient{patient}")
             stored = nib.as_closest_canonical(nib.load(data / "label_patient1.nii.gz"))
             liver = np.asanyarray(stored.dataobj).T == 1
             largest = int(liver.sum((1, 2)).argmax())
@@ -47,6 +49,10 @@ def main(out: Path) -> None:
             browsing.outline(page, aim, liver[largest])
             page.locator("#label-list input[type=text]").fill("liver")
             page.locator("#label-list input[type=text]").blur()
+            page.locator("#surface").focus()
+            for z, key in zip(np.flatnonzero(liver.any((1, 2)))[[0, -1]], "[]", strict=True):
+                browsing.go_to(page, int(z))
+                page.keyboard.press(key)
             browsing.segment(page)
             page.locator("#radius").fill("5")
             page.click("[data-tool=pen]")
@@ -55,6 +61,10 @@ def main(out: Path) -> None:
             page.evaluate("scrollTo(0, 0)")
             page.wait_for_timeout(500)
             page.screenshot(path=out / "serve.png")
+            page.click("[data-view=table]")
+            page.wait_for_timeout(1500)
+            page.screenshot(path=out / "serve-table.png")
+            page.click("[data-view=slice]")
             page.set_viewport_size({"width": 480, "height": 900})
             page.locator("#views").scroll_into_view_if_needed()
             page.evaluate("document.getElementById('stage').scrollIntoView()")
