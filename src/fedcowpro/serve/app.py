@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.serve import opening, working
+from fedcowpro.serve import opening, together, working
 from fedcowpro.serve.guard import Guard, tab_of
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.server import Server, TheServer, TheSession
@@ -44,6 +44,7 @@ def create_app(server: Server) -> FastAPI:
     app.add_middleware(Guard, policy=server.policy, sessions=server.sessions, limits=server.limits)
     app.include_router(opening.router)
     app.include_router(working.router)
+    app.include_router(together.router)
     app.add_api_route("/", _page, response_class=FileResponse)
     app.add_api_route("/api/session", _begin, methods=["POST"])
     app.add_api_route("/api/state", _state)
@@ -107,7 +108,7 @@ async def _state(server: TheServer, session: TheSession) -> dict[str, Any]:
         "kept": session.bench is not None,
         "absent": list(session.absent.values()),
         "settings": session.settings,
-        "labels": [{"value": value, "name": name} for value, name in session.names.items()],
+        "labels": session.labels_to_json(),
         "volumes": [volume.to_json() for volume in volumes],
         "job": session.job.to_json() if session.job is not None and session.busy() else None,
     }

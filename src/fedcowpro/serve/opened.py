@@ -49,7 +49,8 @@ class OpenVolume:
         volume: the image.
         series: the DICOM series that it came from.
         folders: private folders that go when the volume is closed.
-        sent: whether its files were sent, not taken from the data folder.
+        place: path in the data folder; '' = its files were sent.
+        has_mask: whether a label map lies beside it there.
         notes: what its user should know of it, as slices that were left out.
         drawn: slice number -> labels uint8 (height, width). What is not in it is unknown, not background.
         extents: label value -> its first and last slice; None = an end that is not known.
@@ -65,7 +66,8 @@ class OpenVolume:
     series: Series | None = None
     folders: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
-    sent: bool = False
+    place: str = ""
+    has_mask: bool = False
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
     drawn: dict[int, np.ndarray] = field(default_factory=dict)
     extents: dict[int, Ends] = field(default_factory=dict)
@@ -205,6 +207,23 @@ class OpenVolume:
             assert self.result is not None
             self._take(self.before, self.result)
 
+    def know(self, labels: np.ndarray) -> None:
+        """Take labels (depth, height, width) for drawn on every slice."""
+        drawn = {number: one.copy() for number, one in enumerate(labels)}
+        with self.lock:
+            if self.store is not None:
+                self.store.write_slices(drawn)
+            self.drawn = drawn
+            self._take_ends({value: self._reaching(value, ends, drawn.keys()) for value, ends in self.extents.items()})
+
+    def start_from(self, labels: np.ndarray) -> None:
+        """Take labels (depth, height, width) for masks that are to be corrected; nobody knows how good they are."""
+        organs = tuple(int(value) for value in np.unique(labels) if value)
+        unknown = np.full((len(organs), len(labels)), np.nan, np.float32)
+        with self.lock:
+            before = self.result
+            self._take(Segmentation(organs, labels, None, dict.fromkeys(organs, math.nan), unknown), before)
+
     def interpolate(self) -> None:
         """Shapes between the drawn slices as masks, which can be exchanged for those of before.
 
@@ -212,12 +231,7 @@ class OpenVolume:
             FedCoWProError: nothing was drawn.
         """
         annotation = self.annotation()
-        labels = interpolate_shapes(annotation, self.volume.spacing)
-        organs = tuple(int(value) for value in np.unique(labels[annotation.painted]) if value)
-        unknown = np.full((len(organs), self.shape[0]), np.nan, np.float32)
-        result = Segmentation(organs, labels, None, dict.fromkeys(organs, math.nan), unknown)
-        with self.lock:
-            self._take(result, self.result)
+        self.start_from(interpolate_shapes(annotation, self.volume.spacing))
 
     def labels(self) -> np.ndarray:
         """uint8 (depth, height, width): drawn slices as they were drawn, the others as predicted."""
@@ -256,7 +270,8 @@ class OpenVolume:
             "spacing": [round(mm, 4) for mm in reversed(self.volume.spacing)],
             "oblique": self.volume.grid.oblique,
             "dicom": self.series is not None,
-            "sent": self.sent,
+            "sent": not self.place,
+            "mask": self.has_mask,
             "painted": sorted(self.drawn),
             "extents": self.extents,
             "segmented": result is not None,
@@ -265,7 +280,7 @@ class OpenVolume:
             "confidence": {}
             if result is None
             else {organ: _number(result.confidence[organ]) for organ in result.organs},
-            "doubts": {} if result is None else {organ: list(said) for organ, said in result.doubts.items()},
+            "doubts": {} if result is None else {organ: list(result.doubts.get(organ, ())) for organ in result.organs},
             "slices": {}
             if result is None
             else {
@@ -305,10 +320,16 @@ def viewer_image(opened: OpenVolume) -> bytes:
     image = nib.Nifti1Image(stored.transpose(2, 1, 0), opened.volume.grid.internal_affine @ to_internal)
     image.header.set_slope_inter(slope, start)
     image.header.set_xyzt_units("mm")
-    sample = voxels[:, ::4, ::4]
-    window = _WINDOW.get(opened.modality) or tuple(np.percentile(sample, _PERCENTILES))
-    image.header["cal_min"], image.header["cal_max"] = window
+    image.header["cal_min"], image.header["cal_max"] = window_of(opened)
     return bytes(image.to_bytes())
+
+
+def window_of(opened: OpenVolume) -> tuple[float, float]:
+    """The values that are shown black and white to start with."""
+    if opened.modality in _WINDOW:
+        return _WINDOW[opened.modality]
+    low, high = np.percentile(opened.volume.voxels[:, ::4, ::4], _PERCENTILES)
+    return float(low), float(high)
 
 
 def _number(value: float) -> float | None:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from fedcowpro.serve.content import Contents, examine, stored_name
 from fedcowpro.serve.limits import Refused, size_text
-from fedcowpro.serve.server import TheServer, TheSession, discard
+from fedcowpro.serve.server import Server, TheServer, TheSession, discard
 from fedcowpro.serve.sessions import Session, Upload
 from fedcowpro.serve.store import Origin
 
@@ -48,20 +48,25 @@ def folder(server: TheServer, path: str = "") -> dict[str, Any]:
 @router.post("/open")
 def open_place(place: Place, server: TheServer, session: TheSession) -> dict[str, Any]:
     """Open a file, or the DICOM series of a folder, of the data folder."""
+    return open_from_data(server, session, place.path, place.series)
+
+
+def open_from_data(server: Server, session: Session, path: str, series: int | None) -> dict[str, Any]:
+    """Open a file, or the DICOM series of a folder; without `series`, several are offered to choose from."""
     if server.data is None:
         raise Refused(404, "no data folder", "--data FOLDER", "drop files on the page, or start the server with --data")
-    files = server.data.files(place.path)
+    files = server.data.files(path)
     if (size := sum(file.stat().st_size for file in files)) > server.limits.expanded:
         raise Refused(413, f"files of {size_text(size)}", f"at most {size_text(server.limits.expanded)}", "crop them")
     work = session.new_folder()
-    name = PurePath(place.path).name or "series"
+    name = PurePath(path).name or "series"
     try:
         with server.reading:
             found = examine(files, work, server.limits)
-            if place.series is None and len(found.series) > 1:
+            if series is None and len(found.series) > 1:
                 discard(work)
                 return _choices(found)
-            origin = Origin("data", place.path, place.series or 0)
+            origin = Origin("data", path, series or 0)
             return server.open_volume(session, found, name, work, origin).to_json()
     except BaseException:
         discard(work)

@@ -111,8 +111,8 @@ class Server:
             opened = self._read(session, examine(files, work, self.limits), origin.series, name, (work,))
         if not store.fits(opened.volume.voxels):
             raise Refused(409, "another image than the one that was worked on", "that image", "put it back")
+        self._place(opened, origin)
         if origin.kind == "upload":
-            opened.sent = True
             opened.folders += (bench.folder / "files" / origin.place,)
         opened.id = key
         opened.go_on(store)
@@ -134,8 +134,8 @@ class Server:
             FedCoWProError: unusable voxels.
         """
         opened = self._read(session, found, origin.series, name, (work,))
+        self._place(opened, origin)
         if files is not None:
-            opened.sent = True
             if opened.series is None and session.bench is None:
                 discard(files)
             else:
@@ -165,6 +165,12 @@ class Server:
                 discard(folder)
             folders = ()
         return OpenVolume(volume, series, folders, tuple(map(self._shown, notes)))
+
+    def _place(self, opened: OpenVolume, origin: Origin) -> None:
+        """Say where a volume came from, and whether a label map lies beside it."""
+        if origin.kind == "data" and self.data is not None:
+            opened.place = origin.place
+            opened.has_mask = self.data.mask_of(origin.place) is not None
 
     def without_paths(self, error: FedCoWProError) -> dict[str, dict[str, str]]:
         """An error as the page shows it: folders of this machine are not told."""

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,14 @@ class Session:
         folder = self.folder / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         return folder
+
+    def labels_to_json(self) -> list[dict[str, Any]]:
+        """Values and names as the page has them."""
+        return [{"value": value, "name": name} for value, name in self.names.items()]
+
+    def names_of(self, values: Collection[int]) -> dict[int, str]:
+        """Names for a file; a label may be off the list and still be in what was segmented with it."""
+        return {value: self.names.get(value, f"label {value}") for value in values}
 
     def upload_folder(self) -> Path:
         """An empty folder for files that are sent."""

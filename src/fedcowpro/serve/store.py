@@ -104,7 +104,10 @@ class VolumeStore:
                 path.unlink(missing_ok=True)
             else:
                 sure = [found.confidence[organ] for organ in found.organs]
-                content = _packed(labels=found.labels, organs=found.organs, sure=sure, slices=found.slice_confidence)
+                doubts = np.array(json.dumps([found.doubts.get(organ, ()) for organ in found.organs]))
+                content = _packed(
+                    labels=found.labels, organs=found.organs, sure=sure, slices=found.slice_confidence, doubts=doubts
+                )
                 write_atomic(path, content)
 
     def read(self) -> Work:
@@ -127,7 +130,8 @@ class VolumeStore:
         found = _unpacked(path)
         organs = tuple(int(organ) for organ in found["organs"])
         confidence = {organ: float(value) for organ, value in zip(organs, found["sure"], strict=True)}
-        return Segmentation(organs, found["labels"], None, confidence, found["slices"])
+        doubts = {organ: tuple(said) for organ, said in zip(organs, json.loads(str(found["doubts"])), strict=True)}
+        return Segmentation(organs, found["labels"], None, confidence, found["slices"], doubts)
 
     def _slice(self, number: int) -> Path:
         return self.folder / f"slice_{number:04d}.npz"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from fedcowpro.serve.content import stem_for_header
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.opened import OpenVolume, to_page, viewer_image
@@ -231,11 +232,13 @@ def export(
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         path = Path(folder) / f"mask{ending}"
         if kind == "nifti":
-            write_labels(path, opened.labels(), opened.volume.grid)
+            found = opened.labels()
+            values = [int(value) for value in np.unique(found) if value]
+            write_labels(path, found, opened.volume.grid, session.names_of(values))
         else:
             _write_dicom(path, opened, session)
         content = path.read_bytes()
-    name = f"{_stem(opened.volume.name)}_mask{ending}"
+    name = f"{stem_for_header(opened.volume.name)}_mask{ending}"
     return Response(content, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
@@ -248,9 +251,7 @@ def _write_dicom(path: Path, opened: OpenVolume, session: Session) -> None:
     values = sorted({int(value) for value in set(found[found > 0])})
     if not values:
         raise Refused(409, "nothing is labelled", "a labelled voxel", "paint or segment first")
-    # A label may be off the list and still be in what was segmented with it.
-    names = {value: session.names.get(value, f"label {value}") for value in values}
-    write_segmentation(path, found, opened.series, names)
+    write_segmentation(path, found, opened.series, session.names_of(values))
 
 
 def _numbers(text: str) -> list[int]:
@@ -264,9 +265,3 @@ def _job(session: Session, key: str) -> Job:
     if session.job is None or session.job.id != key:
         raise Refused(404, "no such job", "the job of this page", "start it again")
     return session.job
-
-
-def _stem(name: str) -> str:
-    """What may stand in a header as a file's name."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "volume"

@@ -81,6 +81,9 @@ export const forgetSlices = (id, numbers) =>
 export const putEnds = (id, extents) => asJson("PUT", `/api/volumes/${id}/extents`, { json: { extents } });
 export const interpolate = (id) => asJson("POST", `/api/volumes/${id}/interpolate`);
 export const suggestion = () => asJson("GET", "/api/suggestion");
+export const openAll = (path) => asJson("POST", "/api/open-all", { json: { path } });
+export const takeMask = (id, use) => asJson("POST", `/api/volumes/${id}/mask?use=${use}`);
+export const thumbnail = async (id) => new Uint8Array(await asBytes("GET", `/api/volumes/${id}/thumbnail`));
 export const segment = () => asJson("POST", "/api/segment");
 export const refine = () => asJson("POST", "/api/refine");
 export const exchange = (id) => asJson("POST", `/api/volumes/${id}/exchange`);

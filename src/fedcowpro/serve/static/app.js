@@ -5,6 +5,7 @@ import { Ends } from "./ends.js";
 import { listen } from "./keys.js";
 import { Labels } from "./labels.js";
 import { Opening } from "./opening.js";
+import { Overview } from "./overview.js";
 import { $, attempt, hideError, make, press, say, showError, showNotes } from "./page.js";
 import { Painter } from "./painter.js";
 import { Saving } from "./saving.js";
@@ -16,7 +17,8 @@ const viewer = new Viewer();
 const painter = new Painter(viewer, $("surface"), $("ring"));
 const labels = new Labels();
 const strip = new Strip($("strip"), (z) => goTo(z));
-const opening = new Opening(add, busy);
+const opening = new Opening(add, addAll, busy);
+const overview = new Overview($("overview").querySelector("table"), (id) => attempt(() => look(id)), useMask);
 // Open volumes by id: { info, bitmap, painted, undo, slice, unasked, ... }; the bitmap comes when the volume is first shown.
 const volumes = new Map();
 const saving = new Saving(volumes);
@@ -29,7 +31,7 @@ let suggestion = {};
 // ---------------------------------------------------------------- open volumes
 
 function keep(info) {
-  const fresh = { bitmap: null, undo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
+  const fresh = { bitmap: null, undo: [], redo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
   const known = volumes.get(info.id) ?? fresh;
   volumes.set(info.id, Object.assign(known, { info, painted: new Set(info.painted) }));
   return known;
@@ -41,6 +43,35 @@ async function add(info) {
   $("surface").focus();
 }
 
+// All images of a folder, which the server opens one by one; then the table shows them.
+async function addAll(begun) {
+  await follow(begun, "Opening.", "The folder is open.");
+  const { volumes: infos } = await api.state();
+  infos.forEach(keep);
+  if (!current && infos.length) await show(infos[0].id);
+  chooseView("table");
+}
+
+// From the table to a volume.
+async function look(id) {
+  chooseView("slice");
+  await show(id);
+  $("surface").focus();
+}
+
+// The label map beside an image, as an example or as a start.
+async function useMask(id, use) {
+  await attempt(async () => {
+    await flush();
+    const { volume, labels: list } = await api.takeMask(id, use);
+    labels.set(list);
+    await reload(keep(volume));
+    await suggest();
+    render();
+    say(use === "example" ? `${volume.name} is an example.` : `${volume.name} has masks to correct.`);
+  });
+}
+
 async function show(id) {
   await flush();
   if (current) current.slice = viewer.slice;
@@ -50,13 +81,14 @@ async function show(id) {
   current = chosen;
   $("welcome").hidden = true;
   await viewer.show(image, bitmap);
+  viewer.hide(labels.hidden);
+  setRadius(painter.radius);
   viewer.setColours(labels.values());
   painter.setTarget(chosen);
   viewer.setSlice(chosen.slice);
   if (chosen.window) viewer.setWindow(...chosen.window);
-  const { least, most, low, high } = viewer.window;
-  const place = (value) => Math.round((1000 * (value - least)) / (most - least || 1));
-  [$("low").value, $("high").value] = [place(low), place(high)];
+  offerWindows();
+  renderWindow();
   render();
 }
 
@@ -137,7 +169,7 @@ let settingsTimer = 0;
 
 function settings() {
   const places = [...volumes].map(([id, one]) => [id, { slice: one === current ? viewer.slice : one.slice, window: one.window ?? null, unasked: [...one.unasked] }]);
-  return { radius: painter.radius, opacity: Number($("opacity").value), label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
+  return { radius: painter.radius, opacity: Number($("opacity").value), outline: viewer.plane.outline, label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
 }
 
 function keepSettings() {
@@ -182,7 +214,7 @@ async function toggleExample() {
 // Labels as the server has them.
 async function reload(volume) {
   const fresh = await api.labels(volume.info.id);
-  volume.undo.length = 0;
+  volume.undo.length = volume.redo.length = 0;
   if (volume.bitmap) volume.bitmap.set(fresh);
   else volume.bitmap = fresh;
   if (volume === current) viewer.setLabels(volume.bitmap);
@@ -227,7 +259,7 @@ async function interpolate() {
   });
 }
 
-async function follow(begun, said) {
+async function follow(begun, said, done = "The volumes are segmented.") {
   job = begun;
   say(said);
   render();
@@ -240,7 +272,7 @@ async function follow(begun, said) {
       $("job-text").textContent = now.total > 1 ? `${now.stage}: ${now.done} of ${now.total}` : now.stage;
     });
     if (last.state === "failed") showError(last.error);
-    say({ done: "The volumes are segmented.", cancelled: "Cancelled.", failed: "It failed." }[last.state]);
+    say({ done, cancelled: "Cancelled.", failed: "It failed." }[last.state]);
     await flush();
     for (const volume of volumes.values()) {
       keep(await api.volume(volume.info.id));
@@ -249,7 +281,7 @@ async function follow(begun, said) {
     }
     if (current) await reload(current);
     if (last.state === "done") {
-      showNotes([...volumes.values()].flatMap((volume) => volume.info.notes));
+      showNotes([...last.notes, ...[...volumes.values()].flatMap((volume) => volume.info.notes)]);
       await suggest();
     }
   } finally {
@@ -361,6 +393,7 @@ function render() {
   renderVolumes();
   renderSlice();
   renderResults();
+  renderOverview();
   renderEnds();
   renderNext();
   const painted = [...volumes.values()].some((volume) => volume.painted.size);
@@ -372,9 +405,13 @@ function render() {
   $("exchange").textContent = current?.earlier ? "Show the newer masks" : "Show the masks of before";
   $("job").hidden = !job;
   $("undo").disabled = !current?.undo.length;
+  $("redo").disabled = !current?.redo.length;
+  $("clear").disabled = !current;
   $("interpolate").disabled = Boolean(job) || !current?.painted.size;
   $("save-nifti").disabled = !current || !(current.painted.size || segmented);
   $("save-dicom").disabled = $("save-nifti").disabled;
+  $("save-all").hidden = volumes.size < 2;
+  $("save-all").disabled = ![...volumes.values()].some((volume) => volume.painted.size || volume.info.segmented);
   $("save-dicom").hidden = !(current?.info.dicom && server.dicom_seg);
   const step = !current ? "open" : !painted ? "paint" : job || !segmented ? "segment" : "correct";
   for (const section of document.querySelectorAll("section[id^=step-]")) section.removeAttribute("aria-current");
@@ -423,11 +460,18 @@ function renderSaved() {
   $("saved").classList.toggle("bad", offline);
 }
 
+function renderOverview() {
+  const tabular = viewer.view === "table";
+  $("overview").hidden = !tabular;
+  for (const id of ["screen", "strip-row", "slice-row", "legend", "display"]) $(id).hidden = tabular;
+  if (tabular) overview.show([...volumes.values()], labels);
+}
+
 function renderNext() {
   const found = volumes.get(suggestion.volume);
   $("next").disabled = Boolean(job) || !found;
   const place = found && (found === current ? "" : ` of ${found.info.name}`);
-  $("next-text").textContent = found
+  $("next-text").title = $("next-text").textContent = found
     ? `Slice ${suggestion.slice + 1}${place}: about ${suggestion.millilitres.toFixed(0)} ml in doubt there and near it, ${labels.name(suggestion.label)} first`
     : "";
 }
@@ -467,19 +511,58 @@ function chooseTool(tool) {
 }
 
 function chooseView(view) {
-  viewer.setView(view);
+  attempt(async () => {
+    await viewer.setView(view);
+    renderOverview();
+  });
   press(document.querySelectorAll("#views button"), document.querySelector(`[data-view=${view}]`));
   updateSurface();
 }
 
 function updateSurface() {
-  $("surface").classList.toggle("look", painter.tool === "look" || viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("look", viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("moves", painter.tool === "look");
   painter.redrawRing();
+}
+
+// Windows in which CT is read, Hounsfield units.
+const PRESETS = { Abdomen: [-160, 240], Liver: [-30, 150], Bone: [-450, 1050], Lung: [-1350, 150], Brain: [0, 80] };
+
+function offerWindows() {
+  const names = ["As opened", ...(current.info.modality === "ct" ? Object.keys(PRESETS) : []), "Whole range"];
+  $("preset").replaceChildren(make("option", { textContent: "Choose", value: "" }), ...names.map((textContent) => make("option", { textContent })));
+  const [from, to] = current.only ?? [viewer.window.low, viewer.window.high].map(Math.round);
+  [$("only-from").value, $("only-to").value] = [from, to];
+  setRange();
+}
+
+function chooseWindow(name) {
+  const { least, most } = viewer.window;
+  if (name === "As opened") viewer.resetWindow();
+  else if (name) viewer.setWindow(...(PRESETS[name] ?? [least, most]));
+  $("preset").value = "";
+}
+
+function renderWindow() {
+  if (!current) return;
+  const { least, most, low, high } = viewer.window;
+  const unit = current.info.modality === "ct" ? " HU" : "";
+  for (const [id, value] of [["low", low], ["high", high]]) {
+    $(id).value = Math.round((1000 * (value - least)) / (most - least || 1));
+    $(`${id}-text`).value = `${Math.abs(value) < 10 ? value.toFixed(2) : Math.round(value)}${unit}`;
+  }
+}
+
+function setRange() {
+  painter.range = $("only").checked ? [Number($("only-from").value), Number($("only-to").value)] : null;
+  if (current) current.only = [Number($("only-from").value), Number($("only-to").value)];
 }
 
 function setRadius(radius) {
   painter.radius = Math.min(40, Math.max(0, radius));
-  $("radius").value = $("radius-text").value = painter.radius;
+  $("radius").value = painter.radius;
+  const across = (2 * painter.radius + 1) * viewer.millimetres[0];
+  $("radius-text").value = current ? `${painter.radius} pixels, ${across.toFixed(across < 10 ? 1 : 0)} mm across` : `${painter.radius} pixels`;
   painter.redrawRing();
   keepSettings();
 }
@@ -487,6 +570,23 @@ function setRadius(radius) {
 function undo() {
   if (painter.undo()) say("Undone.");
 }
+
+function redo() {
+  if (painter.redo()) say("Done again.");
+}
+
+function setOpacity(percent) {
+  viewer.setOpacity(percent / 100);
+  $("opacity-text").value = `${percent} %`;
+}
+
+function setOutline(outline) {
+  viewer.setOutline(outline);
+  $("outline").setAttribute("aria-pressed", String(outline));
+  keepSettings();
+}
+
+const outline = () => setOutline($("outline").getAttribute("aria-pressed") !== "true");
 
 const nextView = () => {
   const order = ["slice", "planes", "render"];
@@ -509,6 +609,20 @@ function wire() {
   for (const button of document.querySelectorAll("#views button")) button.addEventListener("click", () => chooseView(button.dataset.view));
   const click = (id, action) => $(id).addEventListener("click", action);
   click("undo", undo);
+  click("redo", redo);
+  click("clear", () => painter.clear());
+  click("outline", outline);
+  click("zoom-in", () => viewer.zoom(1.5));
+  click("zoom-out", () => viewer.zoom(1 / 1.5));
+  click("zoom-fit", () => viewer.fit());
+  for (const id of ["only", "only-from", "only-to"]) $(id).addEventListener("change", setRange);
+  $("preset").addEventListener("change", () => chooseWindow($("preset").value));
+  viewer.addEventListener("window", () => {
+    current.window = [viewer.window.low, viewer.window.high];
+    renderWindow();
+    keepSettings();
+  });
+  labels.addEventListener("shown", () => viewer.hide(labels.hidden));
   click("segment", segment);
   click("refine", refine);
   click("exchange", exchange);
@@ -534,24 +648,27 @@ function wire() {
       say(`${await api.download(`/api/volumes/${current.info.id}/export?format=${kind}`)} is saved.`);
     }));
   }
+  click("save-all", () => attempt(async () => {
+    await flush();
+    say(`${await api.download("/api/export-all")} is saved.`);
+  }));
   $("slice").addEventListener("input", () => goTo(Number($("slice").value)));
   $("radius").addEventListener("input", () => setRadius(Number($("radius").value)));
   $("opacity").addEventListener("input", () => {
-    viewer.setOpacity($("opacity").value / 100);
+    setOpacity($("opacity").value);
     keepSettings();
   });
   for (const id of ["low", "high"]) {
     $(id).addEventListener("input", () => {
       if (!current) return;
       const { least: from, most: to } = viewer.window;
-      current.window = ["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from));
-      viewer.setWindow(...current.window);
-      keepSettings();
+      viewer.setWindow(...["low", "high"].map((one) => from + ($(one).value / 1000) * (to - from)));
     });
   }
   $("surface").addEventListener("wheel", (event) => {
     event.preventDefault();
-    goTo(viewer.slice - Math.sign(event.deltaY));
+    if (event.ctrlKey) viewer.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX, event.clientY);
+    else goTo(viewer.slice - Math.sign(event.deltaY));
   }, { passive: false });
   viewer.addEventListener("moved", () => {
     renderSlice();
@@ -565,7 +682,7 @@ function wire() {
     keepSettings();
   });
   listen({
-    undo, segment, next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
+    undo, redo, outline, segment, table: () => chooseView(viewer.view === "table" ? "slice" : "table"), next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
     slice: (by) => goTo(viewer.slice + by), label: (value) => labels.choose(value), example: toggleExample, view: nextView,
     smaller: () => setRadius(painter.radius - 1), larger: () => setRadius(painter.radius + 1), help: () => $("help").showModal(),
     pen: () => chooseTool("pen"), fill: () => chooseTool("fill"), erase: () => chooseTool("erase"), look: () => chooseTool("look"),
@@ -618,11 +735,12 @@ async function start() {
   $("model").textContent = server.model;
   $("version").textContent = server.version;
   wire();
-  await viewer.start($("canvas"));
+  viewer.start($("plane"), $("canvas"));
   labels.set(server.labels);
   server.volumes.forEach(keep);
   takeSettings(server.settings);
-  viewer.setOpacity($("opacity").value / 100);
+  setOpacity($("opacity").value);
+  if (server.settings.outline) setOutline(true);
   const last = server.settings.current;
   if (volumes.size) await show(volumes.has(last) ? last : volumes.keys().next().value);
   await suggest();
