@@ -467,7 +467,7 @@ def test_the_view_is_set_and_painting_follows_it(page: Page) -> None:
     page.mouse.up(button="middle")
     page.locator("#radius").fill("0")
     page.mouse.click(*(middle + np.array((60, 30))))
-    (dot,) = np.argwhere(browsing.labels(page)[DEPTH // 2])
+    dot = np.argwhere(browsing.labels(page)[DEPTH // 2]).mean(0)
     assert np.abs(dot - (SIZE - 1) / 2).max() <= 1  # what was in the middle is now where the mouse is
     page.click("#zoom-fit")
     picture = page.locator("#plane").screenshot()
@@ -491,7 +491,7 @@ def test_the_view_is_set_and_painting_follows_it(page: Page) -> None:
     image = nib.Nifti1Image.from_bytes(page.request.get(f"/api/volumes/{info['id']}/image").body())
     values = np.asanyarray(image.dataobj).T[DEPTH // 2]
     assert drawn.sum() > 100
-    assert (values[drawn] >= -150).sum() >= drawn.sum() - 1  # all but the dot of before
+    assert (values[drawn] >= -150).sum() >= drawn.sum() - 2  # all but the dot of before
     filled = page.locator("#plane").screenshot()
     for press in ("#outline", ".eye"):
         page.locator(press).first.click()

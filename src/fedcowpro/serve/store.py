@@ -104,9 +104,12 @@ class VolumeStore:
                 path.unlink(missing_ok=True)
             else:
                 sure = [found.confidence[organ] for organ in found.organs]
-                doubts = np.array(json.dumps([found.doubts.get(organ, ()) for organ in found.organs]))
                 content = _packed(
-                    labels=found.labels, organs=found.organs, sure=sure, slices=found.slice_confidence, doubts=doubts
+                    labels=found.labels,
+                    organs=found.organs,
+                    sure=sure,
+                    slices=found.slice_confidence,
+                    doubts=json.dumps({organ: list(said) for organ, said in found.doubts.items()}),
                 )
                 write_atomic(path, content)
 
@@ -130,7 +133,7 @@ class VolumeStore:
         found = _unpacked(path)
         organs = tuple(int(organ) for organ in found["organs"])
         confidence = {organ: float(value) for organ, value in zip(organs, found["sure"], strict=True)}
-        doubts = {organ: tuple(said) for organ, said in zip(organs, json.loads(str(found["doubts"])), strict=True)}
+        doubts = {int(organ): tuple(said) for organ, said in json.loads(str(found["doubts"])).items()}
         return Segmentation(organs, found["labels"], None, confidence, found["slices"], doubts)
 
     def _slice(self, number: int) -> Path:

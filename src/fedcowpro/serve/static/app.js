@@ -515,7 +515,7 @@ function chooseView(view) {
     await viewer.setView(view);
     renderOverview();
   });
-  press(document.querySelectorAll("#views button"), document.querySelector(`[data-view=${view}]`));
+  press(document.querySelectorAll("[data-view]"), document.querySelector(`[data-view=${view}]`));
   updateSurface();
 }
 
@@ -606,7 +606,7 @@ function wire() {
   renderReading();
   $("take").addEventListener("click", () => attempt(() => tabs.take()));
   for (const button of document.querySelectorAll("#tools button")) button.addEventListener("click", () => chooseTool(button.dataset.tool));
-  for (const button of document.querySelectorAll("#views button")) button.addEventListener("click", () => chooseView(button.dataset.view));
+  for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => chooseView(button.dataset.view));
   const click = (id, action) => $(id).addEventListener("click", action);
   click("undo", undo);
   click("redo", redo);

@@ -22,6 +22,8 @@ export class Painter extends EventTarget {
     surface.addEventListener("pointerup", () => this.#end());
     surface.addEventListener("pointercancel", () => this.#end());
     surface.addEventListener("pointerleave", () => this.#points ?? this.#showRing(null));
+    // Else the middle button scrolls in some browsers, which take the rest of its way.
+    surface.addEventListener("mousedown", (event) => event.button === 1 && event.preventDefault());
     surface.addEventListener("contextmenu", (event) => event.preventDefault());
   }
 
