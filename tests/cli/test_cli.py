@@ -221,10 +221,16 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     assert "scan_3_mask.nii.gz  (kept" in printed
     again = {path: path.stat().st_mtime_ns for path in made}
     assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
-    for changed in (["--threshold", "0.6"], ["--overwrite", "--threshold", "0.6"]):
-        code, printed, _ = run(*command, *changed)
-        assert code == 0
-        assert "(kept" not in printed
+    code, printed, err = run(*command, "--threshold", "0.6")
+    assert code == 2
+    assert "made with other options" in err
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["kept"] * 2 + ["made"] * 2 + ["failed"] * 2  # masks of before and their rows stay
+    code, printed, _ = run(*command, "--overwrite", "--threshold", "0.6")
+    assert code == 0
+    assert "(kept" not in printed
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["made"] * 4
 
 
 def test_segment_keeps_folders_where_files_have_one_name(
@@ -615,28 +621,29 @@ def test_cases_are_listed_without_preparing(run: Run, raw: Path, tmp_path: Path)
 SURFACE = {
     "prepare": "source --out more --dataset --part --modality --images --labels --organs --cases --support --query "
     "--split --setting --test-organs --window --percentile --spacing --size --superpixels --reuse-superpixels --key "
-    "--workers --list",
-    "datasets": "name",
-    "inspect": "site --out",
+    "--workers --list --quiet -q",
+    "datasets": "name --json",
+    "inspect": "site --out --quiet -q",
     "federate": "config --out --site more --seed --rounds --device --track --engine --federation --evaluate --policy "
-    "--from-round --watch",
+    "--from-round --watch --quiet -q",
     "federation": "",
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
-    "--seed --device",
+    "--seed --device --quiet -q",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
-    "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
-    "--threshold --set --device",
+    "--format --overwrite --again --painted --extent --query-extent --finetune --minutes --organs --support-slices "
+    "--keep-components --refine "
+    "--threshold --set --device --quiet -q --json",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
-    "--method --untrained --teach --steps --seed --device",
+    "--method --untrained --teach --steps --seed --device --quiet -q --json",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
-    "--max-memory --idle --device",
-    "study": "file --out --workers --store --device",
+    "--max-memory --idle --project --forget --device",
+    "study": "file --out --workers --store --device --quiet -q",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",
     "card": "model --results --data-licence",
-    "demo": "--out --seed --device",
-    "devices": "",
+    "demo": "--out --seed --device --quiet -q",
+    "devices": "--json",
     "audit": "log --round --kind --site --decision --head --totals --json",
     "digest": "experiment --app",
     "policy": "file experiment --sites --new --peer",

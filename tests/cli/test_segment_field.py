@@ -143,3 +143,21 @@ def test_names_that_the_console_cannot_write(shell: Shell, query: Path, tmp_path
     table = (out / "summary.csv").read_bytes()
     assert b"M\xfcller.nii.gz" in table
     assert "\u60a3\u8005.nii.gz".encode() in table
+
+
+def test_doubts_are_printed_recorded_and_sorted_by(shell: Shell, query: Path, phantoms: Path, tmp_path: Path) -> None:
+    other = phantoms / "t2" / "image_1.nii.gz"
+    (tmp_path / "mr.nii.gz").symlink_to(other)
+    wanted = ("--query", query, "--query", tmp_path / "mr.nii.gz", "--organs", "1=liver,4=spleen")
+    _, out, _ = shell(*wanted, "--out", tmp_path / "out")
+    assert "  look at the volume: the volume is MR, the example CT" in out
+    table = pd.read_csv(tmp_path / "out" / "summary.csv", keep_default_na=False)
+    rows = table[table["query"].str.endswith("mr.nii.gz")]
+    assert rows["doubts"].str.contains("the volume is MR, the example CT").all()
+    assert not table[table["query"] == str(query)]["doubts"].str.contains("MR").any()
+    record = json.loads((tmp_path / "out" / "mr_mask.json").read_text())
+    assert record["organs"]["1"]["doubts"] == rows["doubts"].iloc[0].split("; ")
+    _, out, _ = shell(*wanted, "--out", tmp_path / "out", "--json")
+    kept = json.loads(out)["queries"]
+    assert [one["status"] for one in kept] == ["kept", "kept"]
+    assert kept[1]["organs"][0]["doubts"] == record["organs"]["1"]["doubts"]

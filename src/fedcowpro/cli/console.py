@@ -10,17 +10,61 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from fedcowpro import __version__
+from fedcowpro.cli.mistakes import mistake_of, unknown_command
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.extras import explained
 
 _PATIENCE = 2  # Ctrl-C that a process bears
 
+# Who wants what: the panels of `fedcowpro --help`, in this order.
+PANELS = {
+    "Masks from one example": ("segment", "finetune", "serve"),
+    "See it work on synthetic patients": ("demo",),
+    "Prepare and look at a site's volumes": ("prepare", "datasets", "inspect"),
+    "Train over several sites": ("federate", "federation", "watch"),
+    "Answer for a site: what may happen, what did": ("policy", "audit", "digest"),
+    "Score and compare models": ("evaluate", "compare", "study", "card", "show"),
+    "This machine": ("devices",),
+}
+
+
+class Commands(TyperGroup):
+    """A group of commands: in panels where `PANELS` has them, and with one proposal for a command that is not there."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which help shows them."""
+        panels = [name for names in PANELS.values() for name in names] if ctx.parent is None else []
+        return sorted(self.commands, key=lambda name: panels.index(name) if name in panels else len(panels))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, which knows its panel."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and ctx.parent is None:
+            panel = next((panel for panel, names in PANELS.items() if cmd_name in names), None)
+            command.rich_help_panel = panel  # type: ignore[attr-defined]
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant.
+
+        Raises:
+            FedCoWProError: there is none of this name.
+        """
+        if not ctx.resilient_parsing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise unknown_command(args[0], self.commands, ctx.command_path)
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
-    add_completion=False,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Sites learn together without labels; then one annotated example segments an organ in any volume.",
@@ -38,9 +82,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         signal.signal(signal.SIGINT, _Interrupt())
     warnings.showwarning = lambda message, *_: err.print(f"note: {message}")
+    out.quiet = False
+    code = None
     try:
         with explained():
-            app(args=list(arguments) if arguments is not None else None)
+            given = list(arguments) if arguments is not None else None
+            code = app(args=given, prog_name="fedcowpro", standalone_mode=False)
+    except click.UsageError as error:
+        if not error.message and not isinstance(error, click.MissingParameter):  # help was shown instead
+            sys.exit(error.exit_code)
+        fail(mistake_of(error))
     except FedCoWProError as error:
         fail(error)
     except OSError as error:
@@ -57,8 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         remedy = "use --device cpu, or end what else uses it"
         fail(FedCoWProError("the GPU has not enough memory", "more of it", remedy))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 class _Interrupt:

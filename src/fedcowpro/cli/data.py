@@ -11,7 +11,7 @@ import typer
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import case_ids, numbers, organ_names, split_list
+from fedcowpro.cli.options import AsJson, Quiet, case_ids, numbers, organ_names, print_json, split_list
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def prepare(
     list_cases: Annotated[
         bool, typer.Option("--list", help="List the cases with their ids and where they lie, and prepare nothing.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Turn a folder of volumes into a site folder: axial slices and superpixel pseudo-labels."""
     from fedcowpro.config import PrepareConfig, parse
@@ -95,6 +96,7 @@ def prepare(
         query=queries,
         test_organs=_test_organs(setting, split_list(test_organs) or []),
         workers=workers,
+        progress=not quiet,
     )
     kinds = " and ".join(kind.upper() for kind in site.modalities)
     echo.print(
@@ -106,6 +108,7 @@ def prepare(
 @app.command()
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Of one dataset; default all.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the datasets that 'prepare' knows: layout on disk, licence, where to get them, organs."""
     from fedcowpro.data.datasets.registry import adapters
@@ -113,7 +116,10 @@ def datasets(
     known = adapters()
     if name is not None and name not in known:
         raise FedCoWProError(f"dataset '{name}'", f"one of: {', '.join(known)}", "correct the name, or leave it out")
-    for about in (adapter.about for key, adapter in known.items() if name in (None, key)):
+    chosen = [adapter.about for key, adapter in known.items() if name in (None, key)]
+    if as_json:
+        print_json([vars(about) for about in chosen])
+    for about in chosen:
         echo.print(f"{about.name}: {about.title}")
         facts = {
             "licence": [about.licence],
@@ -132,12 +138,13 @@ def datasets(
 def inspect(
     site: Annotated[Path, typer.Argument(help="Site folder.")],
     out: Annotated[Path, typer.Option(help="HTML page to write.")],
+    quiet: Quiet = False,
 ) -> None:
     """Show what a site's volumes and pseudo-labels look like, and what may train badly."""
     from fedcowpro.data.preparation.site import Site
     from fedcowpro.reports.site_report.inspect import inspect as run
 
-    for warning in run(Site.open(site), out):
+    for warning in run(Site.open(site), out, progress=not quiet):
         echo.print(f"warning: {warning}")
     echo.print(f"page: {out}")
 

@@ -12,7 +12,7 @@ import typer
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import a_device, named_files, site_folders
+from fedcowpro.cli.options import Quiet, a_device, named_files, one_of, site_folders
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def federate(
         list[str] | None, typer.Option(help="tensorboard or mlflow: curves in the run folder, besides metrics.jsonl.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="process; ray, several sites at a time; deploy, sites at other machines.")
+        str,
+        typer.Option(
+            autocompletion=one_of("process", "ray", "deploy"),
+            help="process; ray, several sites at a time; deploy, sites at other machines.",
+        ),
     ] = "process",
     federation: Annotated[
         Path | None, typer.Option(help="For deploy: the folder of `fedcowpro federation init`; --site is then a name.")
@@ -55,6 +59,7 @@ def federate(
         int | None, typer.Option(min=1, help="Go back to this round, one of the last three, and on from there.")
     ] = None,
     watch: Annotated[bool | None, typer.Option(help="Show a table of the sites; default on a terminal.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train one model over several sites, without labels: on this machine, or between machines with --engine deploy."""
     from fedcowpro.config import ExperimentConfig, load, parse
@@ -80,7 +85,7 @@ def federate(
         )  # fmt: skip
     names, tracks = [*(site or []), *(more or [])], cast("list[Track]", track or [])
     typed = shlex.join(["fedcowpro", *sys.argv[1:]])
-    table = err.is_terminal if watch is None else watch
+    table = not quiet and (err.is_terminal if watch is None else watch)
     if federation is not None:
         from fedcowpro.federated.deployment.submit import federate_deployed
         from fedcowpro.federated.monitoring.progress import live_table
@@ -98,14 +103,14 @@ def federate(
                 track=tracks,
                 evaluate=evaluate,
                 command=typed,
-                say=err.print,
+                say=(lambda _: None) if quiet else err.print,
                 from_round=from_round,
             )
     else:
         from fedcowpro.federated.run import federate as run
 
         sites = site_folders(names, {entry.name: entry.path for entry in experiment.sites})
-        a_device(experiment.device)
+        a_device(experiment.device, quiet)
         experiment = with_policies(experiment, sites, policy or [])
         kind = cast("Engine", engine)
         checkpoint = run(
@@ -116,6 +121,7 @@ def federate(
             command=typed,
             engine=kind,
             evaluate=evaluate,
+            progress=not quiet,
             watch=table,
             from_round=from_round,
         )

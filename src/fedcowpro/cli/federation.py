@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from fedcowpro.cli.console import app
+from fedcowpro.cli.console import Commands, app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.core.errors import FedCoWProError
 
-federation = typer.Typer(no_args_is_help=True, help="Between machines: keys, the coordinator's server, the sites.")
+federation = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="Between machines: keys, the coordinator's server, the sites."
+)
 app.add_typer(federation, name="federation")
 _FAST = "Forks of a loaded process for messages, short sleeps; --no-fast: as Flower does by itself."
 

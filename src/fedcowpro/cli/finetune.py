@@ -9,7 +9,7 @@ import typer
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import Device, a_device, a_modality, example_pairs, known_part, organ_names
+from fedcowpro.cli.options import Device, Quiet, a_device, a_modality, example_pairs, known_part, organ_names
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def finetune(
     modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
     seed: Annotated[int, typer.Option(help="Of all random draws.")] = 0,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Learn the organs of annotated volumes; 'segment --model' then needs no example.
 
@@ -58,7 +59,7 @@ def finetune(
     made = teach(
         example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=None if steps else minutes,
         steps=steps, names=organ_names(organs) or {}, painted=known_part(painted), kind=a_modality(modality), seed=seed,
-        device=a_device(device),
+        device=a_device(device, quiet), shown=not quiet,
     )  # fmt: skip
     done, of = made.card["steps"]["done"], sum(made.card["steps"]["of"])
     state = "" if done == of else f"interrupted after {done} of {of} steps, the same command goes on; "
@@ -78,13 +79,15 @@ def teach(
     kind: Modality | None,
     seed: int,
     device: torch.device,
+    shown: bool = True,
 ) -> OrganModel:
-    """Read the files, fine-tune with a bar of progress, and write the model and its card."""
+    """Read the files, fine-tune with a bar of progress where it is shown, and write the model and its card."""
+    from fedcowpro.core.progress import ProgressBar
     from fedcowpro.oneshot.annotation import read_example
     from fedcowpro.oneshot.fine_tuning import fine_tune
     from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.oneshot.organ_model import require_ending
-    from fedcowpro.training.adapt import interrupt_sets, progress_bar
+    from fedcowpro.training.adapt import interrupt_sets
     from fedcowpro.training.finetuning import Progress
     from fedcowpro.volume.find import find_volumes
     from fedcowpro.volume.read import read_volume
@@ -97,7 +100,7 @@ def teach(
     own = {path.resolve() for pair in pairs for path in pair}
     paths = [path for path in find_volumes(unlabelled) if path.resolve() not in own] if unlabelled else []
     others = [read_volume(path) for path in paths]
-    with interrupt_sets() as stop, progress_bar(err.is_terminal) as bar:
+    with interrupt_sets() as stop, ProgressBar(shown, err) as bar:
         task = bar.add_task("learning", total=None)
 
         def report(step: Progress) -> None:

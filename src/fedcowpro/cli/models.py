@@ -10,7 +10,16 @@ from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import Device, a_device, inference_overrides, site_folders, split_list
+from fedcowpro.cli.options import (
+    AsJson,
+    Device,
+    Quiet,
+    a_device,
+    inference_overrides,
+    print_json,
+    site_folders,
+    split_list,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +78,8 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Training steps of these networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of these networks; default the model's.")] = None,
     device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model on labelled sites with one annotated case each; writes one tidy row per score.
 
@@ -99,19 +110,24 @@ def evaluate(
         teachings=split_list(teach) or (),
         steps=steps,
         seed=seed,
-        device=str(a_device(device)),
-        on_case=lambda method, site, case: err.print(f"{method}, {site}: case {case}"),
+        device=str(a_device(device, quiet)),
+        on_case=lambda method, site, case: None if quiet else err.print(f"{method}, {site}: case {case}"),
     )
     echo.print(_summary(table))
     echo.print(f"{out}: {len(table)} rows")
+    if as_json:
+        means = _means(table).stack().reset_index(name="dice")
+        print_json({"table": str(out), "rows": len(table), "mean_dice": means.to_dict("records")})
 
 
 @app.command()
-def devices() -> None:
+def devices(as_json: AsJson = False) -> None:
     """List what can compute here, by the names that --device takes."""
     from fedcowpro.core.device import choose_device, list_devices
 
     chosen = str(choose_device("auto"))
+    if as_json:
+        print_json([{"name": name, "about": about, "auto": name == chosen} for name, about in list_devices().items()])
     for name, about in list_devices().items():
         echo.print(f"{name}  {about}{'  (auto)' if name == chosen else ''}")
 
@@ -121,17 +137,23 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the phantom patients and the training.")] = 0,
     device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
     """Show the whole of it on synthetic patients: four sites learn together, then one example segments."""
     from fedcowpro.demo.run import run_demo
 
-    report = run_demo(out, seed, device=str(a_device(device)))
+    report = run_demo(out, seed, device=str(a_device(device, quiet)), progress=not quiet)
     echo.print(f"report: {report}")
+
+
+def _means(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean Dice: a row per method and site, a column per protocol."""
+    return results.groupby(["method", "site", "protocol"], sort=False)["dice"].mean().unstack("protocol", sort=False)
 
 
 def _summary(results: pd.DataFrame) -> Table:
     """Mean Dice per method, site and protocol, in the order of the rows; '-' where none is defined."""
-    means = results.groupby(["method", "site", "protocol"], sort=False)["dice"].mean().unstack("protocol", sort=False)
+    means = _means(results)
     table = Table("method", "site", *(f"{protocol} Dice" for protocol in means))
     for (method, site), values in means.iterrows():
         table.add_row(method, site, *("-" if value != value else f"{value:.3f}" for value in values))

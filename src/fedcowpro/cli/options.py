@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -10,12 +11,14 @@ import typer
 import yaml
 
 from fedcowpro.cli.console import err
+from fedcowpro.cli.console import out as echo
 from fedcowpro.core.errors import FedCoWProError
 
 if TYPE_CHECKING:
     import torch
 
     from fedcowpro.config import Modality
+    from fedcowpro.oneshot.extent import End, Extent
     from fedcowpro.volume.accept import Painted
 
 
@@ -24,12 +27,43 @@ Device = Annotated[
 ]
 
 
-def a_device(text: str) -> torch.device:
+def _hush(wanted: bool) -> bool:
+    echo.quiet |= wanted
+    return wanted
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_hush, help="Print nothing but errors and notes on files.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", callback=_hush, help="Print the result as JSON, and nothing else, on standard output.")
+]
+
+
+def one_of(*values: str) -> Callable[[], list[str]]:
+    """What the shell proposes for an option of few values."""
+    return lambda: list(values)
+
+
+def print_json(value: object) -> None:
+    """A result for programs, on standard output; NaN is null."""
+    typer.echo(json.dumps(_without_nan(value), indent=2))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(one) for one in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def a_device(text: str, quiet: bool = False) -> torch.device:
     """The device that is meant; where `auto` found a GPU, a line on standard error says which."""
     from fedcowpro.core.device import choose_device, list_devices
 
     device = choose_device(text)
-    if text == "auto" and device.type != "cpu":
+    if text == "auto" and device.type != "cpu" and not quiet:
         err.print(f"device: {device} ({list_devices().get(str(device))}); --device cpu does without")
     return device
 
@@ -63,6 +97,27 @@ def organ_names(text: str | None) -> dict[int, str] | None:
             raise FedCoWProError(f"--organs: '{part}'", "VALUE=NAME, each value once", "as in 1=liver,2=spleen")
         names[int(value)] = name.strip()
     return names
+
+
+def organ_extents(text: str | None, option: str) -> dict[int | str, Extent] | None:
+    """'liver=12:40,2=-30mm:55mm' to {'liver': (12, 40), '2': ('-30mm', '55mm')}; an end that is left out is None."""
+    if text is None:
+        return None
+    extents: dict[int | str, Extent] = {}
+    for part in split_list(text) or []:
+        name, _, ends = part.partition("=")
+        first, colon, last = (end.strip() for end in ends.partition(":"))
+        if not name.strip() or not colon or name.strip() in extents or not (first or last):
+            raise FedCoWProError(
+                f"{option}: '{part}'", "ORGAN=FIRST:LAST, each organ once",
+                "give slices as in liver=12:40, or mm as in liver=-30mm:55mm",
+            )  # fmt: skip
+        extents[name.strip()] = _end(first), _end(last)
+    return extents
+
+
+def _end(text: str) -> End:
+    return int(text) if text.isdigit() else text or None
 
 
 def site_folders(given: Sequence[str], configured: Mapping[str, Path | None]) -> dict[str, Path]:

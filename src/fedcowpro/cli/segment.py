@@ -9,22 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedcowpro.cli.console import app, err
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.finetune import MINUTES, teach
 from fedcowpro.cli.options import (
+    AsJson,
     Device,
+    Quiet,
     a_device,
     a_modality,
     example_pairs,
     inference_overrides,
     known_part,
+    one_of,
+    organ_extents,
     organ_names,
+    print_json,
 )
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from fedcowpro.volume.accept import Painted
 
 SOME_FAILED = 3
+_FINER = "Finer settings"  # a panel of the help
 
 
 @app.command()
@@ -54,18 +60,48 @@ def segment(
         Path | None,
         typer.Option(help="Checkpoint or run folder, or what 'finetune' wrote; default the package's."),
     ] = None,
-    modality: Annotated[str | None, typer.Option(help="ct or mr for all files; default: by their values.")] = None,
-    spacing: Annotated[float | None, typer.Option(help="In-plane mm per pixel; default the support's.")] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Write probabilities too.")] = False,
+    modality: Annotated[
+        str | None,
+        typer.Option(autocompletion=one_of("ct", "mr"), help="ct or mr for all files; default: by their values."),
+    ] = None,
+    spacing: Annotated[
+        float | None, typer.Option(rich_help_panel=_FINER, help="In-plane mm per pixel; default the support's.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", rich_help_panel=_FINER, help="Write probabilities too.")
+    ] = False,
     preview: Annotated[bool, typer.Option("--preview", help="Write a picture of three slices per query.")] = False,
-    file_format: Annotated[str, typer.Option("--format", help="nifti, or dicom-seg for DICOM series.")] = "nifti",
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format", autocompletion=one_of("nifti", "dicom-seg"), help="nifti, or dicom-seg for DICOM series."
+        ),
+    ] = "nifti",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what is finished, and replace masks of the same query.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Segment again what is finished, also with other options; masks that you changed stay."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     painted: Annotated[
         str | None,
-        typer.Option(help="all: empty slices of the masks have no organ; labelled: nothing is known of them."),
+        typer.Option(
+            rich_help_panel=_FINER,
+            autocompletion=one_of("all", "labelled"),
+            help="all: empty slices of the masks have no organ; labelled: nothing is known of them.",
+        ),
+    ] = None,
+    extent: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FINER,
+            help="First and last slice of organs in the example, liver=12:40,2=-30mm:55mm; far better masks.",
+        ),
+    ] = None,
+    query_extent: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FINER, help="The same of the query, where it is known; no mask lies beyond."),
     ] = None,
     fine_tune: Annotated[
         bool, typer.Option("--finetune", help="Teach a network on the example and the queries first, see 'finetune'.")
@@ -74,16 +110,25 @@ def segment(
     organs: Annotated[
         str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
     ] = None,
-    support_slices: Annotated[str | None, typer.Option(help="Slices used per organ: a number or all.")] = None,
-    keep_components: Annotated[
-        bool | None, typer.Option(help="Keep as many parts of an organ as the support has.")
+    support_slices: Annotated[
+        str | None, typer.Option(rich_help_panel=_FINER, help="Slices used per organ: a number or all.")
     ] = None,
-    refine: Annotated[int | None, typer.Option(help="Radius in pixels of the edge-aware filter; 0 is off.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Probability above which a pixel is the organ.")] = None,
+    keep_components: Annotated[
+        bool | None, typer.Option(rich_help_panel=_FINER, help="Keep as many parts of an organ as the support has.")
+    ] = None,
+    refine: Annotated[
+        int | None, typer.Option(rich_help_panel=_FINER, help="Radius in pixels of the edge-aware filter; 0 is off.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(rich_help_panel=_FINER, help="Probability above which a pixel is the organ.")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any inference setting, FIELD=VALUE; repeat.")
+        list[str] | None,
+        typer.Option("--set", rich_help_panel=_FINER, help="Any inference setting, FIELD=VALUE; repeat."),
     ] = None,
     device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Segment volumes like one annotated example; masks lie on each query's own grid.
 
@@ -92,7 +137,7 @@ def segment(
     Ends with code 0 where all queries have a mask, 3 where some have not, 2 where none has or an option is wrong.
     """
     from fedcowpro.oneshot.batch import ByExample, Segmenter, load_support, segment_files
-    from fedcowpro.oneshot.batch_record import settings_digest, write_run
+    from fedcowpro.oneshot.batch_record import Segmented, settings_digest, write_run
     from fedcowpro.oneshot.loading import load_predictor
     from fedcowpro.oneshot.organ_model import is_organ_model
     from fedcowpro.reports.preview import write_preview
@@ -104,6 +149,7 @@ def segment(
     if again:
         raise FedCoWProError("--again", "its new name", "use --overwrite")
     known = known_part(painted)
+    ends, query_ends = organ_extents(extent, "--extent"), organ_extents(query_extent, "--query-extent")
     masks = {mask.resolve() for _, mask in pairs}
     queries = [path for path in find_volumes([*query, *(more or [])]) if path.resolve() not in masks]
     if not queries:
@@ -111,15 +157,15 @@ def segment(
     kind, names = a_modality(modality), organ_names(organs) or {}
     overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
     segmenter: Segmenter
-    place = a_device(device)
+    place = a_device(device, quiet)
     if fine_tune or (model is not None and is_organ_model(model)):
-        if given := [*overrides, *(["spacing"] if spacing is not None else [])]:
+        if given := [*overrides, *(["spacing"] if spacing is not None else []), *(["extent"] if ends else [])]:
             raise FedCoWProError(
                 f"{', '.join(given)} with a fine-tuned network", "settings of the comparison with an example",
                 "leave them out, or segment without --finetune",
             )  # fmt: skip
         if fine_tune:
-            network = _taught(model, pairs, queries, out, minutes, names, known, kind, place)
+            network = _taught(model, pairs, queries, out, minutes, names, known, kind, place, quiet)
         else:
             network = _trained(cast("Path", model), pairs, names, place)
         segmenter, names = network, names or network.names
@@ -134,21 +180,24 @@ def segment(
         prepares = dict(loaded.prepare)
         if spacing is not None:
             prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
-        example = load_support(loaded.predictor, pairs, prepares, kind, names, known)
+        example = load_support(loaded.predictor, pairs, prepares, kind, names, known, ends)
         segmenter = ByExample(loaded.predictor, example, prepares)
         used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
+        used |= {"extent": ends} if ends else {}
     if place.type != "cpu":
         used["device"] = place.type  # sums on a GPU round in another way
+    used |= {"query_extent": query_ends} if query_ends else {}
     failures: dict[Path, str] = {}
     errors: list[FedCoWProError] = []
-    columns = (TextColumn("segmenting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=len(queries))
+    with ProgressBar(not quiet, err, keep=False) as bar:
+        task = bar.add_task("segmenting", total=len(queries))
 
         def report(result: Segmented) -> None:
             volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-            state = "kept; " if result.kept else ""
+            state = "changed since, kept; " if result.changed else "kept; " if result.kept else ""
             echo.print(f"{result.mask}  ({state}{result.modality}; {volumes})")
+            for line in _doubts(result, names):
+                echo.print(f"  look at {line}")
             bar.advance(task)
 
         def fail(path: Path, error: FedCoWProError) -> None:
@@ -166,6 +215,7 @@ def segment(
             file_format=cast("MaskFormat", file_format),
             preview=write_preview if preview else None,
             organs=names,
+            extent=query_ends,
             settings=settings_digest(used),
             resume=not overwrite,
             overwrite=overwrite,
@@ -175,10 +225,12 @@ def segment(
     if not results:
         raise errors[0]
     write_run(out, results, failures, used, names, shlex.join(["fedcowpro", *sys.argv[1:]]))
-    echo.print(_table(results, names, out))
+    echo.print(_table(sorted(results, key=Segmented.by_doubt), names, out))
     echo.print(
         f"{len(results)} of {len(queries)} queries; table and record: {out / 'summary.csv'}, {out / 'segment.json'}"
     )
+    if as_json:
+        print_json(_as_json(results, failures, names))
     if failures:
         raise typer.Exit(SOME_FAILED)
 
@@ -193,13 +245,14 @@ def _taught(
     painted: Painted | None,
     kind: Modality | None,
     device: torch.device,
+    quiet: bool,
 ) -> OrganModel:
     """A network for the organs of the example, which stays in the folder of the masks."""
     if not pairs:
         raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
     return teach(
         pairs, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
-        painted=painted, kind=kind, seed=0, device=device,
+        painted=painted, kind=kind, seed=0, device=device, shown=not quiet,
     )  # fmt: skip
 
 
@@ -264,12 +317,42 @@ def _settings(
     }
 
 
+def _as_json(results: Sequence[Segmented], failures: Mapping[Path, str], names: Mapping[int, str]) -> dict[str, Any]:
+    """What programs are told of a run."""
+    queries = [
+        {
+            "query": str(result.query),
+            "mask": str(result.mask),
+            "status": "kept" if result.kept else "made",
+            "modality": result.modality,
+            "organs": [
+                {"label": organ, "name": names.get(organ, ""), **vars(found)} for organ, found in result.organs.items()
+            ],
+            "notes": list(result.notes),
+        }
+        for result in results
+    ]
+    return {"queries": queries, "failed": [{"query": str(path), "why": why} for path, why in failures.items()]}
+
+
+def _doubts(result: Segmented, names: Mapping[int, str]) -> list[str]:
+    """A line for each organ with doubts; what is said of every organ is of the volume."""
+    all_of_them = [found.doubts for found in result.organs.values()]
+    of_all = [said for said in all_of_them[0] if len(all_of_them) > 1 and all(said in one for one in all_of_them)]
+    lines = [f"the volume: {'; '.join(of_all)}"] if of_all else []
+    for organ, found in result.organs.items():
+        if own := [said for said in found.doubts if said not in of_all]:
+            lines.append(f"{names.get(organ, f'label {organ}')}: {'; '.join(own)}")
+    return lines
+
+
 def _table(results: Sequence[Segmented], names: Mapping[int, str], out: Path) -> Table:
-    table = Table("query", "organ", "ml", "slices", "confidence")
+    table = Table("query", "organ", "ml", "slices", "confidence", "doubts")
     for result in results:
         query = str(result.mask.relative_to(out)).rpartition("_mask.")[0]  # its name, with folders where they are kept
         for organ, found in result.organs.items():
             sure = "-" if found.confidence != found.confidence else f"{found.confidence:.2f}"
             name = names.get(organ, str(organ))
-            table.add_row(query, name, f"{found.millilitres:.0f}", str(found.slices), sure)
+            doubts = str(len(found.doubts) or "")
+            table.add_row(query, name, f"{found.millilitres:.0f}", str(found.slices), sure, doubts)
     return table

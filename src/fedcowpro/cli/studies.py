@@ -11,7 +11,7 @@ import typer
 
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
-from fedcowpro.cli.options import site_folders
+from fedcowpro.cli.options import Quiet, site_folders
 
 
 @app.command()
@@ -24,11 +24,12 @@ def study(
         typer.Option(help="Folder of volumes, trainings and scores that several studies share; default --out."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Replaces the study's device.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train and score every arm of a study with every seed; nothing twice."""
     from fedcowpro.study.run import run_study
 
-    table = run_study(file, out, workers=workers, store=store, device=device)
+    table = run_study(file, out, workers=workers, store=store, device=device, progress=not quiet)
     echo.print(f"scores: {table}")
 
 

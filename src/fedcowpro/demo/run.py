@@ -23,13 +23,13 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedcowpro import __version__
 from fedcowpro.config import ExperimentConfig, PrepareConfig, parse
 from fedcowpro.core.device import choose_device
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.phantom.patients import Patient, make_patients
 from fedcowpro.data.preparation.prepare import prepare
 from fedcowpro.data.preparation.site import Site
@@ -174,10 +174,6 @@ class _Demo:
             self.stages[name] = round(before + time.perf_counter() - started, 1)
             self._save()
 
-    def _bar(self) -> Progress:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        return Progress(*columns, console=self.console, disable=not self.progress)
-
     def _make(self) -> None:
         size, depth = self.setup.size, self.setup.depth
         patients = [
@@ -203,7 +199,7 @@ class _Demo:
                 )
 
     def _segment(self, loaded: Loaded) -> None:
-        with self._bar() as bar:
+        with ProgressBar(self.progress, self.console) as bar:
             task = bar.add_task("segmenting", total=len(HOSPITALS) * len(self.queries))
             for hospital in HOSPITALS:
                 raw = self.out / "raw" / hospital.name
@@ -223,7 +219,7 @@ class _Demo:
         predictions: list[EpisodeMasks] = []
         sites = {name: Site.open(folder) for name, folder in self.sites.items()}
         plan = plan_episodes(sites, slices=loaded.predictor.config.support_slices)
-        with self._bar() as bar:
+        with ProgressBar(self.progress, self.console) as bar:
             task = bar.add_task("scoring", total=2 * len(HOSPITALS) * len(self.queries))
             for method, candidate in ((BEFORE, loaded.untrained()), (AFTER, loaded)):
                 for episode in plan.episodes:

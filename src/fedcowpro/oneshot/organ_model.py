@@ -16,6 +16,8 @@ from fedcowpro.core.device import CPU
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
+from fedcowpro.oneshot.doubts import doubts_of, facts_of
+from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
@@ -58,20 +60,30 @@ class OrganModel:
         """Organ names by label value, those that are known."""
         return {int(value): name for value, name in self.card["organs"].items() if name}
 
-    def segment(self, volume: Volume, modality: Modality | None = None, *, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self,
+        volume: Volume,
+        modality: Modality | None = None,
+        *,
+        extents: Extents | None = None,
+        probabilities: bool = False,
+    ) -> Segmentation:
         """Segment a volume on its own grid.
 
         A voxel takes the likeliest of background and organs; of each organ the largest connected parts are kept.
 
         Args:
             modality: None = told from the values.
+            extents: per organ first and last slice that it may be on, as far as they are known.
             probabilities: give probabilities on the volume's own grid, too.
 
         Raises:
             FedCoWProError: no contrast is left after clipping.
         """
-        slices, placement = preprocess(volume, self.prepare[modality_of(volume, modality)])
+        kind = modality_of(volume, modality)
+        slices, placement = preprocess(volume, self.prepare[kind])
         soft = predict_probabilities(self.net, slices, placement.pixel, self.spacing)
+        soft[1:][outside(self.organs, extents or {}, len(slices))] = 0
         ahead = (soft[1:] - soft[:1]).astype(np.float32)
         labels = np.zeros(volume.voxels.shape, np.uint8)
         write_likeliest(labels, ahead, self.organs, placement, 0.0)
@@ -85,7 +97,8 @@ class OrganModel:
             for organ, of in zip(self.organs, trust, strict=True)
         }
         scores = placement.to_native_scores(soft[1:].astype(np.float32)) if probabilities else None
-        return Segmentation(self.organs, labels, scores, confidence, trust)
+        doubts = doubts_of(facts_of(volume, kind, labels, self.organs))  # the example is not at hand
+        return Segmentation(self.organs, labels, scores, confidence, trust, doubts)
 
     def save(self, path: Path) -> Path:
         """Write weights to `path` (.safetensors) and the card beside it.

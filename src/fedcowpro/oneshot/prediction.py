@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.oneshot.doubts import by_doubt
 from fedcowpro.oneshot.organ_names import ByOrgan
 from fedcowpro.oneshot.segmentation import Segmentation
 from fedcowpro.volume.find import output_names
@@ -37,6 +38,7 @@ class Prediction:
             no measured accuracy (docs/python.md).
         slice_confidence: per organ and slice (from foot to head) its estimated Dice, 0..1; nan where it is not found.
         millilitres: per organ.
+        doubts: per organ what looks wrong with its mask, in sentences; see docs/python.md.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Prediction:
     confidence: ByOrgan[float]
     slice_confidence: ByOrgan[np.ndarray]
     millilitres: ByOrgan[float]
+    doubts: ByOrgan[tuple[str, ...]]
     _found: Segmentation
     _image: Volume
 
@@ -66,6 +69,7 @@ class Prediction:
             confidence=ByOrgan(found.confidence, known),
             slice_confidence=ByOrgan(dict(zip(found.organs, found.slice_confidence, strict=True)), known),
             millilitres=ByOrgan({organ: int((found.labels == organ).sum()) * voxel for organ in found.organs}, known),
+            doubts=ByOrgan({organ: found.doubts.get(organ, ()) for organ in found.organs}, known),
             _found=found,
             _image=image,
         )
@@ -76,7 +80,7 @@ class Prediction:
         return self._found.organs
 
     def table(self) -> pd.DataFrame:
-        """A row per organ: image, label value, name, millilitres, voxels, slices that show it, confidence."""
+        """A row per organ: image, label value, name, millilitres, voxels, slices, confidence, doubts."""
         return Predictions([self]).table()
 
     def to_nibabel(self) -> nib.Nifti1Image:
@@ -123,6 +127,7 @@ class Prediction:
                 "voxels": int(mask.sum()),
                 "slices": int(mask.any(axis=(1, 2)).sum()),
                 "confidence": self.confidence[organ],
+                "doubts": "; ".join(self.doubts[organ]),
             })  # fmt: skip
         return rows
 
@@ -131,10 +136,11 @@ class Predictions(list[Prediction]):
     """Segmented volumes, in the order in which they were given."""
 
     def table(self) -> pd.DataFrame:
-        """A row per volume and organ (see `Prediction.table`)."""
+        """A row per volume and organ (see `Prediction.table`), the most doubtful volume first (see `by_doubt`)."""
         import pandas as pd
 
-        return pd.DataFrame([row for one in self for row in one._rows()])
+        ranked = sorted(self, key=lambda one: by_doubt(one.confidence.values(), one.doubts.values()))
+        return pd.DataFrame([row for one in ranked for row in one._rows()])
 
     def save(self, folder: str | PathLike[str]) -> list[Path]:
         """Write FOLDER/<image>_mask.nii.gz of each; images of one name keep the folders that they lie in.

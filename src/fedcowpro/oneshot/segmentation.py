@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -13,7 +13,9 @@ from fedcowpro.core.notes import inform
 from fedcowpro.core.threads import each
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
+from fedcowpro.oneshot.doubts import doubts_of, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume
+from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.location_priors import log_odds_of
 from fedcowpro.oneshot.postprocess import count_parts, keep_components, location_map
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -34,6 +36,7 @@ class Segmentation:
         confidence: per organ how far to trust its mask, 0..1 (see `confidence`), painted slices apart; nan where it was
             not found.
         slice_confidence: (organ, depth) the same of each slice, 0..1; 1 where it was painted, nan where not found.
+        doubts: per organ what looks wrong with its mask, in sentences (see `doubts`).
     """
 
     organs: tuple[int, ...]
@@ -41,6 +44,7 @@ class Segmentation:
     probability: Float[np.ndarray, "k d h w"] | None
     confidence: Mapping[int, float]
     slice_confidence: Float[np.ndarray, "k d"]
+    doubts: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def segment_encoded(
@@ -49,6 +53,7 @@ def segment_encoded(
     encoded: EncodedVolume,
     *,
     choice: Int[np.ndarray, "k d"] | None = None,
+    extents: Extents | None = None,
     probabilities: bool = False,
     trust: bool = True,
 ) -> Segmentation:
@@ -59,8 +64,10 @@ def segment_encoded(
 
     Args:
         choice: group of the support that organ k uses on each slice; None = each organ has one.
+        extents: per organ first and last slice of this volume that it may be on, as far as they are known; of a volume
+            that is itself annotated, its annotation's are known already.
         probabilities: give probabilities on the volume's own grid, too; costs time and memory.
-        trust: False leaves the confidence out (nan), which saves time.
+        trust: False leaves confidence (nan) and doubts out, which saves time.
 
     Raises:
         FedCoWProError: the volume's slices are not all encoded, or have another size than the support's.
@@ -75,6 +82,9 @@ def segment_encoded(
     margins = np.full((len(organs), shape[0]), np.nan, np.float32)
     if choice is None:
         choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
+    annotation = support.painted_in(encoded)
+    ends = {**(annotation.extents if annotation else {}), **(extents or {})}
+    nowhere = outside(organs, ends, shape[0])
     prior = None
     if support.priors and encoded.location is not None:
         prior = log_odds_of(support.priors, encoded.location, organs, config)
@@ -84,13 +94,13 @@ def segment_encoded(
         numbers = range(part.start, part.stop)
         added = None if prior is None else prior(numbers)
         soft = predictor.probabilities(encoded.features.select(numbers), support.prototypes, choice[:, part], added)
+        soft[nowhere[:, part]] = 0
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
         write_likeliest(labels[part], soft, organs, placement, config.threshold)
 
     each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
-    annotation = support.painted_in(encoded)
     if annotation is not None:
         drawn = annotation.painted[:, None, None] & ~annotation.hidden
         np.copyto(labels, annotation.labels, where=drawn)
@@ -117,7 +127,9 @@ def segment_encoded(
         of[:] = slice_confidence(reverse[organ], of, distance)
         if annotation is not None:
             of[shows & annotation.painted] = 1
-    return Segmentation(organs, labels, scores, confidence, margins)
+    facts = facts_of(encoded.volume, encoded.modality, labels, organs)
+    doubts = doubts_of(facts, [example.facts for example in support.examples])
+    return Segmentation(organs, labels, scores, confidence, margins, doubts)
 
 
 def _check(support: Support, encoded: EncodedVolume) -> None:

@@ -41,6 +41,12 @@ class Labels(BaseModel):
     labels: list[Label] = Field(min_length=1, max_length=32)
 
 
+class EndsOfLabels(BaseModel):
+    """Per label value its first and last slice; null = not known."""
+
+    extents: dict[int, tuple[int | None, int | None]] = Field(max_length=32)
+
+
 @router.put("/labels")
 def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     """Replace the list of labels; those that are drawn somewhere stay."""
@@ -51,7 +57,24 @@ def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     if lost := drawn - names.keys():
         raise Refused(409, f"a list without label {min(lost)}", "every label that is drawn", "erase it first")
     session.names = names
+    session.keep()
+    for volume in volumes:
+        volume.keep_ends_of(names)
     return {"labels": [label.model_dump() for label in given.labels]}
+
+
+class Settings(BaseModel):
+    """What the page wants to find again: pen, slices, windows."""
+
+    settings: dict[str, Any] = Field(max_length=64)
+
+
+@router.put("/settings")
+def put_settings(given: Settings, session: TheSession) -> dict[str, Any]:
+    """Keep the page's settings."""
+    session.settings = given.settings
+    session.keep()
+    return {}
 
 
 @router.get("/volumes/{key}")
@@ -92,7 +115,7 @@ async def draw(key: str, numbers: str, request: Request, session: TheSession) ->
         raise Refused(400, "a body of another length", f"{len(wanted)} slices of {width} x {height}", "send them whole")
     body = await request.body()
     await run_in_threadpool(opened.draw, wanted, body, session.names.keys())
-    return {"painted": sorted(opened.drawn)}
+    return {"painted": sorted(opened.drawn), "extents": opened.extents}
 
 
 @router.delete("/volumes/{key}/slices")
@@ -101,6 +124,34 @@ def forget(key: str, numbers: str, session: TheSession) -> dict[str, Any]:
     opened = session.volume(key)
     opened.forget(_numbers(numbers))
     return {"painted": sorted(opened.drawn)}
+
+
+@router.put("/volumes/{key}/extents")
+def end(key: str, given: EndsOfLabels, session: TheSession) -> dict[str, Any]:
+    """First and last slice of labels in a volume, as far as they are known."""
+    opened = session.volume(key)
+    if unknown := given.extents.keys() - session.names.keys():
+        raise Refused(400, f"label {min(unknown)}", "labels of the list", "add the label first")
+    opened.end(given.extents)
+    return opened.to_json()
+
+
+@router.post("/volumes/{key}/interpolate")
+def interpolate(key: str, session: TheSession) -> dict[str, Any]:
+    """Shapes between the drawn slices in place of the masks."""
+    if session.busy():
+        raise Refused(409, "a volume that is being worked on", "no running job", "cancel it, or wait")
+    opened = session.volume(key)
+    opened.interpolate()
+    return opened.to_json()
+
+
+@router.get("/suggestion")
+def suggestion(server: TheServer, session: TheSession) -> dict[str, Any]:
+    """The slice of all open volumes that is most worth painting next, and why."""
+    with session.lock:
+        volumes = list(session.volumes.values())
+    return server.engine.suggest(volumes)
 
 
 @router.post("/segment", status_code=202)

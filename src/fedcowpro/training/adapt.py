@@ -13,11 +13,11 @@ from types import FrameType
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fedcowpro.config import AugmentConfig, LossConfig, PrepareConfig, TrainConfig
 from fedcowpro.core.device import device_of
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.prepare import prepare
@@ -142,7 +142,7 @@ def adapt_to(
         # One process: a script without a main guard could not start more.
         options = Options(images="*.nii.gz")
         site = prepare(raw, Path(folder) / "site", config, options=options, workers=1, progress=bars)
-        with progress_bar(bars) as bar:
+        with ProgressBar(bars) as bar:
             task = bar.add_task("adapting", total=steps)
 
             def step(number: int, losses: dict[str, float]) -> None:
@@ -154,14 +154,6 @@ def adapt_to(
         if done < steps and bars:
             Console(stderr=True).print(f"Interrupted after {done} of {steps} steps; the model is usable.")
     return done
-
-
-def progress_bar(shown: bool) -> Progress:
-    """Steps, time so far and time left, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=not shown
-    )
 
 
 def listed(volumes: str | PathLike[str] | Sequence[Given]) -> list[Given]:

@@ -15,10 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.phantom import Kind, make_phantom, write_phantom
 
 
@@ -64,9 +62,8 @@ def make_patients(patients: Sequence[Patient], progress: bool = True) -> None:
         KeyboardInterrupt: passed on; finished volumes stay.
     """
     waiting = [patient for patient in patients if not patient.made]
-    columns = (TextColumn("making"), BarColumn(), MofNCompleteColumn(), TextColumn("volumes"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("", total=len(patients), completed=len(patients) - len(waiting))
+    with ProgressBar(progress) as bar:
+        task = bar.add_task("making volumes", total=len(patients), completed=len(patients) - len(waiting))
         workers = min(os.cpu_count() or 1, len(waiting))
         if workers < 2:
             for patient in waiting:

@@ -12,12 +12,12 @@ from os import PathLike
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedcowpro import __version__
 from fedcowpro.config import PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import write_atomic
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.datasets.base import Options
 from fedcowpro.data.datasets.registry import adapter_for
 from fedcowpro.data.preparation.case import CaseJob, job_for, kept_case, require_shown
@@ -121,23 +121,15 @@ def prepare(
 
 def _run(jobs: list[CaseJob], workers: int, progress: bool, identifiers: frozenset[str]) -> None:
     console = Console(stderr=True)
-    columns = (
-        TextColumn("preparing"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[volumes]}/{task.total} volumes"),
-        TimeRemainingColumn(),
-    )
     try:
-        with Progress(*columns, console=console, disable=not progress) as bar:
-            task = bar.add_task("", total=len(jobs), volumes=0)
+        with ProgressBar(progress, console) as bar:
+            task = bar.add_task("preparing", total=len(jobs))
             results = outcomes(jobs, workers, lambda done: bar.update(task, completed=done))
-            for volumes, result in enumerate(results, 1):
+            for result in results:
                 if isinstance(result, tuple):
                     raise FedCoWProError(*result)
                 for message in result:
                     warnings.warn(redact(message, identifiers), stacklevel=3)
-                bar.update(task, volumes=volumes)
     except KeyboardInterrupt:
         console.print("Interrupted. Finished volumes are kept: run the same command again to go on.")
         raise

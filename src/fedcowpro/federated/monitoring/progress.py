@@ -9,16 +9,9 @@ from types import TracebackType
 from flwr.app import Message, MetricRecord
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.federated.monitoring.watch import METRICS, dashboard, read_run
 from fedcowpro.federated.transport import messages as records
 
@@ -39,7 +32,7 @@ class ProgressDisplay:
     """A bar over rounds and sites with the loss of the site that answered last; above it the table, if wanted.
 
     Args:
-        console: where to draw; a file or a pipe gets the last state only.
+        console: where to draw; a file or a pipe gets a line now and then, and the last state of the table.
         run: the run folder.
         completed: number of rounds that are done.
         rounds: number of all.
@@ -51,14 +44,13 @@ class ProgressDisplay:
     def __init__(
         self, console: Console, run: Path, completed: int, rounds: int, sites: int, visible: bool, table: bool
     ) -> None:
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-        self._progress = Progress(*columns, console=console)
+        self._progress = ProgressBar(visible, console)
         self._run, self._sites, self._rounds, self._table = run, sites, rounds, table
         self._done = completed * sites
         self._task = self._progress.add_task("starting", total=rounds * sites, completed=self._done)
         self._seen: tuple[float, RenderableType] | None = None
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4) if visible else None
+        drawn = visible and (table or console.is_terminal)
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4) if drawn else None
 
     def __enter__(self) -> ProgressDisplay:
         if self._live is not None:

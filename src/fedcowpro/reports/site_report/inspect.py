@@ -5,11 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.progress import ProgressBar
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.reports.demo_report.sections import facts
 from fedcowpro.reports.site_report import page as inspect_page
@@ -63,13 +61,9 @@ def inspect(site: Site, out: Path, *, workers: int = THREADS, shown: int = 3, pr
 
 
 def _measure(site: Site, workers: int, progress: bool) -> list[CaseFacts]:
-    columns = (TextColumn("inspecting"), BarColumn(), MofNCompleteColumn(), TextColumn("cases"), TimeRemainingColumn())
     measured = []
-    with (
-        Progress(*columns, console=Console(stderr=True), disable=not progress) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        task = bar.add_task("", total=len(site.cases))
+    with ProgressBar(progress) as bar, ThreadPoolExecutor(workers) as pool:
+        task = bar.add_task("inspecting cases", total=len(site.cases))
         for case in pool.map(lambda record: measure(site, record.id), site.cases):
             measured.append(case)
             bar.advance(task)

@@ -29,6 +29,6 @@ function find(event, actions) {
   if (!onSlider && key === "PageUp") return () => actions.slice(1);
   if (!onSlider && key === "PageDown") return () => actions.slice(-1);
   if (/^[1-9]$/.test(key)) return () => actions.label(Number(key));
-  return actions[{ "?": "help", "[": "smaller", "]": "larger", p: "pen", f: "fill", e: "erase", l: "look", x: "example",
-    v: "view", s: "segment", n: "doubtful", o: "open" }[key]];
+  return actions[{ "?": "help", "[": "first", "]": "last", "-": "smaller", "+": "larger", "=": "larger", p: "pen", f: "fill", e: "erase", l: "look", x: "example",
+    v: "view", s: "segment", n: "next", o: "open" }[key]];
 }

@@ -6,6 +6,7 @@ const KEPT = 60; // steps that can be undone
 export class Painter extends EventTarget {
   tool = "pen"; // pen, fill, erase or look
   radius = 5;
+  locked = false; // nothing may be painted
   value = 1;
   cursor = null; // (x, y) in pixels of the slice
   #points = null; // of the stroke that is being made
@@ -31,7 +32,7 @@ export class Painter extends EventTarget {
   }
 
   get ready() {
-    return Boolean(this.target?.bitmap) && this.viewer.view === "slice";
+    return Boolean(this.target?.bitmap) && !this.locked && this.viewer.view === "slice";
   }
 
   pixels(z = this.viewer.slice) {
@@ -59,7 +60,7 @@ export class Painter extends EventTarget {
   }
 
   undo() {
-    const last = this.target?.undo.pop();
+    const last = this.locked ? undefined : this.target?.undo.pop();
     if (!last) return false;
     this.pixels(last.z).set(last.pixels);
     if (this.viewer.slice !== last.z) this.viewer.setSlice(last.z);
@@ -114,6 +115,8 @@ export class Painter extends EventTarget {
     const radius = this.tool === "fill" ? 0.75 : this.radius;
     stroke(this.pixels(this.#before.z), width, height, from, to, radius, value);
     this.viewer.refreshSlice(this.#before.z);
+    // A long stroke is worth keeping before it ends; the line that only shows the way is not.
+    if (this.tool !== "fill") this.dispatchEvent(new CustomEvent("drawing", { detail: { target: this.target, z: this.#before.z } }));
   }
 
   #end() {
@@ -127,7 +130,10 @@ export class Painter extends EventTarget {
     }
     this.#points = null;
     this.viewer.refreshSlice(z);
-    if (!differ(pixels, this.pixels(z))) return;
+    if (!differ(pixels, this.pixels(z))) {
+      this.#tell(z, painted);
+      return;
+    }
     this.target.undo.push({ z, pixels, painted });
     if (this.target.undo.length > KEPT) this.target.undo.shift();
     this.#tell(z, true);
