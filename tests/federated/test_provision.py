@@ -185,6 +185,10 @@ def test_check_names_what_is_wrong_and_what_to_do(
     assert list(found) == ["versions", "key", "authority", "policy", "disk", "site folder", "dry round"]
     assert "allows train, evaluate" in found["policy"][1]
 
+    summed = experiment(weighting="uniform", privacy={"secure_aggregation": True}, normalisation="local",
+                        new_site_layers="initial")  # fmt: skip
+    assert "it pins no peers" in lines(bundle, sites["alpha"], experiment=summed)["policy"][1]
+
     (bundle / "site-policy.yaml").write_text("max_local_steps: 1\n")
     ok, text = lines(bundle, sites["alpha"], experiment=experiment())["policy"]
     assert not ok
