@@ -278,7 +278,7 @@ def test_sites_that_lie_end_no_run_and_count_for_nothing(
     cluster: Cluster, experiment: Experiment, tmp_path: Path
 ) -> None:
     """Each lie in a round of its own, over TLS; beta describes itself falsely, so that alpha alone is averaged."""
-    cluster.coordinator.app.joinpath("pyproject.toml").write_bytes((cluster.app() / "pyproject.toml").read_bytes())
+    cluster.misbehave()
     lies = {
         "infinite steps": "metric 'steps' is inf",
         "giant": "it claims 1e+06 slices, but declared 5 at first",
@@ -303,11 +303,13 @@ def test_sites_that_lie_end_no_run_and_count_for_nothing(
     assert [(line["round"], line["site"]) for line in alarms] == [(1, "gamma")]  # a sign that goes on is raised once
     alone = federate(config, {"alpha": cluster.sites["alpha"]}, tmp_path / "alone", progress=False)
     assert load_checkpoint(out)[1]["weights_digest"] == load_checkpoint(alone)[1]["weights_digest"]
+    for stale in cluster.faults.glob("*.started"):
+        stale.unlink()
 
 
 def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
     """NaN, an exception, kill -9, a slow site, one that never comes, one that comes back, an update far away."""
-    cluster.coordinator.app.joinpath("pyproject.toml").write_bytes((cluster.app() / "pyproject.toml").read_bytes())
+    cluster.misbehave()
     plan = {
         "alpha": {"3": "shape"},
         "beta": {"1": "nan", "2": "wait for never", "3": "nan"},

@@ -127,7 +127,7 @@ def was_changed(mask: Path) -> bool:
     """Whether a mask is not as it was written: somebody's work."""
     try:
         record = json.loads(_record_of(mask).read_text(encoding="utf-8"))
-        return bool(record["mask_digest"] != digest_of(mask))
+        return mask.exists() and bool(record["mask_digest"] != digest_of(mask))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

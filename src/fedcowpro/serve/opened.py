@@ -280,7 +280,7 @@ class OpenVolume:
             "confidence": {}
             if result is None
             else {organ: _number(result.confidence[organ]) for organ in result.organs},
-            "doubts": {} if result is None else {organ: list(said) for organ, said in result.doubts.items()},
+            "doubts": {} if result is None else {organ: list(result.doubts.get(organ, ())) for organ in result.organs},
             "slices": {}
             if result is None
             else {

@@ -110,7 +110,6 @@ def _coordinator_texts(coordinator: Coordinator, settings: FederationFile) -> li
         "app.toml": coordinator.app / "pyproject.toml",
         "LICENSE": coordinator.app / "LICENSE",
         "coordinator.service": coordinator.folder / "fedcowpro-coordinator.service",
-        "coordinator.compose.yaml": coordinator.folder / "compose.yaml",
         "coordinator.start.sh": coordinator.folder / "start.sh",
         "coordinator.README.md": coordinator.folder / "README.md",
     }
@@ -140,7 +139,6 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
     texts = {
         "site.start.sh": bundle.root / "start.sh",
         "site.service": bundle.root / "fedcowpro-site.service",
-        "site.compose.yaml": bundle.root / "compose.yaml",
         "site.README.md": bundle.root / "README.md",
         "site.policy.yaml": bundle.policy,
     }

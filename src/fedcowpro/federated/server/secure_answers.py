@@ -10,10 +10,10 @@ from flwr.app import ConfigRecord
 from pydantic import AfterValidator, Field
 
 from fedcowpro.federated.privacy.masking import SECRET_BYTES, agree
+from fedcowpro.federated.privacy.noise import KEY_BYTES
 from fedcowpro.federated.privacy.signing import SIGNATURE_BYTES
 from fedcowpro.federated.transport.answers import Answer, BadAnswer, checked
 
-_KEY_BYTES = 32
 _SEALED_BYTES = 2 * SECRET_BYTES + 16  # a share of both secrets, and what authenticates it
 
 
@@ -34,14 +34,15 @@ def _sealed(value: bytes) -> bytes:
     return value
 
 
-_Key = Annotated[bytes, Field(strict=True, min_length=_KEY_BYTES, max_length=_KEY_BYTES), AfterValidator(_usable)]
+_Key = Annotated[bytes, Field(strict=True, min_length=KEY_BYTES, max_length=KEY_BYTES), AfterValidator(_usable)]
 
 
 class Keys(Answer):
-    """Public keys of a site for one round."""
+    """Public keys of a site for one round, and what its mask's seed can be told by."""
 
     mask: _Key
     channel: _Key
+    commitment: Annotated[bytes, Field(strict=True, min_length=KEY_BYTES, max_length=KEY_BYTES)]
 
 
 class SealedShares(Answer):

@@ -155,14 +155,13 @@ def serve_stage(
         for number in range(last.number + 1, config.federation.rounds + 1):
             registry.update(audited)
             audited.names = registry.nodes()
-            asked = draw(registry.nodes(), config.federation, config.seed, number, sites)
-            aggregator.take_part(asked, registry.absent(), _slices(registry.facts()))
+            excluded = aggregator.excluded
+            fit = {node: name for node, name in registry.nodes().items() if name not in excluded}
+            asked = draw(fit, config.federation, config.seed, number, sites)
+            aggregator.take_part(asked, {**registry.absent(), **excluded}, _slices(registry.facts()))
             settings[records.PARTICIPANTS] = told_participants(asked, config.federation, sites)
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
-            messages = aggregator.messages(number, shared, settings, audited)
-            expected = sum(array.nbytes for array in shared.values())
-            replies = exchange(audited, messages, config.federation.round_timeout, expected)
-            averaged, record = aggregator.aggregate(number, replies)
+            averaged, record = aggregator.run_round(number, shared, settings, audited)
             append_round(folder.metrics_file, record)
             note_round(audited, folder, record, watch)
             last = CompleteRound(

@@ -26,6 +26,7 @@ from fedcowpro.federated.privacy.masking import (
     SECRET_BYTES,
     Secrets,
     agree,
+    commitment,
     no_smaller_sum,
     own_mask,
     pair_masks,
@@ -88,7 +89,7 @@ def _offer_keys(question: ConfigRecord, context: Context) -> ConfigRecord:
             **keys,
         }
     )
-    return ConfigRecord(dict(keys))
+    return ConfigRecord({**keys, "commitment": commitment(secrets.mask)})
 
 
 def _share(question: ConfigRecord, context: Context) -> ConfigRecord:
