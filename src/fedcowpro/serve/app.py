@@ -21,6 +21,7 @@ from fedcowpro.serve import opening, working
 from fedcowpro.serve.guard import Guard
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.server import Server, TheServer, TheSession
+from fedcowpro.serve.sessions import labels_of
 
 STATIC = Path(__file__).parent / "static"
 _SWEEP = 15.0  # s between looks for idle sessions
@@ -86,7 +87,7 @@ async def _state(server: TheServer, session: TheSession) -> dict[str, Any]:
         "dicom": find_spec("pydicom") is not None,
         "dicom_seg": find_spec("highdicom") is not None,
         "limits": {"upload": server.limits.upload, "volumes": server.limits.volumes},
-        "labels": [{"value": value, "name": name} for value, name in session.names.items()],
+        "labels": labels_of(session.names),
         "volumes": [volume.to_json() for volume in volumes],
         "job": session.job.to_json() if session.job is not None and session.busy() else None,
     }

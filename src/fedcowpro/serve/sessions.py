@@ -7,16 +7,24 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedcowpro.serve.content import Contents
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.serve.opened import OpenVolume
+from fedcowpro.volume.organ_colours import organ_colours
 
 log = logging.getLogger(__name__)
+
+
+def labels_of(names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """What the page needs of labels; an organ has one colour wherever it is drawn."""
+    colours = organ_colours(names)
+    return [{"value": value, "name": name, "colour": colours[value]} for value, name in names.items()]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.opened import OpenVolume, to_page, viewer_image
 from fedcowpro.serve.server import TheServer, TheSession
-from fedcowpro.serve.sessions import Session
+from fedcowpro.serve.sessions import Session, labels_of
 from fedcowpro.volume.nifti import write_labels
 
 router = APIRouter(prefix="/api")
@@ -51,7 +51,7 @@ def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     if lost := drawn - names.keys():
         raise Refused(409, f"a list without label {min(lost)}", "every label that is drawn", "erase it first")
     session.names = names
-    return {"labels": [label.model_dump() for label in given.labels]}
+    return {"labels": labels_of(names)}
 
 
 @router.get("/volumes/{key}")
