@@ -9,7 +9,8 @@ does. Equal weights have equal digests. The first round, in which processes star
 Ray and SuperNodes train sites at the same time: their ratio may be below 1. For `deploy` SuperLink, proxy and
 SuperNodes run as processes on this machine (nginx is needed); `flower` is the same with `fast: false`, Flower's own
 way. `beside` is what a warm round takes beside the training: beside the longest one of a site, where they train at the
-same time.
+same time. `cores` are seconds of a core that all its processes spend on a warm round, training included: what is more
+than with `process` is the engine's, and it hardly depends on what else the machine does.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def main() -> None:
             _memory(root, config, counts, options.plot)
             return
         chosen = dict(list(sites.items())[: options.sites])
-        numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'beside':>9}{'ratio':>8}{'MB a message':>14}"
-        print(f"{'engine':10}{numbers}  digest")
+        numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'beside':>9}{'ratio':>8}{'cores':>9}"
+        print(f"{'engine':10}{numbers}{'MB a message':>14}  digest")
         for engine in options.engines.split(","):
             print(_row(engine, _timed(engine, config, chosen, root)), flush=True)
 
@@ -95,11 +96,14 @@ def _sites(root: Path, count: int, size: int) -> dict[str, Path]:
     return {f"site{number:02d}": root / "site" for number in range(count)}
 
 
-def _timed(engine: str, config: ExperimentConfig, sites: dict[str, Path], root: Path) -> tuple[list[float], Path]:
-    """Seconds of each round, and the run folder."""
+def _timed(
+    engine: str, config: ExperimentConfig, sites: dict[str, Path], root: Path
+) -> tuple[list[float], float, Path]:
+    """Seconds of each round, core seconds of a warm one, and the run folder."""
     out = root / f"run-{engine}"
     folder, seen, stop = RunFolder(out), [time.monotonic()], threading.Event()
     started = threading.Event()
+    spent: list[float] = []
 
     def watch() -> None:
         while not stop.wait(0.02):
@@ -107,6 +111,8 @@ def _timed(engine: str, config: ExperimentConfig, sites: dict[str, Path], root: 
                 seen[0] = time.monotonic()
                 started.set()
             done = folder.completed()
+            if done > len(seen) - 1:
+                spent.append(_core_seconds(root))
             seen.extend([time.monotonic()] * (done - len(seen) + 1))
 
     watcher = threading.Thread(target=watch)
@@ -121,11 +127,28 @@ def _timed(engine: str, config: ExperimentConfig, sites: dict[str, Path], root: 
     finally:
         stop.set()
         watcher.join()
-    return [after - before for before, after in pairwise(seen)], out
+    return [after - before for before, after in pairwise(seen)], (spent[-1] - spent[0]) / (len(spent) - 1), out
 
 
-def _row(engine: str, timed: tuple[list[float], Path]) -> str:
-    rounds, out = timed
+def _core_seconds(root: Path) -> float:
+    """Of this process, and of those whose command line or whose ancestors' has this folder."""
+    own, lines = {os.getpid()}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes()
+            numbers = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        lines[int(folder.name)] = (int(numbers[1]), sum(map(int, numbers[11:15])))
+        if str(root).encode() in line:
+            own.add(int(folder.name))
+    while more := {pid for pid, (parent, _) in lines.items() if parent in own and pid not in own}:
+        own |= more
+    return sum(lines[pid][1] for pid in own if pid in lines) / os.sysconf("SC_CLK_TCK")
+
+
+def _row(engine: str, timed: tuple[list[float], float, Path]) -> str:
+    rounds, cores, out = timed
     records = read_rounds(out / "metrics.jsonl")
     training = [sum(site.seconds for site in record.sites) for record in records]
     warm, bare = sum(rounds[1:]) / len(rounds[1:]), sum(training[1:]) / len(training[1:])
@@ -133,8 +156,8 @@ def _row(engine: str, timed: tuple[list[float], Path]) -> str:
     beside = warm - (bare if engine == "process" else sum(longest) / len(longest))
     sent = records[0].sites[0].bytes_down / 1e6
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()[:12]
-    numbers = f"{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{beside:7.2f} s{warm / bare:8.3f}{sent:14.1f}"
-    return f"{engine:10}{numbers}  {weights}"
+    numbers = f"{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{beside:7.2f} s{warm / bare:8.3f}{cores:7.2f} s"
+    return f"{engine:10}{numbers}{sent:14.1f}  {weights}"
 
 
 @contextmanager

@@ -221,10 +221,16 @@ def test_segment_over_a_folder(run: Run, raw: Path, tiny_checkpoint: Path, tmp_p
     assert "scan_3_mask.nii.gz  (kept" in printed
     again = {path: path.stat().st_mtime_ns for path in made}
     assert [path.name for path in made if again[path] != made[path]] == ["scan_2_mask.nii.gz"]
-    for changed in (["--threshold", "0.6"], ["--overwrite", "--threshold", "0.6"]):
-        code, printed, _ = run(*command, *changed)
-        assert code == 0
-        assert "(kept" not in printed
+    code, printed, err = run(*command, "--threshold", "0.6")
+    assert code == 2
+    assert "made with other options" in err
+    table = pd.read_csv(out / "summary.csv")
+    assert sorted(table["status"]) == ["failed"] + ["kept"] * 2 + ["made"] * 2  # masks of before and their rows stay
+    code, printed, _ = run(*command, "--overwrite", "--threshold", "0.6")
+    assert code == 0
+    assert "(kept" not in printed
+    table = pd.read_csv(out / "summary.csv")
+    assert list(table["status"]) == ["failed"] + ["made"] * 4
 
 
 def test_segment_keeps_folders_where_files_have_one_name(
@@ -624,13 +630,14 @@ SURFACE = {
     "finetune": "--support --support-mask --out --unlabelled --model --minutes --steps --organs --painted --modality "
     "--seed --device --quiet -q",
     "segment": "--query --out more --support --support-mask --model --modality --spacing --probabilities --preview "
-    "--format --overwrite --again --painted --finetune --minutes --organs --support-slices --keep-components --refine "
+    "--format --overwrite --again --painted --extent --query-extent --finetune --minutes --organs --support-slices "
+    "--keep-components --refine "
     "--threshold --set --device --quiet -q --json",
     "evaluate": "--model --site --out more --episodes --support --every-support --cross --queries --organs --protocol "
     "--support-slices --pairing --keep-components --refine --threshold --scales --head --set --grid --tolerance "
     "--method --untrained --teach --steps --seed --device --quiet -q --json",
     "serve": "--data --model --host --port --token-file --allow-host --certificate --key --max-upload --max-volume "
-    "--max-memory --idle --device",
+    "--max-memory --idle --project --forget --device",
     "study": "file --out --workers --store --device --quiet -q",
     "compare": "sources --out --reference --protocol --margin --infinite-hd95 --interval --seed --site",
     "show": "path",
@@ -639,7 +646,7 @@ SURFACE = {
     "devices": "--json",
     "audit": "log --round --kind --site --decision --head --totals --json",
     "digest": "experiment --app",
-    "policy": "file experiment --sites --new",
+    "policy": "file experiment --sites --new --peer",
     "watch": "run --json --once --pause",
 }
 

@@ -14,6 +14,7 @@ from fedcowpro.cli import main
 from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.package import package_digest
+from fedcowpro.federated.deployment.keys import make_key_pair
 from fedcowpro.federated.deployment.layout import FederationFile
 from fedcowpro.federated.deployment.provision import init_federation
 from fedcowpro.federated.governance.audit_log import AuditLog, Event
@@ -81,6 +82,30 @@ def test_a_policy_is_written_read_and_asked(
     assert run("policy", file, experiment) == 0
     assert run("policy", tmp_path / "other.yaml") == 2
     assert run("policy", tmp_path / "other.yaml", "--new") == 2
+
+
+def test_a_policy_pins_the_peers_of_secure_sums(
+    experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = yaml.safe_load(experiment.read_text())
+    settings["model"]["frozen_norm"] = True
+    settings["federation"] |= {"weighting": "uniform", "privacy": {"secure_aggregation": True}}
+    experiment.write_text(yaml.safe_dump(settings))
+    publics = {name: make_key_pair(tmp_path / f"{name}.key") for name in ("south", "west")}
+    given = [word for name, file in publics.items() for word in ("--peer", f"{name}={file}")]
+    assert run("policy", tmp_path / "pinned.yaml", experiment, "--new", *given) == 0
+    rules = load(SitePolicy, tmp_path / "pinned.yaml")
+    assert rules.privacy.secure_aggregation
+    assert rules.peers == {name: file.read_text().strip() for name, file in publics.items()}
+    assert run("policy", tmp_path / "pinned.yaml", experiment) == 1  # 'layers' is not allowed
+    assert "train: allowed" in capsys.readouterr().out
+    assert run("policy", tmp_path / "open.yaml", experiment, "--new") == 0
+    assert load(SitePolicy, tmp_path / "open.yaml").peers == {}
+    assert "could invent sites" in (tmp_path / "open.yaml").read_text()
+    for wrong in (["--peer", "south"], given[:2], ["--peer", f"south={tmp_path / 'south.key'}"]):
+        assert run("policy", tmp_path / "wrong.yaml", experiment, "--new", *wrong) == 2
+    assert not (tmp_path / "wrong.yaml").exists()
+    assert run("policy", tmp_path / "pinned.yaml", *given) == 2
 
 
 def test_audit_shows_filters_and_sums(log: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,17 +61,12 @@ class Cluster:
             assert time.monotonic() < deadline, f"{what}: {self.log('server')[-3000:]}"
             time.sleep(0.2)
 
-    def app(self) -> Path:
-        """The federation's app with the sites' part replaced by one that misbehaves."""
-        folder = self.root / "faulty-app"
-        folder.mkdir(exist_ok=True)
-        text = (self.coordinator.app / "pyproject.toml").read_text()
-        assert "fedcowpro.federated.site.client_app:app" in text
-        (folder / "pyproject.toml").write_text(
-            text.replace("fedcowpro.federated.site.client_app:app", "faulty_site:app")
-        )
-        (folder / "LICENSE").write_bytes((self.coordinator.app / "LICENSE").read_bytes())
-        return folder
+    def misbehave(self) -> None:
+        """From now on the federation's app has a sites' part that does what faults.json says."""
+        file = self.coordinator.app / "pyproject.toml"
+        text = file.read_text().replace("fedcowpro.federated.site.client_app:app", "faulty_site:app")
+        assert "faulty_site:app" in text
+        file.write_text(text)
 
     def federate(
         self, config: ExperimentConfig, out: Path, *sites: str, options: tuple[str, ...] = ()

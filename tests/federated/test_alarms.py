@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedcowpro.config import ExperimentConfig
-from fedcowpro.federated.monitoring.alarms import NAMES, Alarm, alarms, new_alarms
+from fedcowpro.federated.monitoring.alarms import NAMES, Alarm, AlarmWatch, alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, SiteRecord, read_rounds
 from fedcowpro.federated.run import federate
 
@@ -81,7 +81,9 @@ def test_a_site_that_is_left_out_repeatedly() -> None:
 
 def test_an_alarm_that_goes_on_is_raised_once() -> None:
     made = rounds(4, update_cosine=lambda n: -0.5)
-    assert [len(new_alarms(made[:length])) for length in range(1, 5)] == [0, 1, 0, 0]
+    watch = AlarmWatch()
+    assert [len(watch.new(record)) for record in made] == [0, 1, 0, 0]
+    assert AlarmWatch(made[:1]).new(made[1]) == alarms(made[:2])  # a run that goes on
 
 
 def test_secret_updates_raise_none() -> None:

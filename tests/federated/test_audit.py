@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.governance import audit_log as audit_module
 from fedcowpro.federated.governance.audit_log import REPAIR, AuditLog, Event, read_audit
+from fedcowpro.federated.governance.tally import Tally
 
 Change = Callable[[list[str]], list[str]]
 
@@ -136,21 +137,62 @@ def test_a_line_that_was_written_before_the_crash_counts(tmp_path: Path) -> None
 def taken(path: Path) -> int:
     """How many lines a site reads, which refuses a broken log, before it adds one."""
     with AuditLog(path).session() as session:
-        lines = len(session.entries())
+        lines = session.tally().trained
         session.append(Event("site", "north", "in", "train", "allowed"))
     return lines
 
 
-def test_a_log_is_verified_once_and_then_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, digests = filled(tmp_path / "log.jsonl", 20), []
+@pytest.mark.parametrize("lines", [5, 200])
+def test_a_message_verifies_no_line_that_was_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: int
+) -> None:
+    """Whichever process wrote it: what was counted is in the head, and only the last line is looked at again."""
+    path, digests = filled(tmp_path / "log.jsonl", lines), []
     real = audit_module._digest
     monkeypatch.setattr(audit_module, "_digest", lambda content: digests.append(1) or real(content))
-    assert [taken(path) for _ in range(10)] == list(range(20, 30))
-    assert len(digests) == 20 + 10, "each old line once, each new line once"
-    entries, wrong, _ = read_audit(path)
+    assert [taken(path) for _ in range(10)] == list(range(lines, lines + 10))
+    assert len(digests) == 3 * 10, "the last line twice and the new one, however long the log is"
+    assert problems(path) == []
+
+
+def test_a_log_of_unknown_state_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of an earlier version, or one that was copied."""
+    old, path = filled(tmp_path / "old.jsonl", 20), tmp_path / "log.jsonl"
+    path.write_bytes(old.read_bytes())
+    head = json.loads((tmp_path / "old.jsonl.head").read_text())
+    (tmp_path / "log.jsonl.head").write_text(json.dumps({name: head[name] for name in ("lines", "size", "digest")}))
+    digests: list[int] = []
+    real = audit_module._digest
+    monkeypatch.setattr(audit_module, "_digest", lambda content: digests.append(1) or real(content))
+    assert [taken(path) for _ in range(3)] == [20, 21, 22]
+    assert 20 <= len(digests) < 2 * 20
+
+
+def test_the_counts_are_those_of_the_lines(tmp_path: Path) -> None:
+    """A head that tells less than there is lets a message pass that should not, and shows in the audit."""
+    path, head = filled(tmp_path / "log.jsonl", 3), tmp_path / "log.jsonl.head"
     with AuditLog(path).session() as session:
-        assert list(session.entries()) == entries
-    assert wrong == []
+        session.append(Event("site", "north", "in", "weights", "allowed", "run", 1, facts={"norm": 2.5}))
+        session.append(Event("site", "north", "in", "train", "refused", "run", 1))
+        found = session.tally()
+    assert (found.trained, found.of_run, found.norms, len(found.recent)) == (3, {"run": 3}, {"run": 2.5}, 3)
+    told = json.loads(head.read_text())
+    head.write_text(json.dumps({**told, "tally": {**told["tally"], "trained": 1}}))
+    assert problems(path) == ["its head counts other lines than there are"]
+    head.write_text(json.dumps({**told, "tally": {"trained": "x"}}))
+    with pytest.raises(FedCoWProError, match="no head of a log"):
+        taken(path)
+
+
+def test_the_last_two_days_are_kept() -> None:
+    event = Event("site", "north", "in", "train", "allowed", "run")
+    times = [f"2026-01-{day:02d}T12:00:00.000+00:00" for day in (1, 2, 3, 4, 9)]
+    tally = Tally()
+    for moment in times[:4]:
+        tally.add(event, moment)
+    assert tally.recent == times[2:4]
+    tally.add(event, times[4])
+    assert (tally.trained, tally.recent) == (5, times[4:])
 
 
 @pytest.mark.parametrize("change", [replaced(1, "allowed", "refused"), replaced(6, "allowed", "refused")])

@@ -30,6 +30,7 @@ from fedcowpro.federated.deployment.supernode_client import sign_in
 from fedcowpro.federated.governance.audit_log import read_audit
 from fedcowpro.federated.monitoring.scores import read_scores
 from fedcowpro.federated.run import federate
+from fedcowpro.model.checkpoint import load_checkpoint
 
 pytestmark = [
     pytest.mark.deployment,
@@ -273,9 +274,42 @@ def test_a_site_refuses_and_others_score_the_model(cluster: Cluster, experiment:
         assert not any(str(place) in log.read_text() for place in (cluster.root, cluster.sites[site], tmp_path))
 
 
+def test_sites_that_lie_end_no_run_and_count_for_nothing(
+    cluster: Cluster, experiment: Experiment, tmp_path: Path
+) -> None:
+    """Each lie in a round of its own, over TLS; beta describes itself falsely, so that alpha alone is averaged."""
+    cluster.misbehave()
+    lies = {
+        "infinite steps": "metric 'steps' is inf",
+        "giant": "it claims 1e+06 slices, but declared 5 at first",
+        "list": "metric 'losses.total' is [1.0, 2.0]",
+        "junk": "1 arrays are not asked for, 'junk' among them",
+        "no records": "the reply has [] instead of arrays and metrics",
+        "times 1e5": "norm of the update",
+        "statistics": "norm of the running statistics",
+    }
+    gamma = {str(number): lie for number, lie in enumerate(lies, 1)}
+    (cluster.faults / "faults.json").write_text(json.dumps({"beta": {"describe": "list"}, "gamma": gamma}))
+    config, out = experiment(seed=6, rounds=len(lies), min_sites=1, join_timeout=2), tmp_path / "lies"
+    command = cluster.federate(config, out, *cluster.sites)
+    said = ended(cluster, command, out)
+    assert command.returncode == 0, said
+    for line, why in zip(rounds(out), lies.values(), strict=True):
+        assert why in line["left_out"]["gamma"], line
+        assert line["unsound"] == ["gamma"]
+        assert "its description is not one of this program: 'cases' is" in line["left_out"]["beta"]
+    text = (out / "metrics.jsonl").read_text().splitlines()
+    alarms = [line for line in map(json.loads, text) if line["kind"] == "alarm" and line["alarm"] == "reply"]
+    assert [(line["round"], line["site"]) for line in alarms] == [(1, "gamma")]  # a sign that goes on is raised once
+    alone = federate(config, {"alpha": cluster.sites["alpha"]}, tmp_path / "alone", progress=False)
+    assert load_checkpoint(out)[1]["weights_digest"] == load_checkpoint(alone)[1]["weights_digest"]
+    for stale in cluster.faults.glob("*.started"):
+        stale.unlink()
+
+
 def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
     """NaN, an exception, kill -9, a slow site, one that never comes, one that comes back, an update far away."""
-    cluster.coordinator.app.joinpath("pyproject.toml").write_bytes((cluster.app() / "pyproject.toml").read_bytes())
+    cluster.misbehave()
     plan = {
         "alpha": {"3": "shape"},
         "beta": {"1": "nan", "2": "wait for never", "3": "nan"},

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message
+from flwr.app import Array, ConfigRecord, Context, Message
 
 from fedcowpro.config import ExperimentConfig, FederationConfig, PrepareConfig, TrainConfig
 from fedcowpro.core.device import reproducible
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.alarms import alarms
 from fedcowpro.federated.monitoring.rounds import RoundRecord, read_rounds
-from fedcowpro.federated.privacy.masking import public_key
+from fedcowpro.federated.privacy.masking import commitment, public_key, recover, split
 from fedcowpro.federated.server.in_process_grid import InProcessGrid
 from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.federated.server.server_app import serve
@@ -91,11 +91,24 @@ def test_a_huge_update_is_left_out_with_an_alarm(
     assert digest(tmp_path / "run") == digest(tmp_path / "without")
 
 
-def test_running_statistics_far_from_the_others_are_left_out(
-    sites: Sites, experiment: Experiment, tmp_path: Path
+@pytest.mark.parametrize("names", [("alpha", "beta"), ("alpha", "beta", "gamma")], ids=["two sites", "three sites"])
+def test_running_statistics_beyond_measure_are_left_out(
+    sites: Sites, experiment: Experiment, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    found = run(experiment(rounds=1, min_sites=2), sites, tmp_path, times(1e4, "running_mean"))
-    assert "norm of the running statistics" in found[0].left_out["beta"]
+    chosen = {name: sites[name] for name in names}
+    (record,) = run(experiment(rounds=1, min_sites=1), chosen, tmp_path, times(1e4, "running_mean"))
+    assert "norm of the running statistics" in record.left_out["beta"]
+    assert ("what training makes of them" if len(names) == 2 else "the round's median") in record.left_out["beta"]
+
+
+def test_statistics_have_a_bound_of_their_own() -> None:
+    before = {"n.running_mean": np.zeros(9), "n.running_var": np.full(16, 3.0)}  # 10 sqrt(25 + 16 * 9) = 130
+    for length, good in ((129.9, True), (130.1, False)):
+        after = {**before, "n.running_mean": np.array([length, *[0.0] * 8])}
+        used, notes = limit_updates(before, {"a": after}, FederationConfig())
+        assert (list(used), list(notes)) == ((["a"], []) if good else ([], ["a"]))
+        assert list(limit_updates(before, {"a": after}, FederationConfig(), usual=None)[0]) == ["a"]
+        assert list(limit_updates(before, {"a": after}, FederationConfig(update_limits="off"))[0]) == ["a"]
 
 
 def test_the_limits_do_not_change_an_honest_run(experiment: Experiment, finished: Finished) -> None:
@@ -149,10 +162,18 @@ def test_a_site_of_another_slice_size_is_left_out_whoever_answers_first(
     assert load_checkpoint(tmp_path)[1]["data"]["size"] == 64
 
 
-def test_two_sizes_of_as_many_sites_stop_before_the_run(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
+def test_settings_decide_between_two_sizes_or_the_run_does_not_begin(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
     two = {name: sites[name] for name in ("alpha", "beta")}
-    with pytest.raises(FedCoWProError, match="no size is that of most sites: alpha 64, beta 128"):
-        run(experiment(rounds=1, min_sites=1), two, tmp_path, of_facts(size=128))
+    with pytest.raises(FedCoWProError, match=r"neither federation.slice_size nor most sites say .* alpha 64, beta 128"):
+        run(experiment(rounds=1, min_sites=1), two, tmp_path / "neither", of_facts(size=128))
+    (record,) = run(experiment(rounds=1, min_sites=1, slice_size=64), two, tmp_path / "said", of_facts(size=128))
+    assert record.left_out == {"beta": "its slices have 128 pixels a side, those of the run have 64"}
+    # A majority that lies is no majority where the settings say the size.
+    config = experiment(rounds=1, min_sites=1, slice_size=64)
+    (record,) = run(config, sites, tmp_path / "majority", of_facts(size=128), "alpha beta")
+    assert list(record.left_out) == ["alpha", "beta"]
 
 
 def test_a_resumed_run_keeps_its_slice_size(sites: Sites, experiment: Experiment, tmp_path: Path) -> None:
@@ -180,9 +201,9 @@ def four(sites: Sites, make_site: Callable[..., Path]) -> Sites:
     return {**sites, "delta": make_site("delta", 4, 9)}
 
 
-def secure(experiment: Experiment) -> ExperimentConfig:
-    """One round of four sites, three of which are enough."""
-    settings = experiment(weighting="uniform", rounds=1, min_sites=3).model_dump()
+def secure(experiment: Experiment, rounds: int = 1) -> ExperimentConfig:
+    """Of four sites three are enough."""
+    settings = experiment(weighting="uniform", rounds=rounds, min_sites=3).model_dump()
     settings["model"]["frozen_norm"] = True
     settings["federation"]["privacy"] = {"secure_aggregation": True, "clip": 5.0}
     return ExperimentConfig.model_validate(settings)
@@ -221,27 +242,77 @@ def test_an_unsound_answer_in_secure_aggregation_leaves_that_site_out(
     assert {(alarm.site, alarm.name) for alarm in alarms([record])} == {("beta", "reply")}
 
 
-@pytest.mark.parametrize("share", [["text"], [b"short"] * 4, [b""] * 4], ids=["text", "short", "empty"])
+@pytest.mark.parametrize("share", ["text", "short", "empty", "false"])
 def test_unsound_shares_after_the_sum_do_not_stop_the_round(
-    four: Sites, experiment: Experiment, tmp_path: Path, share: list[Any]
+    four: Sites, experiment: Experiment, tmp_path: Path, share: str
 ) -> None:
     def change(told: ConfigRecord) -> None:
-        told["shares"] = share
+        kinds = {"text": ["text"], "short": [b"short"] * 4, "empty": [b""] * 4, "false": [bytes(range(16))] * 4}
+        told["shares"] = kinds[share]
 
     (record,) = run(secure(experiment), four, tmp_path / "lie", answers(UNMASK, change))
-    assert record.unsound == (("beta",) if share != [b""] * 4 else ())
+    assert record.unsound == (("beta",) if share != "empty" else ())
     run(secure(experiment), four, tmp_path / "honest")
     assert digest(tmp_path / "lie") == digest(tmp_path / "honest")
 
 
-def test_shares_that_nobody_can_open_are_laid_to_the_site_that_sealed_them(
-    four: Sites, experiment: Experiment, tmp_path: Path
+@pytest.mark.parametrize("kind", ["sealed", "commitment"])
+def test_a_site_whose_secrets_nobody_can_put_together_is_named_and_the_round_repeated(
+    four: Sites, experiment: Experiment, tmp_path: Path, kind: str
 ) -> None:
     def change(told: ConfigRecord) -> None:
-        told["sealed"] = [bytes(len(one)) for one in told["sealed"]]  # type: ignore[union-attr,arg-type]
+        old = told[kind]
+        told[kind] = [bytes(len(one)) for one in old] if isinstance(old, list) else bytes(32)  # type: ignore[arg-type]
 
-    with pytest.raises(FedCoWProError, match="site 'beta' sealed shares that cannot be opened by alpha, delta, gamma"):
-        run(secure(experiment), four, tmp_path, answers(SHARES, change))
+    lie = answers(SHARES if kind == "sealed" else KEYS, change)
+    (record,) = run(secure(experiment), four, tmp_path / "lie", lie)
+    assert list(record.left_out) == list(record.unsound) == ["beta"]
+    assert "the shares that it sealed are false" in record.left_out["beta"]
+    honest = {name: path for name, path in four.items() if name != "beta"}
+    run(secure(experiment), honest, tmp_path / "without")
+    assert digest(tmp_path / "lie") == digest(tmp_path / "without")
+
+
+def spoils_the_sum(message: Message, reply: Message) -> None:
+    if message.metadata.message_type == "train":
+        words = reply.content["arrays"]["masked"].numpy().copy()
+        words[::2] += np.uint32(2**31)
+        reply.content["arrays"]["masked"] = Array(words)
+
+
+def test_who_spoils_sums_is_found_by_rounds_without_each_site(
+    four: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    """The first round counts for nothing, so does the one without alpha; the one without beta is sound."""
+    config = secure(experiment, rounds=4)
+    found = run(config, four, tmp_path, spoils_the_sum)
+    asked = [sorted(site.site for site in record.sites) for record in found]
+    assert asked == [[], [], ["alpha", "delta", "gamma"], ["alpha", "delta", "gamma"]]
+    assert "the round counts for nothing" in found[0].left_out["alpha"]
+    assert "to find out who spoils the sums" in found[1].left_out["alpha"]
+    assert [record.unsound for record in found] == [(), (), ("beta",), ("beta",)]
+    assert "without it they are sound" in found[3].left_out["beta"]
+    assert ("beta", "reply") in {(alarm.site, alarm.name) for alarm in alarms(found[:3])}
+    initial = build_model(config.model, config.seed).state_dict()
+    second = load_checkpoint(tmp_path / "rounds" / "round_0002")[0]
+    assert all(bool((second[name] == initial[name]).all()) for name in second)
+
+
+def test_where_nobody_can_be_left_out_unsound_sums_end_the_run(
+    sites: Sites, experiment: Experiment, tmp_path: Path
+) -> None:
+    with pytest.raises(FedCoWProError, match="it cannot be told which"):
+        run(secure(experiment), sites, tmp_path, spoils_the_sum)
+
+
+def test_false_shares_are_told_from_true_ones() -> None:
+    secret = bytes(range(16))
+    shares = dict(enumerate(split(secret, 3, 6)))
+    fits = commitment(secret).__eq__
+    assert recover(shares, 3, lambda found: fits(commitment(found))) == (secret, set())
+    false = {**shares, 0: bytes(16), 4: bytes(16)}
+    assert recover(false, 3, lambda found: fits(commitment(found))) == (secret, {0, 4})
+    assert recover({**false, 1: bytes(16), 2: bytes(16)}, 3, lambda found: fits(commitment(found))) is None
 
 
 def test_two_sites_with_one_key_are_named(four: Sites, experiment: Experiment, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ from fedcowpro.federated.governance.policy import (
     refusal_behind,
 )
 from fedcowpro.federated.governance.policy_file import objections, write_policy
-from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.governance.tally import Tally
+from fedcowpro.federated.governance.weight_checks import check_weights
 from fedcowpro.federated.monitoring.rounds import read_rounds
 from fedcowpro.federated.run import federate
 from fedcowpro.federated.server.audit_grid import AuditedGrid
@@ -45,6 +46,7 @@ from fedcowpro.model.segmenter import build_model
 
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
+PEERS = {"west": "ecdsa-sha2-nistp384 AAAA", "east": "ecdsa-sha2-nistp384 BBBB"}
 SECURE = (records.SECURE_KEYS, records.SECURE_SHARES, records.SECURE_UNMASK)
 NOON = datetime(2026, 6, 1, 12, 30)
 
@@ -58,14 +60,14 @@ def costly(kind: str = "train", **parts: Any) -> Announcement:
     return replace(said(kind), settings={**said().settings, **parts})
 
 
-def trained(run: str, times: int, time: str = "") -> list[Entry]:
+def trained(run: str, times: int, time: str = "2020-01-01T00:00:00.000+00:00") -> list[Entry]:
     event = Event("site", "a", "in", "train", "allowed", run)
     return [Entry(number, time, event, "", "") for number in range(1, times + 1)]
 
 
 def reason(policy: SitePolicy, message: Announcement, log: list[Entry] | None = None, now: datetime = NOON) -> str:
     try:
-        check_message(policy, message, lambda: log or [], now)
+        check_message(policy, message, lambda: Tally.of(log or []), now)
     except RefusedError as error:
         return str(error)
     return ""
@@ -113,7 +115,11 @@ def test_the_default_lets_a_usual_run_happen() -> None:
             said(privacy={"mechanism": "central", "clip": 1.0, "noise_multiplier": 0.5}),
             "the noise multiplier is 0.5, required is 1 or more",
         ),
-        ({"privacy": {"secure_aggregation": True}}, said(privacy={"mechanism": "none"}), "not aggregated securely"),
+        (
+            {"privacy": {"secure_aggregation": True}, "peers": PEERS},
+            said(privacy={"mechanism": "none"}),
+            "not aggregated securely",
+        ),
         ({"hours": [20, 6]}, said(), "between 20 and 6 o'clock, here it is 12:30"),
         ({"hours": [13, 18]}, said("evaluate"), "between 13 and 18"),
     ],
@@ -133,7 +139,15 @@ def test_what_is_refused_and_why(rules: dict[str, Any], message: Announcement, w
         *(({"messages": ["train"]}, said(kind)) for kind in SECURE),
         ({"max_rounds": 1, "max_local_steps": 1}, Announcement("secure_shares", "run", 1)),
         (
-            {"privacy": {"mechanism": ["local"], "max_clip": 2, "min_noise_multiplier": 1, "secure_aggregation": True}},
+            {
+                "privacy": {
+                    "mechanism": ["local"],
+                    "max_clip": 2,
+                    "min_noise_multiplier": 1,
+                    "secure_aggregation": True,
+                },
+                "peers": PEERS,
+            },
             said(privacy={"mechanism": "local", "clip": 1.0, "noise_multiplier": 1.5, "secure_aggregation": True}),
         ),
     ],
@@ -172,15 +186,15 @@ def test_policies_that_make_no_sense(rules: dict[str, Any], tmp_path: Path) -> N
         load(SitePolicy, file)
 
 
-def seen(norm: float, run: str = "run") -> Callable[[], list[Entry]]:
-    return lambda: [Entry(1, "", Event("site", "a", "in", WEIGHTS, "allowed", run, 1, facts={NORM: norm}), "", "")]
+def seen(norm: float, run: str = "run") -> Callable[[], Tally]:
+    return lambda: Tally(norms={run: norm})
 
 
 def test_odd_weights_are_refused(experiment: Experiment) -> None:
     config = experiment()
     model = build_model(config.model, config.seed)
     weights = {name: t.clone() for name, t in model.state_dict().items() if t.is_floating_point()}
-    norm = check_weights(OPEN, said(), config, weights, list)
+    norm = check_weights(OPEN, said(), config, weights, Tally)
     learnt = [t for name, t in weights.items() if "running" not in name]
     assert norm == pytest.approx(float(torch.cat([t.flatten() for t in learnt]).norm()), rel=1e-6)
     name = "project.weight"
@@ -191,7 +205,7 @@ def test_odd_weights_are_refused(experiment: Experiment) -> None:
         ({variance: weights[variance] - 5}, "variances are negative"),
     ):
         with pytest.raises(RefusedError, match=why):
-            check_weights(SitePolicy(), said(), config, {**weights, **change}, list)
+            check_weights(SitePolicy(), said(), config, {**weights, **change}, Tally)
     assert check_weights(SitePolicy(), said(number=2), config, weights, seen(norm * 5)) == norm
     with pytest.raises(RefusedError, match="a factor of 10"):
         check_weights(SitePolicy(), said(number=2), config, weights, seen(norm * 11))
@@ -208,13 +222,15 @@ def test_a_run_begins_with_the_pinned_weights(experiment: Experiment) -> None:
     crafted = {**weights, "project.weight": weights["project.weight"] * 1.01}
     for pins in ((PACKAGE,), (state_digest(weights),)):
         policy = SitePolicy(initial_weights=pins)
-        check_weights(policy, said(), config, weights, list)
+        check_weights(policy, said(), config, weights, Tally)
         with pytest.raises(RefusedError, match="not among those that the site allows"):
-            check_weights(policy, said(), config, crafted, list)
+            check_weights(policy, said(), config, crafted, Tally)
         # Nor may a server leave the first round out.
         with pytest.raises(RefusedError, match="did not come before round 2"):
-            check_weights(policy, said(number=2), config, crafted, list)
-        check_weights(policy, said(number=2), config, crafted, seen(check_weights(OPEN, said(), config, weights, list)))
+            check_weights(policy, said(number=2), config, crafted, Tally)
+        check_weights(
+            policy, said(number=2), config, crafted, seen(check_weights(OPEN, said(), config, weights, Tally))
+        )
 
 
 def test_a_refusal_is_found_behind_another_error() -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,8 +54,7 @@ def test_each_role_gets_its_own_and_nothing_else(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600 for name in private)
     assert sorted(file.name for file in made.bundle("north").iterdir()) == [
-        "README.md", "ca.crt", "compose.yaml", "fedcowpro-site.service", "site-policy.yaml", "site.key", "site.yaml",
-        "start.sh",
+        "README.md", "ca.crt", "fedcowpro-site.service", "site-policy.yaml", "site.key", "site.yaml", "start.sh",
     ]  # fmt: skip
     assert b"south" not in b"".join(text for name, text in files.items() if name.startswith("bundles/north"))
     for site in ("north", "south"):
@@ -79,14 +79,22 @@ def test_the_server_certificate_is_for_the_hosts_and_signed_by_the_authority(tmp
         PolicyBuilder().store(strangers).build_server_verifier(x509.DNSName("fl.example.org")).verify(server, [])
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze: apt-get install systemd")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    made = make(tmp_path / "my federation", "north")
+    coordinator, site = made.folder / "fedcowpro-coordinator.service", made.bundle("north") / "fedcowpro-site.service"
+    program = Path(sys.executable).with_name("fedcowpro")
+    site.write_text(site.read_text().replace("/opt/fedcowpro/bin/fedcowpro", str(program)))
+    for unit in (coordinator, site):
+        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def test_texts_are_what_they_seem(tmp_path: Path) -> None:
     made = make(tmp_path / "my federation", "north", listen="127.0.0.1", port=18443, superlink_port=18092)
     for text in content(tmp_path).values():
         assert b"$name" not in text
         assert b"$folder" not in text
-    compose = yaml.safe_load((made.folder / "compose.yaml").read_text())
-    assert compose["services"]["coordinator"]["ports"] == ["18443:18443"]
-    assert yaml.safe_load((made.bundle("north") / "compose.yaml").read_text())["services"]["site"]["volumes"]
     assert f'federation serve "{made.root}"' in (made.folder / "fedcowpro-coordinator.service").read_text()
     for script in (made.folder / "start.sh", made.bundle("north") / "start.sh"):
         subprocess.run(["sh", "-n", str(script)], check=True)
@@ -139,6 +147,29 @@ def test_a_site_may_make_its_own_key(tmp_path: Path) -> None:
         init_federation(tmp_path / "fed", settings, {"south": tmp_path / "own.pub"})
 
 
+def test_init_asks_for_keys_made_at_the_hospitals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: object) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main(["federation", *map(str, words)])
+        return int(str(ended.value.code or 0))
+
+    init = ("init", tmp_path / "fed", "--host", "127.0.0.1")
+    assert run(*init, "--site", "north", "--site", "south") == 2
+    assert "fedcowpro federation key site.key" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "fed").exists()
+    for site in ("north", "south"):
+        assert run("key", tmp_path / f"{site}.key") == 0
+    assert run("key", tmp_path / "north.key") == 2  # never overwritten
+    given = [word for site in ("north", "south") for word in ("--site", f"{site}={tmp_path / site}.key.pub")]
+    assert run(*init, *given) == 0
+    made = Coordinator(tmp_path / "fed")
+    assert not [name for name, text in content(made.root / "bundles").items() if b"PRIVATE KEY" in text]
+    assert "Put `site.key`" in (made.bundle("north") / "README.md").read_text()
+    assert run(*init, "--site", "north", "--site", "west", "--make-keys") == 0  # those that are there are known
+    assert "The coordinator made it" in (made.bundle("west") / "README.md").read_text()
+    assert (made.bundle("west") / "site.key").exists()
+
+
 def lines(root: Path, folder: Path, **more: object) -> dict[str, tuple[bool, str]]:
     found = check_site(root, folder, online=False, **more)  # type: ignore[arg-type]
     return {finding.what: (finding.ok, finding.line()) for finding in found}
@@ -153,6 +184,10 @@ def test_check_names_what_is_wrong_and_what_to_do(
     assert [what for what, (ok, _) in found.items() if not ok] == [], found
     assert list(found) == ["versions", "key", "authority", "policy", "disk", "site folder", "dry round"]
     assert "allows train, evaluate" in found["policy"][1]
+
+    summed = experiment(weighting="uniform", privacy={"secure_aggregation": True}, normalisation="local",
+                        new_site_layers="initial")  # fmt: skip
+    assert "it pins no peers" in lines(bundle, sites["alpha"], experiment=summed)["policy"][1]
 
     (bundle / "site-policy.yaml").write_text("max_local_steps: 1\n")
     ok, text = lines(bundle, sites["alpha"], experiment=experiment())["policy"]

@@ -78,7 +78,9 @@ class FarGrid:
             message = self.waiting[key]
             reply = next(iter(self.inner.send_and_receive([message])))
             spoilt = self.spoil(self.names[message.metadata.dst_node_id], reply)
-            found += [] if spoilt is None else [spoilt]
+            if spoilt is not None:
+                spoilt.metadata.__dict__["_reply_to_message_id"] = key  # as engines do
+                found.append(spoilt)
         return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.oneshot.batch import ByExample, Segmented, Support, load_support, segment_files
+from fedcowpro.oneshot.batch_record import write_run
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.reports.preview import write_preview
 from fedcowpro.volume.dicom import find_series
@@ -388,3 +390,47 @@ def test_dicom_seg_needs_a_dicom_series(loaded: Loaded, support: Support, phanto
     with pytest.raises(FedCoWProError, match="DICOM-SEG of"):
         segment(loaded, support, [pair(phantoms, "3")[0]], tmp_path / "out", file_format="dicom-seg")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_that_somebody_changed_is_never_replaced(
+    loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path
+) -> None:
+    query = phantoms / "ct" / "image_2.nii.gz"
+    (made,) = segment(loaded, support, [query], tmp_path, settings="0")
+    stored = nib.load(made.mask)
+    corrected = np.asanyarray(stored.dataobj).copy()
+    corrected[:4, :4, :4] = 77
+    nib.save(nib.Nifti1Image(corrected, stored.affine), made.mask)
+    content = made.mask.read_bytes()
+    for options in ({"settings": "0"}, {"settings": "1"}, {"settings": "1", "resume": False, "overwrite": True}):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            (kept,) = segment(loaded, support, [query], tmp_path, **options)
+        assert made.mask.read_bytes() == content
+        assert (kept.kept, kept.changed) == (True, True)
+        assert kept.organs[77].voxels == 64
+        assert any("was changed since it was written" in str(one.message) for one in said)
+    made.mask.rename(tmp_path / "mine.nii.gz")
+    (again,) = segment(loaded, support, [query], tmp_path, settings="1")
+    assert not again.kept
+
+
+def test_other_options_replace_a_mask_only_on_request(
+    loaded: Loaded, support: Support, phantoms: Path, tmp_path: Path
+) -> None:
+    query = phantoms / "ct" / "image_2.nii.gz"
+    (made,) = segment(loaded, support, [query], tmp_path, settings="0")
+    content = made.mask.read_bytes()
+    with pytest.raises(FedCoWProError, match="made with other options"):
+        segment(loaded, support, [query], tmp_path, settings="1")
+    assert made.mask.read_bytes() == content
+    (again,) = segment(loaded, support, [query], tmp_path, settings="1", overwrite=True)
+    assert not again.kept
+
+
+def test_a_table_with_other_columns_is_put_aside(tmp_path: Path) -> None:
+    (tmp_path / "summary.csv").write_text("query,organ,judged by\na.nii.gz,1,me\n")
+    with pytest.warns(UserWarning, match="summary-earlier1.csv"):
+        write_run(tmp_path, [], {Path("b.nii.gz"): "broken"}, {}, {}, "segment")
+    assert (tmp_path / "summary-earlier1.csv").read_text() == "query,organ,judged by\na.nii.gz,1,me\n"
+    assert "b.nii.gz" in (tmp_path / "summary.csv").read_text()

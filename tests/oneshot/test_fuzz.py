@@ -22,6 +22,7 @@ from faulty_dicom import COLUMNS, EXPLICIT, FAULTS, ROWS, SLICES, SYNTAXES, writ
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import digest_of
 from fedcowpro.oneshot.batch import segment_files
+from fedcowpro.oneshot.extent import Extents
 from fedcowpro.oneshot.segmentation import Segmentation
 from fedcowpro.volume.find import find_volumes
 from fedcowpro.volume.volume import Volume
@@ -39,7 +40,9 @@ class Bright:
     def __init__(self) -> None:
         self.seen: list[tuple[Volume, np.ndarray]] = []
 
-    def segment(self, volume: Volume, modality: str, *, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self, volume: Volume, modality: str, *, extents: Extents | None = None, probabilities: bool = False
+    ) -> Segmentation:
         labels = (volume.voxels > volume.voxels.mean(dtype=np.float64)).astype(np.uint8)
         self.seen.append((volume, labels))
         return Segmentation((1,), labels, None, {1: 0.5}, np.zeros((1, len(labels)), np.float32))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'fedcowpro[dev]'")
@@ -27,6 +30,7 @@ from fedcowpro.serve.guard import Policy
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import MEBIBYTE
 from fedcowpro.serve.server import Server
+from fedcowpro.serve.store import Project
 from serve_pages import SMALL, Running
 
 expect.set_options(timeout=browsing.TIMEOUT)
@@ -115,7 +119,7 @@ def test_from_a_volume_to_a_corrected_mask(page: Page, data: Path, tmp_path: Pat
     page.locator("#label-list input[type=text]").fill("liver")
     page.locator("#label-list input[type=text]").blur()
     segment(page)
-    expect(page.locator("#results tbody tr")).to_contain_text("liver")
+    expect(page.locator("#results tbody tr:not(.doubts)")).to_contain_text("liver")
 
     saved = save(page, "#save-nifti", tmp_path)
     assert saved.name == "image_2_mask.nii.gz"
@@ -172,15 +176,20 @@ def test_by_keys_alone(page: Page) -> None:
     press("Tab", "Tab", "Enter")
     expect(page.locator("#surface")).to_be_focused()
     expect(page.locator("#title")).to_have_text("image_2.nii.gz")
-    press("PageDown", "ArrowLeft", "Space", "]", "Alt+ArrowLeft", "Shift+ArrowUp", "Shift+ArrowUp")
+    press("PageDown", "ArrowLeft", "Space", "+", "Alt+ArrowLeft", "Shift+ArrowUp", "Shift+ArrowUp")
     expect(page.locator("#slice-state")).to_have_text(f"Slice {DEPTH // 2} of {DEPTH}: an example")
     drawn = browsing.labels(page)
     assert (drawn[DEPTH // 2 - 1] == 1).sum() > 150
-    press("Control+z", "Control+z")
+    press("Control+z", "Control+z", "Control+z", "Control+y")
     assert (browsing.labels(page) == 1).sum() == 81  # the pixels within 5 of one
     press("s")
     expect(page.locator("#live")).to_have_text("The volumes are segmented.")
-    press("x")
+    press("[", "PageUp", "]")
+    row = page.locator("#ends li").first
+    first, last = (row.locator(f".{side}") for side in ("first", "last"))
+    expect(first).to_have_attribute("aria-valuetext", f"slice {DEPTH // 2}")
+    expect(last).to_have_attribute("aria-valuetext", f"slice {DEPTH // 2 + 1}")
+    press("PageDown", "x")
     expect(page.locator("#slice-state")).not_to_contain_text("an example")
     press("?")
     expect(page.locator("#help")).to_be_visible()
@@ -206,11 +215,58 @@ def test_every_open_volume_gets_a_mask_and_a_reload_keeps_all(page: Page, url: s
     page.mouse.click(strip["x"] + strip["width"] * 0.99, strip["y"] + 15)
     expect(page.locator("#slice-state")).to_contain_text(f"Slice {DEPTH} of {DEPTH}: ")
     page.locator("#volumes button[aria-label^=Close]").first.click()
+    expect(page.locator("#closing")).to_contain_text("image_1.nii.gz has masks")
+    page.keyboard.press("Escape")
+    expect(page.locator("#volumes li")).to_have_count(2)
+    page.locator("#volumes button[aria-label^=Close]").first.click()
+    page.click("#closing button[value=close]")
     expect(page.locator("#volumes li")).to_have_count(1)
     other = chromium.new_context(base_url=url).new_page()
     load(other, url)
     expect(other.locator("#volumes li")).to_have_count(0)
     other.context.close()
+
+
+def test_the_page_asks_where_organs_end_and_leads_to_the_next_slice(page: Page, data: Path) -> None:
+    """By mouse: two labels, their ends by a button, a click on the row and a handle; the mask is cut at once."""
+    open_case(page, "ct (folder)", "image_2")
+    page.click("#add-label")
+    page.locator("#radius").fill("10")
+    corner, size = corner_and_size(page)
+    page.mouse.click(*(corner + size * (0.58, 0.45)))
+    page.locator("#label-list input[type=radio]").first.check()
+    page.mouse.click(*(corner + size * (0.42, 0.45)))
+    expect(page.locator("#ask")).to_be_hidden()
+    segment(page)
+    expect(page.locator("#ask")).to_contain_text("Where does organ 1 begin and end?")
+    painted = DEPTH // 2
+    go_to(page, painted - 2)
+    page.click("#ask-first")
+    expect(page.locator("#ask")).to_contain_text("where is the last slice of organ 1")
+    row = page.locator("#ends li").first
+    box = row.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * (painted + 2.5) / DEPTH, box["y"] + box["height"] / 2)
+    expect(page.locator("#ask")).to_contain_text("organ 2")
+    found = browsing.labels(page)
+    assert not (found[: painted - 2] == 1).any()
+    assert not (found[painted + 3 :] == 1).any()
+    assert (found == 2).any()
+    handle = row.locator(".last")
+    grip = handle.bounding_box()
+    assert grip is not None
+    page.mouse.move(grip["x"] + grip["width"] / 2, grip["y"] + 12)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * (painted + 1.5) / DEPTH, grip["y"] + 12, steps=3)
+    page.mouse.up()
+    expect(handle).to_have_attribute("aria-valuetext", f"slice {painted + 2}")
+    assert not (browsing.labels(page)[painted + 2 :] == 1).any()
+    page.click("#ask-later")
+    expect(page.locator("#ask")).to_be_hidden()
+    expect(page.locator("#next-text")).to_contain_text("ml in doubt")
+    wanted = int(page.locator("#next-text").inner_text().split(":")[0].removeprefix("Slice "))
+    page.click("#next")
+    expect(page.locator("#slice-state")).to_contain_text(f"Slice {wanted} of {DEPTH}")
 
 
 def test_a_job_can_be_cancelled(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,10 +343,20 @@ def test_narrow_windows_names_for_screen_readers_and_contrast(page: Page) -> Non
     open_case(page, "ct (folder)", "image_1")
     assert page.evaluate("document.documentElement.scrollWidth") <= 480
     page.set_viewport_size({"width": 320, "height": 800})
+    page.click("#add-label")
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    for width, height in ((320, 800), (1440, 900), (1000, 760)):
+        page.set_viewport_size({"width": width, "height": height})
+        for button in ("#segment", "#save-nifti"):
+            box = page.locator(button).bounding_box()
+            assert box is not None
+            assert 0 <= box["y"] <= height - box["height"]
+            assert 0 <= box["x"] <= width - box["width"]
+    page.set_viewport_size({"width": 320, "height": 800})
     nameless = page.evaluate(
         """() => {
-            const all = document.querySelectorAll("button, input:not([hidden]), dialog, [role=application]");
+            const kinds = "button, select, input:not([hidden]), dialog, [role=application], [role=slider]";
+            const all = document.querySelectorAll(kinds);
             return [...all].filter((one) => {
                 const label = one.getAttribute("aria-label") || one.labels?.[0]?.textContent || one.textContent;
                 const by = document.getElementById(one.getAttribute("aria-labelledby"))?.textContent;
@@ -330,6 +396,188 @@ def the_pens_cover_the_right_pixels(page: Page) -> None:
     expected = np.zeros((20, 20), int)
     expected[3:, 3:13] = 7
     np.testing.assert_array_equal(area, expected)
+
+
+def test_twenty_volumes_in_few_clicks(server: Server, chromium: Browser, tmp_path: Path) -> None:
+    """Open all, example from a mask that is there, segment, correct the two most doubtful, save all."""
+    data, count = tmp_path / "data", 20
+    for patient in range(1, count + 1):
+        write_phantom(make_phantom("ct", patient, size=48, depth=6), data, str(patient))
+        if patient > 1:
+            (data / f"label_{patient}.nii.gz").unlink()
+    (tmp_path / "private").mkdir()
+    engine = replace(server.engine, prepare={kind: PrepareConfig(modality=kind, size=64) for kind in ("ct", "mr")})
+    ward = Server(engine, tmp_path / "private", DataFolder(data), replace(SMALL, volumes=32))
+    with Running(ward) as port:
+        where = f"http://127.0.0.1:{port}"
+        page = chromium.new_context(base_url=where, viewport={"width": 1440, "height": 900}).new_page()
+        page.set_default_timeout(browsing.TIMEOUT)
+        load(page, where)
+        clicks = 0
+
+        def click(selector: str) -> None:
+            nonlocal clicks
+            page.locator(selector).first.click()
+            clicks += 1
+
+        click("#browse-data")
+        click("#browse-list >> text=Open all of this folder")
+        expect(page.locator("#overview tbody tr")).to_have_count(count)
+        click("#overview >> text=Its mask as example")
+        expect(page.locator("#live")).to_contain_text("is an example")
+        click("#segment")
+        expect(page.locator("#live")).to_have_text("The volumes are segmented.")
+        sure = page.locator("#overview tbody tr").evaluate_all(
+            "rows => rows.map((row) => [...row.querySelectorAll('td > small')].map((one) => Number(one.textContent)))"
+        )
+        least = [min(row) for row in sure if row]
+        assert len(least) >= count - 1
+        assert least[: count - 1] == sorted(least[: count - 1])
+        corrected = []
+        for row in (0, 1):
+            name = page.locator("#overview tbody tr").nth(row).locator("button.volume")
+            corrected.append(name.inner_text().split("\n")[0])
+            name.click()
+            clicks += 1
+            expect(page.locator("#title")).to_have_text(corrected[-1])
+            corner, size = corner_and_size(page)
+            page.mouse.click(*(corner + size * (0.45, 0.45)))
+            clicks += 1
+            click("[data-view=table]")
+        path = save(page, "#save-all", tmp_path)
+        assert clicks + 1 <= 12
+        with zipfile.ZipFile(path) as archive:
+            table = pd.read_csv(io.BytesIO(archive.read("volumes.csv")))
+            assert len(archive.namelist()) >= count
+        assert set(table.loc[table["painted"] > 0, "volume"]) == {"image_1.nii.gz", *corrected}
+        page.context.close()
+    ward.close()
+
+
+def test_the_view_is_set_and_painting_follows_it(page: Page) -> None:
+    """Zoom and pan move the image and not what is painted; windows, outline, hidden labels, grey values, clear."""
+    open_case(page, "ct (folder)", "image_1")
+    page.click("#zoom-in")
+    page.click("#zoom-in")
+    corner, size = corner_and_size(page)
+    middle = corner + size / 2
+    page.mouse.move(*middle)
+    page.mouse.down(button="middle")
+    page.mouse.move(*(middle + np.array((60, 30))))
+    page.mouse.up(button="middle")
+    page.locator("#radius").fill("0")
+    page.mouse.click(*(middle + np.array((60, 30))))
+    dot = np.argwhere(browsing.labels(page)[DEPTH // 2]).mean(0)
+    assert np.abs(dot - (SIZE - 1) / 2).max() <= 1  # what was in the middle is now where the mouse is
+    page.click("#zoom-fit")
+    picture = page.locator("#plane").screenshot()
+    page.select_option("#preset", "Bone")
+    expect(page.locator("#high-text")).to_have_text("1050 HU")
+    page.wait_for_timeout(200)
+    assert page.locator("#plane").screenshot() != picture
+    page.mouse.move(*middle)
+    page.mouse.down(button="right")
+    page.mouse.move(*(middle + np.array((0, 40))))
+    page.mouse.up(button="right")
+    expect(page.locator("#high-text")).not_to_have_text("1050 HU")
+    page.locator("#radius").fill("30")
+    page.locator("#only").check()
+    page.locator("#only-from").fill("-150")
+    page.locator("#only-to").fill("3000")
+    page.locator("#only-to").blur()
+    page.mouse.click(*(middle + size * (0, 0.3)))
+    drawn = browsing.labels(page)[DEPTH // 2] == 1
+    info = page.request.get("/api/state").json()["volumes"][0]
+    image = nib.Nifti1Image.from_bytes(page.request.get(f"/api/volumes/{info['id']}/image").body())
+    values = np.asanyarray(image.dataobj).T[DEPTH // 2]
+    assert drawn.sum() > 100
+    assert (values[drawn] >= -150).sum() >= drawn.sum() - 2  # all but the dot of before
+    filled = page.locator("#plane").screenshot()
+    for press in ("#outline", ".eye"):
+        page.locator(press).first.click()
+        page.wait_for_timeout(200)
+        shown = page.locator("#plane").screenshot()
+        assert shown != filled
+        filled = shown
+    page.click("#clear")
+    assert not browsing.labels(page).any()
+    expect(page.locator("#slice-state")).to_contain_text("an example")
+
+
+def test_strokes_while_the_server_is_away_are_sent_later(page: Page) -> None:
+    """In the middle of a stroke the connection goes; the stroke goes on, and arrives when the connection is back."""
+    open_case(page, "ct (folder)", "image_1")
+    corner, size = corner_and_size(page)
+    page.mouse.move(*(corner + size * (0.4, 0.5)))
+    page.mouse.down()
+    page.mouse.move(*(corner + size * (0.45, 0.5)), steps=3)
+    page.wait_for_timeout(900)
+    halfway = browsing.labels(page)
+    assert halfway.any()  # a second of a stroke that is not at its end
+    page.context.set_offline(True)
+    page.mouse.move(*(corner + size * (0.6, 0.5)), steps=5)
+    page.mouse.up()
+    expect(page.locator("#saved")).to_contain_text("1 change is kept here and sent later")
+    page.context.set_offline(False)
+    expect(page.locator("#saved")).to_have_text("All is saved.")
+    assert (browsing.labels(page) > 0).sum() > (halfway > 0).sum()
+
+
+def test_a_second_tab_looks_until_it_takes_over(page: Page, url: str) -> None:
+    open_case(page, "ct (folder)", "image_1")
+    page.keyboard.press("Space")
+    expect(page.locator("#saved")).to_have_text("All is saved.")
+    second = page.context.new_page()
+    load(second, url)
+    expect(second.locator("#reading")).to_be_visible()
+    drawn = browsing.labels(second)
+    second.locator("#surface").focus()
+    for key in ("PageUp", "Space", "s"):
+        second.keyboard.press(key)
+    np.testing.assert_array_equal(browsing.labels(second), drawn)
+    second.click("#take")
+    second.wait_for_selector("body[data-ready=yes]")
+    expect(second.locator("#reading")).to_be_hidden()
+    page.locator("#surface").focus()
+    page.keyboard.press("PageUp")
+    page.keyboard.press("Space")
+    expect(page.locator("#reading")).to_be_visible()
+    np.testing.assert_array_equal(browsing.labels(second), drawn)
+    second.close()
+
+
+def test_a_closed_tab_and_another_browser_find_the_work(server: Server, chromium: Browser, tmp_path: Path) -> None:
+    """The tab goes in the middle of a stroke; all but its last second is there, with ends, names and the pen."""
+    project = Project(tmp_path / "project")
+    (tmp_path / "private").mkdir()
+    kept = Server(server.engine, tmp_path / "private", server.data, SMALL, Policy(), project)
+    with Running(kept) as port:
+        where = f"http://127.0.0.1:{port}"
+        page = chromium.new_context(base_url=where).new_page()
+        load(page, where)
+        open_case(page, "ct (folder)", "image_1")
+        page.locator("#label-list input[type=text]").fill("liver")
+        page.locator("#label-list input[type=text]").blur()
+        page.locator("#radius").fill("7")
+        go_to(page, 3)
+        page.locator("#surface").focus()
+        page.keyboard.press("[")
+        corner, size = corner_and_size(page)
+        page.mouse.move(*(corner + size * (0.4, 0.5)))
+        page.mouse.down()
+        page.mouse.move(*(corner + size * (0.5, 0.5)), steps=3)
+        page.wait_for_timeout(1000)
+        page.close()
+        page = chromium.new_context(base_url=where).new_page()
+        load(page, where)
+        expect(page.locator("#title")).to_have_text("image_1.nii.gz")
+        expect(page.locator("#slice-state")).to_have_text(f"Slice 4 of {DEPTH}: an example")
+        expect(page.locator("#label-list input[type=text]")).to_have_value("liver")
+        expect(page.locator("#radius-text")).to_contain_text("7 pixels")
+        expect(page.locator("#ends .first")).to_have_attribute("aria-valuetext", "slice 4")
+        assert (browsing.labels(page)[3] == 1).sum() > 200
+        page.context.close()
+    kept.close()
 
 
 CONTRAST = """() => {

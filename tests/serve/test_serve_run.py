@@ -61,7 +61,18 @@ def test_a_system_without_sighup_gets_as_far_as_the_model(monkeypatch: pytest.Mo
 @pytest.fixture
 def command(tiny_checkpoint: Path, phantoms: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`fedcowpro serve` at all addresses, with temporary files in tmp_path."""
-    words = ["serve", "--model", str(tiny_checkpoint), "--data", str(phantoms), "--host", "0.0.0.0", "--port", "0"]
+    words = [
+        "serve",
+        "--model",
+        str(tiny_checkpoint),
+        "--data",
+        str(phantoms),
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--forget",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "fedcowpro.cli", *words],
         stdout=subprocess.PIPE,

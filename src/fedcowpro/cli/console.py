@@ -110,8 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(FedCoWProError("the GPU has not enough memory", "more of it", remedy))
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
-    if isinstance(code, int) and code:
-        sys.exit(code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 class _Interrupt:

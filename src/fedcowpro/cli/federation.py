@@ -26,17 +26,18 @@ def init(
     host: Annotated[list[str], typer.Option(help="Name or address by which sites call the coordinator; repeat.")],
     site: Annotated[
         list[str],
-        typer.Option(
-            help="NAME, or NAME=PUBLIC_KEY of a site that made its key itself; repeat. More may follow later."
-        ),
+        typer.Option(help="NAME=PUBLIC_KEY, the key made there (federation key); repeat. More may follow later."),
     ],
     name: Annotated[str, typer.Option(help="Of the federation.")] = "fedcowpro",
     port: Annotated[int, typer.Option(help="Of the public door.")] = 9443,
     listen: Annotated[str, typer.Option(help="Address of this machine for the public door.")] = "0.0.0.0",
     superlink_port: Annotated[int, typer.Option(help="Of the SuperLink, on loopback.")] = 9092,
     fast: Annotated[bool, typer.Option(help=f"{_FAST} For all sites, and for each message.")] = True,
+    make_keys: Annotated[
+        bool, typer.Option("--make-keys", help="Make the keys of sites here for which no public key is given.")
+    ] = False,
 ) -> None:
-    """Write certificates, a key per site, start commands and the proxy's configuration; keys are never overwritten."""
+    """Write certificates, a folder per site, start commands and the proxy's configuration; no key is overwritten."""
     from fedcowpro.config import parse
     from fedcowpro.federated.deployment.layout import FederationFile
     from fedcowpro.federated.deployment.provision import init_federation, names_of_sites
@@ -45,10 +46,22 @@ def init(
     data = {"name": name, "hosts": tuple(host), "listen": listen, "port": port, "superlink_port": superlink_port}
     data |= {"fast": fast}
     settings = parse(FederationFile, {**data, "sites": names}, "options of init")
-    _, new = init_federation(folder, settings, keys)
+    _, new = init_federation(folder, settings, keys, make_keys=make_keys)
     for one in new:
         echo.print(f"{folder}/bundles/{one}: give this folder to '{one}', and to nobody else")
     echo.print(f"start the server: fedcowpro federation serve {shlex.quote(str(folder))}")
+
+
+@federation.command()
+def key(
+    file: Annotated[Path, typer.Argument(help="Private key to be made (site.key); FILE.pub beside it.")],
+) -> None:
+    """At a hospital: make its key pair. The private key stays; the public one is for the coordinator and the peers."""
+    from fedcowpro.federated.deployment.keys import make_key_pair
+
+    public = make_key_pair(file)
+    echo.print(f"{file}: stays here, and nobody else may have it")
+    echo.print(f"{public}: send it to the coordinator, and to the other hospitals for the 'peers' of their policies")
 
 
 @federation.command()

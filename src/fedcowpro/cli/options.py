@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from fedcowpro.config import Modality
+    from fedcowpro.oneshot.extent import End, Extent
     from fedcowpro.volume.accept import Painted
 
 
@@ -96,6 +97,27 @@ def organ_names(text: str | None) -> dict[int, str] | None:
             raise FedCoWProError(f"--organs: '{part}'", "VALUE=NAME, each value once", "as in 1=liver,2=spleen")
         names[int(value)] = name.strip()
     return names
+
+
+def organ_extents(text: str | None, option: str) -> dict[int | str, Extent] | None:
+    """'liver=12:40,2=-30mm:55mm' to {'liver': (12, 40), '2': ('-30mm', '55mm')}; an end that is left out is None."""
+    if text is None:
+        return None
+    extents: dict[int | str, Extent] = {}
+    for part in split_list(text) or []:
+        name, _, ends = part.partition("=")
+        first, colon, last = (end.strip() for end in ends.partition(":"))
+        if not name.strip() or not colon or name.strip() in extents or not (first or last):
+            raise FedCoWProError(
+                f"{option}: '{part}'", "ORGAN=FIRST:LAST, each organ once",
+                "give slices as in liver=12:40, or mm as in liver=-30mm:55mm",
+            )  # fmt: skip
+        extents[name.strip()] = _end(first), _end(last)
+    return extents
+
+
+def _end(text: str) -> End:
+    return int(text) if text.isdigit() else text or None
 
 
 def site_folders(given: Sequence[str], configured: Mapping[str, Path | None]) -> dict[str, Path]:

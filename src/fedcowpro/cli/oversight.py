@@ -100,6 +100,10 @@ def policy(
     new: Annotated[
         bool, typer.Option("--new", help="Write the file: it allows this experiment, and no more than it needs.")
     ] = False,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="With --new: NAME=PUBLIC_KEY of another site that may be in a secure sum; repeat."),
+    ] = None,
 ) -> None:
     """Write or read what a site permits; with an experiment, say whether it would (exit code 1 if not)."""
     from fedcowpro.config import ExperimentConfig, load
@@ -112,9 +116,11 @@ def policy(
             raise FedCoWProError(f"{file} exists", "a new file", "choose another name, or remove it first")
         if experiment is None:
             raise FedCoWProError("--new without an experiment", "the YAML to be allowed", "name it after the policy")
-        write_policy(file, load(ExperimentConfig, experiment), *_digests(experiment), sites)
+        write_policy(file, load(ExperimentConfig, experiment), *_digests(experiment), sites, _public_keys(peer or []))
         echo.print(f"policy: {file}; read it, and keep where only you can write")
         return
+    if peer:
+        raise FedCoWProError("--peer without --new", "a new policy", "edit 'peers' in the file, or write a new one")
     rules = load(SitePolicy, file)
     if experiment is None:
         for name, value in rules.model_dump(mode="json").items():
@@ -168,6 +174,15 @@ def scores_table(run: Path) -> Table:
             dice = printable(one.reason, 600) if one.dice is None else f"{one.dice:.3f}"
             table.add_row(one.model, one.site, dice, str(len(scores)), span)
     return table
+
+
+def _public_keys(given: Sequence[str]) -> dict[str, str]:
+    from fedcowpro.federated.deployment.provision import checked_public, names_of_sites
+
+    names, files = names_of_sites(given)
+    if bare := [name for name in names if name not in files]:
+        raise FedCoWProError(f"--peer {bare[0]}", "NAME=PUBLIC_KEY", "name the file with that site's public key")
+    return {name: checked_public(file).decode() for name, file in files.items()}
 
 
 def _digests(experiment: Path) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import typer
 from fedcowpro.cli.console import app
 from fedcowpro.cli.console import out as echo
 from fedcowpro.cli.options import Device, a_device
+from fedcowpro.core.errors import FedCoWProError
 
 
 @app.command()
@@ -36,6 +37,11 @@ def serve(
     max_volume: Annotated[int, typer.Option(min=1, help="MB of one volume in memory.")] = 1024,
     max_memory: Annotated[int, typer.Option(min=1, help="MB of a visitor's volumes.")] = 4096,
     idle: Annotated[float, typer.Option(min=0.1, help="Minutes without a request after which a visit ends.")] = 60.0,
+    project: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps what is painted and segmented; default NAME-fedcowpro beside --data."),
+    ] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Keep nothing when the visit ends.")] = False,
     device: Device = "auto",
 ) -> None:
     """Serve a page in the browser: paint one slice, get the volume."""
@@ -47,4 +53,8 @@ def serve(
     limits = Limits(
         upload=max_upload * MEBIBYTE, expanded=max_volume * MEBIBYTE, memory=max_memory * MEBIBYTE, idle=idle * 60
     )
-    run(model, data, where, limits, echo.print, str(a_device(device)))
+    if forget and project is not None:
+        raise FedCoWProError("--project and --forget", "one of them", "leave one out")
+    if project is None and data is not None and not forget:
+        project = data.resolve().with_name(f"{data.resolve().name}-fedcowpro")
+    run(model, data, where, limits, echo.print, str(a_device(device)), project)

@@ -24,6 +24,7 @@ from fedcowpro.cli.options import (
     inference_overrides,
     known_part,
     one_of,
+    organ_extents,
     organ_names,
     print_json,
 )
@@ -77,7 +78,10 @@ def segment(
         ),
     ] = "nifti",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Segment again what is finished, and replace masks of the same query.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Segment again what is finished, also with other options; masks that you changed stay."
+        ),
     ] = False,
     again: Annotated[bool, typer.Option("--again", hidden=True)] = False,
     painted: Annotated[
@@ -87,6 +91,17 @@ def segment(
             autocompletion=one_of("all", "labelled"),
             help="all: empty slices of the masks have no organ; labelled: nothing is known of them.",
         ),
+    ] = None,
+    extent: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_FINER,
+            help="First and last slice of organs in the example, liver=12:40,2=-30mm:55mm; far better masks.",
+        ),
+    ] = None,
+    query_extent: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_FINER, help="The same of the query, where it is known; no mask lies beyond."),
     ] = None,
     fine_tune: Annotated[
         bool, typer.Option("--finetune", help="Teach a network on the example and the queries first, see 'finetune'.")
@@ -134,6 +149,7 @@ def segment(
     if again:
         raise FedCoWProError("--again", "its new name", "use --overwrite")
     known = known_part(painted)
+    ends, query_ends = organ_extents(extent, "--extent"), organ_extents(query_extent, "--query-extent")
     masks = {mask.resolve() for _, mask in pairs}
     queries = [path for path in find_volumes([*query, *(more or [])]) if path.resolve() not in masks]
     if not queries:
@@ -143,7 +159,7 @@ def segment(
     segmenter: Segmenter
     place = a_device(device, quiet)
     if fine_tune or (model is not None and is_organ_model(model)):
-        if given := [*overrides, *(["spacing"] if spacing is not None else [])]:
+        if given := [*overrides, *(["spacing"] if spacing is not None else []), *(["extent"] if ends else [])]:
             raise FedCoWProError(
                 f"{', '.join(given)} with a fine-tuned network", "settings of the comparison with an example",
                 "leave them out, or segment without --finetune",
@@ -164,11 +180,13 @@ def segment(
         prepares = dict(loaded.prepare)
         if spacing is not None:
             prepares = {name: config.model_copy(update={"spacing": spacing}) for name, config in prepares.items()}
-        example = load_support(loaded.predictor, pairs, prepares, kind, names, known)
+        example = load_support(loaded.predictor, pairs, prepares, kind, names, known, ends)
         segmenter = ByExample(loaded.predictor, example, prepares)
         used = _settings(loaded, prepares, pairs, names, kind, file_format) | ({"painted": painted} if painted else {})
+        used |= {"extent": ends} if ends else {}
     if place.type != "cpu":
         used["device"] = place.type  # sums on a GPU round in another way
+    used |= {"query_extent": query_ends} if query_ends else {}
     failures: dict[Path, str] = {}
     errors: list[FedCoWProError] = []
     with ProgressBar(not quiet, err, keep=False) as bar:
@@ -176,7 +194,7 @@ def segment(
 
         def report(result: Segmented) -> None:
             volumes = ", ".join(f"{names.get(organ, organ)}: {ml:.0f} ml" for organ, ml in result.millilitres.items())
-            state = "kept; " if result.kept else ""
+            state = "changed since, kept; " if result.changed else "kept; " if result.kept else ""
             echo.print(f"{result.mask}  ({state}{result.modality}; {volumes})")
             for line in _doubts(result, names):
                 echo.print(f"  look at {line}")
@@ -197,6 +215,7 @@ def segment(
             file_format=cast("MaskFormat", file_format),
             preview=write_preview if preview else None,
             organs=names,
+            extent=query_ends,
             settings=settings_digest(used),
             resume=not overwrite,
             overwrite=overwrite,

@@ -51,6 +51,20 @@ class ExperimentConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _what_trains_is_there(self) -> ExperimentConfig:
+        parts, federation = self.federation.trainable, self.federation
+        if parts and (not self.model.frozen_norm or federation.normalisation == "local"):
+            raise ValueError(
+                "federation.trainable: normalisation statistics would change, too; set model.frozen_norm, and "
+                "federation.normalisation to averaged"
+            )
+        for part, there in {"projection": self.model.channels, "adapter": self.model.adapter_rank}.items():
+            if part in parts and there is None:
+                field = "channels" if part == "projection" else "adapter_rank"
+                raise ValueError(f"federation.trainable: the model has no {part}; set model.{field}")
+        return self
+
+    @model_validator(mode="after")
     def _private_statistics_stay(self) -> ExperimentConfig:
         federation = self.federation
         stay = (
@@ -87,5 +101,6 @@ class ExperimentConfig(Config):
         if self.teaching is None:
             raise ValueError("no teaching")
         changes: dict[str, object] = {"rounds": self.teaching.rounds, "local_steps": self.teaching.local_steps}
-        changes |= {"initial": "send", "fraction": 1.0}  # an annotated case is at few sites: each round needs them
+        changes |= {"trainable": (), "initial": "send"}
+        changes |= {"fraction": 1.0}  # an annotated case is at few sites: each round needs them
         return self.model_copy(update={"federation": self.federation.model_copy(update=changes)})

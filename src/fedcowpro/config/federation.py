@@ -16,6 +16,9 @@ class FederationConfig(Config):
     rounds: int = Field(10, ge=1)
     local_steps: int = Field(20, ge=1, description="optimiser steps per site and round")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the sites that a round asks")
+    trainable: tuple[Literal["projection", "normalisation", "adapter"], ...] = Field(
+        (), description="which parameters train and travel; all others stay as they are at first. None = all do"
+    )
     weighting: Literal["slices", "uniform"] = "slices"
     aggregate: Literal["mean", "trimmed-mean", "median"] = Field(
         "mean", description="what becomes of the sites' tensors, coordinate by coordinate"
@@ -45,6 +48,9 @@ class FederationConfig(Config):
     )
     evaluate_every: int | None = Field(
         None, ge=1, description="rounds after which sites score the model on their held-out cases; default: never"
+    )
+    slice_size: int | None = Field(
+        None, ge=32, le=4096, multiple_of=32, description="height and width of the sites' slices, in pixels"
     )
     min_sites: int | None = Field(None, ge=1, description="fewest good replies per round; default: all that it asks")
     join_timeout: float = Field(

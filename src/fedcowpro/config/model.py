@@ -37,6 +37,9 @@ class ModelConfig(Config):
         ge=8,
         description="outputs of a randomly initialised 1x1 projection; None compares the encoder's own features",
     )
+    adapter_rank: int | None = Field(
+        None, ge=1, description="rank of a linear map added to the features, 0 before training; None adds none"
+    )
     frozen_norm: bool = Field(False, description="keep normalisation statistics as they came")
     bands: tuple[float, float, float] | None = Field(
         None, description="weights of low, middle and high spatial frequencies of the features; None keeps them"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from fedcowpro.config.base import Config
 
 Kind = Literal["train", "evaluate", "layers"]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+_KEY_LINE = r"^ecdsa-sha2-nistp\d+ [A-Za-z0-9+/]+=*( [^\n]*)?$"
+PublicKey = Annotated[str, StringConstraints(strip_whitespace=True, pattern=_KEY_LINE)]
 ANY = "any"  # for `packages`: no matter which
 PACKAGE = "package"  # for `initial_weights`: those that the site's own package builds
 
@@ -64,6 +67,9 @@ class SitePolicy(Config):
     )
     min_participants: int = Field(1, ge=0, description="fewest sites whose updates make an average")
     privacy: PrivacyPolicy = PrivacyPolicy()
+    peers: dict[Name, PublicKey] = Field(
+        {}, description="public key of each other site that may be in a sum of secure aggregation; none = any site"
+    )
     messages: tuple[Kind, ...] = ("train", "evaluate", "layers")
     teaching: bool = Field(
         False, description="whether the site's annotated cases and labels of its volumes may teach a network of organs"
@@ -72,6 +78,24 @@ class SitePolicy(Config):
     hours: tuple[int, int] | None = Field(
         None, description="from, to: hours of the day (local time) in which the site works; may pass midnight"
     )
+
+    @field_validator("peers")
+    @classmethod
+    def _peers_are_sites_of_their_own(cls, peers: dict[str, str]) -> dict[str, str]:
+        if len({tuple(key.split()[:2]) for key in peers.values()}) < len(peers):
+            raise ValueError("two sites with one key")
+        if len(peers) == 1:
+            raise ValueError("one other site: in a sum of two each knows the other's part; name two at least")
+        return peers
+
+    @model_validator(mode="after")
+    def _sums_are_of_known_sites(self) -> SitePolicy:
+        if self.privacy.secure_aggregation and not self.peers:
+            raise ValueError(
+                "privacy.secure_aggregation: needs 'peers', the public keys of the other sites; without them a server "
+                "can invent sites, and takes the site's own update out of the sum with them"
+            )
+        return self
 
     @field_validator("hours")
     @classmethod

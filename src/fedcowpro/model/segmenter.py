@@ -33,6 +33,19 @@ class TinyEncoder(nn.Module):
         return self.layers(images)
 
 
+class LowRankAdapter(nn.Module):
+    """x + B A x at each feature pixel, with A of `rank` rows (Hu et al. 2021, arXiv 2106.09685); B is 0 at first."""
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, rank, 1, bias=False)
+        self.up = nn.Conv2d(rank, channels, 1, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.up(self.down(x))
+
+
 class Segmenter(nn.Module):
     """One-shot segmenter: `encode` slices, then `compare` query features with a support.
 
@@ -48,6 +61,9 @@ class Segmenter(nn.Module):
         self.project: nn.Module = nn.Identity()
         if project and config.channels is not None:
             self.project = nn.Conv2d(self.encoder.out_channels, config.channels, 1, bias=False)
+        self.adapter = None
+        if config.adapter_rank is not None:
+            self.adapter = LowRankAdapter(config.channels or self.encoder.out_channels, config.adapter_rank)
 
     def train(self, mode: bool = True) -> Segmenter:
         super().train(mode)
@@ -61,6 +77,8 @@ class Segmenter(nn.Module):
         # channels_last halves the time of depthwise convolutions on a CPU.
         with half_precision(self, images):
             features = self.project(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+            if self.adapter is not None:
+                features = self.adapter(features)
         features = features.float()  # similarities and losses need it
         return features if self.config.bands is None else weigh_bands(features, self.config.bands)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from jaxtyping import Bool, UInt8
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import inform
 from fedcowpro.data.datasets.dataset_json import unknown_value
+from fedcowpro.oneshot.extent import Extent, Extents, outside, read_extents
 from fedcowpro.volume.accept import Given, Order, Painted, as_labels, as_volume, known_slices
 from fedcowpro.volume.checks import UNKNOWN, mark_unknown
 from fedcowpro.volume.volume import Volume
@@ -31,12 +32,14 @@ class Annotation:
         painted: which slices are known.
         unknown: whether voxels with the label `UNKNOWN` are neither background nor an organ.
         name: how messages call it, usually a path.
+        extents: per organ, as far as it is known, the first and the last slice that it may be on.
     """
 
     labels: UInt8[np.ndarray, "d h w"]
     painted: Bool[np.ndarray, " d"]
     name: str = "the annotation"
     unknown: bool = False
+    extents: Extents = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         labels, painted = self.labels, self.painted
@@ -46,6 +49,15 @@ class Annotation:
                 "uint8 (depth, height, width), and one bool for each slice",
                 "convert the arrays",
             )
+        for organ, beyond in zip(self.extents, outside(list(self.extents), self.extents, len(labels)), strict=True):
+            shown = np.flatnonzero(beyond & painted)
+            if (odd := shown[(labels[shown] == organ).any(axis=(1, 2))]).size:
+                first, last = self.extents[organ]
+                raise FedCoWProError(
+                    f"{self.name}: label {organ} on slice {odd[0]} (from foot to head)",
+                    f"an extent that holds it; it was given as slices {first} to {last}",
+                    "correct the extent, or erase the label there",
+                )
 
     @classmethod
     def whole(cls, labels: UInt8[np.ndarray, "d h w"], name: str = "the annotation") -> Annotation:
@@ -61,6 +73,10 @@ class Annotation:
     def is_whole(self) -> bool:
         """Whether every slice is known."""
         return bool(self.painted.all())
+
+    def bare(self, organs: Collection[int]) -> Bool[np.ndarray, " d"]:
+        """Slices that lie beyond the known ends of each of these organs."""
+        return np.asarray(outside(list(organs), self.extents, len(self.labels)).all(axis=0))
 
     def require_fits(self, volume: Volume) -> None:
         """Raises FedCoWProError where the labels have another shape than the volume."""
@@ -101,7 +117,8 @@ class Annotation:
             return self
         kept = [*organs, UNKNOWN] if self.unknown else [*organs]
         labels = np.where(np.isin(self.labels, kept), self.labels, np.uint8(0))
-        return replace(self, labels=labels)
+        extents = {organ: ends for organ, ends in self.extents.items() if organ in organs}
+        return replace(self, labels=labels, extents=extents)
 
 
 def read_example(
@@ -111,6 +128,8 @@ def read_example(
     spacing: Sequence[float] | None = None,
     order: Order | None = None,
     painted: Painted | None = None,
+    extent: Mapping[int | str, Extent] | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> tuple[Volume, Annotation]:
     """An annotated volume in whatever form a user has it: array, nibabel image, path.
 
@@ -120,7 +139,8 @@ def read_example(
         image: the volume.
         mask: its label map; every whole number 1..255 is an organ. An array lies on the image's own axes.
         spacing, order: of an array (see `as_volume`).
-        painted: see `known_slices`.
+        painted: see `known_slices`; where extents are given, None = 'labelled'.
+        extent, names: ends of organs along the body's axis, and names of label values (see `read_extents`).
 
     Raises:
         FedCoWProError: what cannot be read, or an image and a mask that do not match.
@@ -128,5 +148,6 @@ def read_example(
     volume = as_volume(image, spacing, order=order)
     unknown = unknown_value(Path(mask)) if isinstance(mask, str | PathLike) else None
     labels = mark_unknown(as_labels(mask, volume), unknown)
-    known = known_slices(painted, labels)
-    return volume, Annotation(labels.voxels, known, labels.name, unknown=unknown is not None)
+    extents = read_extents(extent, volume, names)
+    known = known_slices("labelled" if extents and painted is None else painted, labels)
+    return volume, Annotation(labels.voxels, known, labels.name, unknown is not None, extents)

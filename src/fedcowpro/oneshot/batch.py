@@ -15,8 +15,9 @@ from fedcowpro.config import Modality, PrepareConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting, inform
 from fedcowpro.oneshot.annotation import read_example
-from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, write_record
+from fedcowpro.oneshot.batch_record import OrganFound, Segmented, read_record, require_own, was_changed, write_record
 from fedcowpro.oneshot.encoded import encode_volume
+from fedcowpro.oneshot.extent import Extent, Extents, read_extents
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
 from fedcowpro.oneshot.support import Support, encode_example, join_examples
@@ -24,7 +25,7 @@ from fedcowpro.volume.accept import Painted
 from fedcowpro.volume.find import output_names
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import modality_of
-from fedcowpro.volume.read import is_series, read_volume, require_volume
+from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
 from fedcowpro.volume.volume import Volume
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ class Segmenter(Protocol):
     def organs(self) -> tuple[int, ...]:
         """Label values that it finds."""
 
-    def segment(self, volume: Volume, modality: Modality, *, probabilities: bool = False) -> Segmentation:
-        """Segment a volume on its own grid."""
+    def segment(
+        self, volume: Volume, modality: Modality, *, extents: Extents | None = None, probabilities: bool = False
+    ) -> Segmentation:
+        """Segment a volume on its own grid, each organ within its extent where that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +62,14 @@ class ByExample:
         """Label values of the annotations."""
         return self.support.organs
 
-    def segment(self, volume: Volume, modality: Modality, *, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self, volume: Volume, modality: Modality, *, extents: Extents | None = None, probabilities: bool = False
+    ) -> Segmentation:
         """Encode a volume as the support was and segment it (see `segment_encoded`)."""
         encoded = encode_volume(
             self.predictor, volume, self.prepare[modality], pixel=self.support.pixel, size=self.support.size
         )
-        return segment_encoded(self.predictor, self.support, encoded, probabilities=probabilities)
+        return segment_encoded(self.predictor, self.support, encoded, extents=extents, probabilities=probabilities)
 
 
 def load_support(
@@ -74,6 +79,7 @@ def load_support(
     modality: Modality | None = None,
     organs: Collection[int] = (),
     painted: Painted | None = None,
+    extent: Mapping[int | str, Extent] | None = None,
 ) -> Support:
     """Encode the annotated slices of (image, mask) files and build their prototypes.
 
@@ -84,15 +90,23 @@ def load_support(
         modality: of the supports; None guesses from the values.
         organs: label values to take, as a mapping with their names; other ones become background. Empty = all.
         painted: see `known_slices`.
+        extent: ends of organs in the one annotated volume, by label value or name (see `read_extents`).
 
     Raises:
-        FedCoWProError: no pair, unusable files, an image and mask that do not match, an empty mask.
+        FedCoWProError: extents of several annotated volumes, no pair, unusable files, an image and mask that do not
+            match, an empty mask.
     """
     if not pairs:
         raise FedCoWProError("no support", "one annotated volume at least", "give --support and --support-mask")
+    if extent and len(pairs) > 1:
+        raise FedCoWProError(
+            f"an extent and {len(pairs)} annotated volumes", "one volume, whose slices it numbers",
+            "use Python's add_support, or give whole masks",
+        )  # fmt: skip
+    names = organs if isinstance(organs, Mapping) else None
     examples = []
     for image_path, mask_path in pairs:
-        volume, annotation = read_example(image_path, mask_path, painted=painted)
+        volume, annotation = read_example(image_path, mask_path, painted=painted, extent=extent, names=names)
         annotation.require_organs(organs)
         config = prepare[modality_of(volume, modality)]
         examples.append(encode_example(predictor, volume, annotation, config, organs=organs))
@@ -109,6 +123,7 @@ def segment_files(
     file_format: MaskFormat = "nifti",
     preview: Draw | None = None,
     organs: Mapping[int, str] | None = None,
+    extent: Mapping[int | str, Extent] | None = None,
     settings: str | None = None,
     resume: bool = True,
     overwrite: bool = False,
@@ -127,9 +142,11 @@ def segment_files(
         file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
         preview: draws OUT/<query>_preview.png from (file, image, label map, names); None = no picture.
         organs: label value -> name, for masks and pictures; one without is 'label 1', ... where it needs a name.
+        extent: ends of organs in the one query, by label value or name (see `read_extents`).
         settings: digest of all that the masks depend on besides the queries. With it OUT/<query>_mask.json is written.
         resume: a query whose files an earlier call made with the same digest is not segmented again.
-        overwrite: replace a mask that no record says anything of; that of another query is never replaced.
+        overwrite: replace a mask that no record says anything of, and one that was made with other settings. A mask of
+            another query, and one that was changed since it was written, is never replaced; the latter is a result.
         on_query: called after each query.
         on_error: called with a query that cannot be used and why, after which the others go on; None = raised.
 
@@ -138,7 +155,11 @@ def segment_files(
             folder whose results would have one name, DICOM-SEG of a query that is no DICOM series; at its turn: a
             query with unusable voxels. Finished results stay.
     """
-    options = _Options(out, modality, probabilities, file_format, preview, settings)
+    if extent and len(queries) != 1:
+        raise FedCoWProError(
+            f"an extent and {len(queries)} queries", "one query, whose slices it numbers", "segment them one by one"
+        )
+    options = _Options(out, modality, probabilities, file_format, preview, settings, extent or {})
     targets: dict[Path, Path] = {}
     for query, stem in zip(queries, output_names(queries), strict=True):
         try:
@@ -162,8 +183,11 @@ def segment_files(
             result = options.finished(stem, query) if resume else None
             if result is None:
                 if settings is not None:
-                    require_own(query, options.mask(stem), overwrite=overwrite)
-                result = _segment_file(segmenter, stem, query, options, names)
+                    require_own(query, options.mask(stem), settings, overwrite=overwrite)
+                if settings is not None and was_changed(options.mask(stem)):
+                    result = _as_changed(query, options.mask(stem), modality)
+                else:
+                    result = _segment_file(segmenter, stem, query, options, names)
             for note in result.notes:
                 inform(note, stacklevel=2)
         except FedCoWProError as error:
@@ -187,6 +211,7 @@ class _Options:
     file_format: MaskFormat
     preview: Draw | None
     settings: str | None
+    extent: Mapping[int | str, Extent]
 
     def mask(self, stem: Path) -> Path:
         return self.out / f"{stem}_mask{_ENDING[self.file_format]}"
@@ -227,7 +252,8 @@ def _segment_file(
     with collecting() as notes:
         volume = read_volume(query)
         kind = modality_of(volume, options.modality)
-        found = segmenter.segment(volume, kind, probabilities=options.probabilities)
+        extents = read_extents(options.extent, volume, names)
+        found = segmenter.segment(volume, kind, extents=extents, probabilities=options.probabilities)
     mask = options.mask(stem)
     mask.parent.mkdir(parents=True, exist_ok=True)
     if found.probability is not None:
@@ -243,6 +269,24 @@ def _segment_file(
     if options.settings is not None:
         write_record(result, options.settings)
     return result
+
+
+def _as_changed(query: Path, mask: Path, modality: Modality | None) -> Segmented:
+    """A mask that somebody changed since it was written, with what is in it now."""
+    with collecting():
+        volume = read_volume(query)
+        kind = modality_of(volume, modality)
+    if mask.suffix == ".dcm":
+        from fedcowpro.volume.dicom.seg_reader import read_segmentation
+
+        labels = read_segmentation(mask, volume).voxels
+    else:
+        labels = read_labels(mask, volume).voxels
+    organs = tuple(int(value) for value in np.unique(labels) if value)
+    unknown = np.full((len(organs), len(labels)), np.nan, np.float32)
+    found = Segmentation(organs, labels, None, dict.fromkeys(organs, float("nan")), unknown)
+    note = f"{mask} was changed since it was written and stays as it is; move it away to have it made again"
+    return Segmented(query, mask, kind, _count(found, volume), kept=True, changed=True, notes=(note,))
 
 
 def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:

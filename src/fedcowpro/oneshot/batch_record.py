@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from typing import Any
 from fedcowpro.config import Modality
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.files import digest_of, write_atomic
+from fedcowpro.core.notes import inform
 from fedcowpro.core.versions import versions
 from fedcowpro.oneshot.doubts import by_doubt
 
@@ -50,7 +52,8 @@ class Segmented:
 
     Attributes:
         organs: by label value.
-        kept: whether an earlier run had made it with the same settings.
+        kept: whether it was there: of an earlier run with the same settings, or changed since.
+        changed: whether somebody changed the mask since it was written.
         notes: what the user should know of it, as slices that were left out.
     """
 
@@ -59,6 +62,7 @@ class Segmented:
     modality: Modality
     organs: Mapping[int, OrganFound]
     kept: bool = False
+    changed: bool = False
     notes: tuple[str, ...] = ()
 
     def by_doubt(self) -> tuple[float, int]:
@@ -113,21 +117,32 @@ def read_record(query: Path, mask: Path, settings: str) -> Segmented | None:
             )
             for organ, found in record["organs"].items()
         }
-        return Segmented(query, mask, record["modality"], organs, True, tuple(record.get("notes", ())))
+        notes = tuple(record.get("notes", ()))
+        return Segmented(query, mask, record["modality"], organs, kept=True, notes=notes)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def require_own(query: Path, mask: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a mask that belongs to another query, or that nothing is known of.
+def was_changed(mask: Path) -> bool:
+    """Whether a mask is not as it was written: somebody's work."""
+    try:
+        record = json.loads(_record_of(mask).read_text(encoding="utf-8"))
+        return mask.exists() and bool(record["mask_digest"] != digest_of(mask))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def require_own(query: Path, mask: Path, settings: str, *, overwrite: bool) -> None:
+    """Refuse to replace a mask of another query, one that nothing is known of, or one of other settings.
 
     The record counts where the mask is not there, too: it may be that of the same name in another format.
 
     Args:
-        overwrite: whether a file that no record names may be replaced.
+        settings: digest of those that are to be used.
+        overwrite: whether a file that no record names, and one that was made with other settings, may be replaced.
 
     Raises:
-        FedCoWProError: the record beside the mask names another query, or there is no record.
+        FedCoWProError: the record beside the mask names another query or other settings, or there is no record.
     """
     if not mask.exists() and not _record_of(mask).exists():
         return
@@ -148,6 +163,12 @@ def require_own(query: Path, mask: Path, *, overwrite: bool) -> None:
             "a result of each query",
             "give another --out, or both queries in one command: then their folders are kept",
         )
+    if mask.exists() and not overwrite and not was_changed(mask) and record.get("settings_digest") != settings:
+        raise FedCoWProError(
+            f"{mask} is there already, made with other options, another example or another version",
+            "the same as before, or another folder",
+            "give another --out; --overwrite replaces it",
+        )
 
 
 def write_run(
@@ -158,7 +179,7 @@ def write_run(
     names: Mapping[int, str],
     command: str,
 ) -> None:
-    """Write the table and the record of a run; what earlier runs into the folder left of other queries stays.
+    """Write the table and the record of a run; what earlier runs into the folder left of other masks stays.
 
     Args:
         failures: what was wrong with the queries that have no mask.
@@ -166,17 +187,19 @@ def write_run(
         names: organ names by label value.
         command: what the user typed.
     """
-    mine = {str(query) for query in [*(result.query for result in results), *failures]}
+    mine = {str(result.query) for result in results}
+    failed = {str(query) for query in failures}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    table.writerows(row for row in _earlier_rows(out / TABLE_FILE) if row[0] not in mine)
+    earlier = (row for row in _earlier_rows(out / TABLE_FILE) if row[0] not in mine)
+    # A mask of before stays where a query fails now, and so do its rows.
+    table.writerows(row for row in earlier if not (row[0] in failed and row[COLUMNS.index("status")] == "failed"))
     for result in results:
         for organ, found in result.organs.items():
             numbers = (f"{found.millilitres:.2f}", found.voxels, found.slices, f"{found.confidence:.3f}")
-            status = "kept" if result.kept else "made"
-            doubts = "; ".join(found.doubts)
-            table.writerow([result.query, organ, names.get(organ, ""), *numbers, result.modality, status, doubts])
+            state = result.modality, _status(result), "; ".join(found.doubts)
+            table.writerow([result.query, organ, names.get(organ, ""), *numbers, *state])
     for query in failures:
         table.writerow([query, *[""] * (len(COLUMNS) - 3), "failed", ""])
     write_atomic(out / TABLE_FILE, text.getvalue())
@@ -187,13 +210,14 @@ def write_run(
             "settings_digest": digest,
             "query_digest": digest_of(result.query),
             "mask": str(result.mask.relative_to(out)),
-            "status": "kept" if result.kept else "made",
+            "status": _status(result),
             **({"notes": list(result.notes)} if result.notes else {}),
         }
         for result in results
     ]
     queries += [{"query": str(query), "status": "failed", "why": why} for query, why in failures.items()]
-    queries = [one for one in _earlier_queries(out / RUN_FILE) if one["query"] not in mine] + queries
+    others = (one for one in _earlier_queries(out / RUN_FILE) if one["query"] not in mine)
+    queries = [one for one in others if one["query"] not in failed or one["status"] != "failed"] + queries
     record = {
         "command": command,
         "settings_digest": digest,
@@ -205,13 +229,25 @@ def write_run(
 
 
 def _earlier_rows(file: Path) -> list[list[str]]:
-    """The rows of an earlier table, none where it cannot be read or has other columns."""
+    """The rows of an earlier table; one that cannot be read or has other columns is put aside under another name."""
     try:
         rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8", errors="surrogateescape"))))
-    except (OSError, csv.Error):
+    except FileNotFoundError:
         return []
-    fits = rows and tuple(rows[0]) == COLUMNS
-    return [row for row in rows[1:] if len(row) == len(COLUMNS)] if fits else []
+    except (OSError, csv.Error):
+        rows = [[]]
+    if rows and tuple(rows[0]) == COLUMNS and all(len(row) == len(COLUMNS) for row in rows):
+        return rows[1:]
+    if file.stat().st_size:
+        names = (file.with_name(f"{file.stem}-earlier{number}{file.suffix}") for number in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        file.rename(aside)
+        inform(f"{file} has other columns than this version writes; it is now {aside.name}", stacklevel=3)
+    return []
+
+
+def _status(result: Segmented) -> str:
+    return "changed" if result.changed else "kept" if result.kept else "made"
 
 
 def _earlier_queries(file: Path) -> list[dict[str, Any]]:

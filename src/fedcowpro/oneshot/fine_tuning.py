@@ -252,14 +252,15 @@ def _example(
 ) -> Example:
     annotation.require_fits(volume)
     slices, placement = preprocess(volume, loaded.prepare[kind])
-    labels = placement.to_prepared_labels(annotation.only(values).labels)
+    bare = annotation.bare(values) & ~annotation.painted
+    labels = placement.to_prepared_labels(annotation.only(values).labels * ~bare[:, None, None])
     table = np.zeros(256, np.uint8)
     table[list(values)] = np.arange(1, len(values) + 1)
     if annotation.unknown:
         table[UNKNOWN] = IGNORE
     numbered = table[labels]
     shown = frozenset(int(n) for n in np.unique(numbered[annotation.painted]) if n and n != IGNORE)
-    return Example(slices, numbered, placement.pixel, shown, annotation.painted)
+    return Example(slices, numbered, placement.pixel, shown, annotation.painted | bare)
 
 
 def _digest(

@@ -17,6 +17,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from fedcowpro.model.unet import OrganUNet
 from fedcowpro.oneshot.doubts import doubts_of, facts_of
+from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
@@ -59,13 +60,21 @@ class OrganModel:
         """Organ names by label value, those that are known."""
         return {int(value): name for value, name in self.card["organs"].items() if name}
 
-    def segment(self, volume: Volume, modality: Modality | None = None, *, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self,
+        volume: Volume,
+        modality: Modality | None = None,
+        *,
+        extents: Extents | None = None,
+        probabilities: bool = False,
+    ) -> Segmentation:
         """Segment a volume on its own grid.
 
         A voxel takes the likeliest of background and organs; of each organ the largest connected parts are kept.
 
         Args:
             modality: None = told from the values.
+            extents: per organ first and last slice that it may be on, as far as they are known.
             probabilities: give probabilities on the volume's own grid, too.
 
         Raises:
@@ -74,6 +83,7 @@ class OrganModel:
         kind = modality_of(volume, modality)
         slices, placement = preprocess(volume, self.prepare[kind])
         soft = predict_probabilities(self.net, slices, placement.pixel, self.spacing)
+        soft[1:][outside(self.organs, extents or {}, len(slices))] = 0
         ahead = (soft[1:] - soft[:1]).astype(np.float32)
         labels = np.zeros(volume.voxels.shape, np.uint8)
         write_likeliest(labels, ahead, self.organs, placement, 0.0)

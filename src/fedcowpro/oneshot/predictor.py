@@ -7,7 +7,7 @@ protocols that use it; nothing here ever sees a query's truth.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +153,7 @@ class OneShotPredictor:
         support: Features,
         labels: UInt8[np.ndarray, "n s s"],
         groups: Sequence[tuple[int, Sequence[int]]],
-        empty: Sequence[int] = (),
+        empty: Mapping[int, Sequence[int]] | None = None,
     ) -> Prototypes:
         """Prototypes of `groups` from n annotated slices.
 
@@ -161,7 +161,7 @@ class OneShotPredictor:
             support: features of the n slices.
             labels: label map of each slice; `UNKNOWN`, where it is no group's organ, is no background either.
             groups: organs, and which of the n slices each uses.
-            empty: slices that are known to show no organ: they add to the background of all groups.
+            empty: per organ slices that are known to be without it: they add to the background of its groups.
         """
         head, organs = self.model.config.head, tuple(organ for organ, _ in groups)
         masks = [torch.from_numpy((labels == organ).astype(np.float32)).to(self.device) for organ in organs]
@@ -171,7 +171,8 @@ class OneShotPredictor:
         for features in support.views:
             size = (features.shape[-2], features.shape[-1])
             coverages = (masks_to_features(mask, size) for mask in masks)
-            classes = [(part, slices, empty) for part, (_, slices) in zip(coverages, groups, strict=True)]
+            bare = ((empty or {}).get(organ, ()) for organ in organs)
+            classes = [(part, of[1], without) for part, of, without in zip(coverages, groups, bare, strict=True)]
             veiled = None if unknown is None else masks_to_features(unknown, size)
             of_view, member = prototypes_of_organs(features, classes, head.test_window, head, veiled)
             vectors.append(of_view)

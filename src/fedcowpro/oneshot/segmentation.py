@@ -15,6 +15,7 @@ from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
 from fedcowpro.oneshot.doubts import doubts_of, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume
+from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.location_priors import log_odds_of
 from fedcowpro.oneshot.postprocess import count_parts, keep_components, location_map
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -52,6 +53,7 @@ def segment_encoded(
     encoded: EncodedVolume,
     *,
     choice: Int[np.ndarray, "k d"] | None = None,
+    extents: Extents | None = None,
     probabilities: bool = False,
     trust: bool = True,
 ) -> Segmentation:
@@ -62,6 +64,8 @@ def segment_encoded(
 
     Args:
         choice: group of the support that organ k uses on each slice; None = each organ has one.
+        extents: per organ first and last slice of this volume that it may be on, as far as they are known; of a volume
+            that is itself annotated, its annotation's are known already.
         probabilities: give probabilities on the volume's own grid, too; costs time and memory.
         trust: False leaves confidence (nan) and doubts out, which saves time.
 
@@ -78,6 +82,9 @@ def segment_encoded(
     margins = np.full((len(organs), shape[0]), np.nan, np.float32)
     if choice is None:
         choice = np.repeat(np.arange(len(organs))[:, None], shape[0], axis=1)
+    annotation = support.painted_in(encoded)
+    ends = {**(annotation.extents if annotation else {}), **(extents or {})}
+    nowhere = outside(organs, ends, shape[0])
     prior = None
     if support.priors and encoded.location is not None:
         prior = log_odds_of(support.priors, encoded.location, organs, config)
@@ -87,13 +94,13 @@ def segment_encoded(
         numbers = range(part.start, part.stop)
         added = None if prior is None else prior(numbers)
         soft = predictor.probabilities(encoded.features.select(numbers), support.prototypes, choice[:, part], added)
+        soft[nowhere[:, part]] = 0
         margins[:, part] = slice_margins(soft, config.threshold)
         if scores is not None:
             scores[:, part] = placement.to_native_scores(soft)
         write_likeliest(labels[part], soft, organs, placement, config.threshold)
 
     each(of_part, range(0, shape[0], _SLICES_AT_ONCE))
-    annotation = support.painted_in(encoded)
     if annotation is not None:
         drawn = annotation.painted[:, None, None] & ~annotation.hidden
         np.copyto(labels, annotation.labels, where=drawn)

@@ -17,6 +17,7 @@ from fedcowpro.core.progress import ProgressBar
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.oneshot.annotation import Annotation, read_example
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.extent import Extent, read_extents
 from fedcowpro.oneshot.fine_tuning import fine_tune
 from fedcowpro.oneshot.loading import Loaded, load_predictor
 from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
@@ -193,6 +194,7 @@ class OneShotSegmenter:
         spacing: Sequence[float] | None = None,
         order: Order | None = None,
         painted: Painted | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
         """Take this annotated volume as the only example.
 
@@ -202,12 +204,19 @@ class OneShotSegmenter:
             spacing, order: of an array, along its own axes.
             painted: slices that are annotated, by number along the image's own axis through the slices, or 'labelled'
                 for those with a label; the others are unknown. 'all' = all are annotated; None = all, or the only one
-                that has labels (see `known_slices`).
+                that has labels (see `known_slices`); where `extent` is given, None = 'labelled'.
+            extent: per organ, by label value or name, its first and last slice as {1: (12, 40)}, numbered as `painted`
+                is; or mm as ('-30mm', '55.5mm'), the place along the axis to the head; None for an end that is not
+                known. It says of that organ alone that it is nowhere beyond, which makes masks much better where few
+                slices are painted.
 
         Raises:
             FedCoWProError: an image and a mask that do not match, an empty mask, or what cannot be read.
         """
-        self.support_ = self._joined([], *read_example(image, mask, spacing=spacing, order=order, painted=painted))
+        example = read_example(
+            image, mask, spacing=spacing, order=order, painted=painted, extent=extent, names=names_of(self.organs)
+        )
+        self.support_ = self._joined([], *example)
         self.__dict__.pop("organ_model_", None)
         return self
 
@@ -219,9 +228,12 @@ class OneShotSegmenter:
         spacing: Sequence[float] | None = None,
         order: Order | None = None,
         painted: Painted | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
     ) -> Self:
         """Take one more annotated volume, or a better annotation of one; arguments as for `set_support`."""
-        volume, annotation = read_example(image, mask, spacing=spacing, order=order, painted=painted)
+        volume, annotation = read_example(
+            image, mask, spacing=spacing, order=order, painted=painted, extent=extent, names=names_of(self.organs)
+        )
         before = self.support_.examples if hasattr(self, "support_") else ()
         others = [old for old in before if not _same(old.encoded.volume, volume)]
         self.support_ = self._joined(others, volume, annotation)
@@ -234,6 +246,7 @@ class OneShotSegmenter:
         *,
         spacing: Sequence[float] | None = None,
         order: Order | None = None,
+        extent: Mapping[int | str, Extent] | None = None,
         probabilities: bool | None = None,
     ) -> Prediction | Predictions:
         """Segment a volume, or several. In a partly annotated volume, the painted slices are what was painted.
@@ -241,8 +254,9 @@ class OneShotSegmenter:
         After `finetune`, or where the model is a fine-tuned one, its network does it, without the example.
 
         Args:
-            volume: an image; or for several a list of images, a folder of them, or a pattern as 'scans/*.nii.gz'.
+            volume: an image; or for several a list of images, a folder of them, or a pattern as `scans/*.nii.gz`.
             spacing, order: of an array, along its own axes.
+            extent: ends of organs in the one volume, where they are known, as for `set_support`: no mask lies beyond.
             probabilities: whether to give them, too; they take time and memory. None = of one volume, not of several.
 
         Returns:
@@ -256,20 +270,28 @@ class OneShotSegmenter:
             raise NotFittedError("predict before set_support", "an annotated volume", "call set_support(image, mask)")
         images = several(volume)
         if images is None:
-            return self._predict(as_volume(volume, spacing, order=order), probabilities is not False)  # type: ignore[arg-type]
+            image = as_volume(volume, spacing, order=order)  # type: ignore[arg-type]
+            return self._predict(image, extent, probabilities is not False)
+        if extent:
+            raise FedCoWProError(
+                f"an extent and {len(images)} volumes", "one volume, whose slices it numbers", "give them one by one"
+            )
         each = as_volumes(images, spacing, order)
-        return Predictions(self._predict(image, probabilities is True) for image in each)
+        return Predictions(self._predict(image, None, probabilities is True) for image in each)
 
-    def _predict(self, image: Volume, probabilities: bool) -> Prediction:
+    def _predict(self, image: Volume, extent: Mapping[int | str, Extent] | None, probabilities: bool) -> Prediction:
         names = names_of(self.organs)
         if self._organ_model() is not None:
-            fine = self.organ_model_.segment(image, self.modality, probabilities=probabilities)
-            return Prediction.of(fine, image, self.organ_model_.names | names)
+            names = self.organ_model_.names | names
+            ends = read_extents(extent, image, names)
+            fine = self.organ_model_.segment(image, self.modality, extents=ends, probabilities=probabilities)
+            return Prediction.of(fine, image, names)
         loaded = self._ready()
         encoded = self._known(image) or encode_volume(
             loaded.predictor, image, self._config(image), pixel=self.support_.pixel, size=self.support_.size
         )
-        found = segment_encoded(loaded.predictor, self.support_, encoded, probabilities=probabilities)
+        ends = read_extents(extent, image, names)
+        found = segment_encoded(loaded.predictor, self.support_, encoded, extents=ends, probabilities=probabilities)
         return Prediction.of(found, image, names)
 
     def save(self, path: str | PathLike[str]) -> Path:

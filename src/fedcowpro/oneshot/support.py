@@ -16,6 +16,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.doubts import Facts, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume, following
+from fedcowpro.oneshot.extent import beyond
 from fedcowpro.oneshot.location_priors import LocationPrior
 from fedcowpro.oneshot.predictor import Features, OneShotPredictor, Prototypes, join
 from fedcowpro.oneshot.slices import empty_slices, pick_slices, slices_of
@@ -33,6 +34,7 @@ class Example:
         annotation: what was drawn, of the organs in use.
         shows: per organ the slices that show it and may be used for it, ascending.
         empty: slices in use on which nothing was drawn: background of every organ.
+        beyond: per organ the slices just beyond its ends, as far as these are known: background of that organ.
         labels: prepared, of the slices in use (n, size, size).
     """
 
@@ -40,12 +42,17 @@ class Example:
     annotation: Annotation
     shows: Mapping[int, tuple[int, ...]]
     empty: tuple[int, ...]
+    beyond: Mapping[int, tuple[int, ...]]
     labels: np.ndarray
 
     @property
     def numbers(self) -> list[int]:
         """Slices in use, ascending."""
-        return _in_use(self.shows, self.empty)
+        return _in_use(self.shows, self.empty, self.beyond)
+
+    def without(self, organ: int) -> list[int]:
+        """Slices in use that are known not to show an organ."""
+        return sorted({*self.empty, *self.beyond.get(organ, ())})
 
     def features(self) -> Features:
         """Of the slices in use."""
@@ -69,8 +76,9 @@ class Example:
         for organ, zs in self.shows.items():
             masks = self.labels[[self.numbers.index(z) for z in zs]] == organ
             prior = prior.with_organ(organ, masks, zs)
-            below = max((z for z in self.empty if z < zs[0]), default=-np.inf)
-            above = min((z for z in self.empty if z > zs[-1]), default=np.inf)
+            bare = self.without(organ)
+            below = max((z for z in bare if z < zs[0]), default=-np.inf)
+            above = min((z for z in bare if z > zs[-1]), default=np.inf)
             extents[organ] = below * prior.spacing, above * prior.spacing
         return prior if self.annotation.is_whole else replace(prior, extents=extents)
 
@@ -122,7 +130,7 @@ def build_support(
 
     Every painted slice of a partial annotation is used, of a whole one `predictor.config.support_slices` per organ
     and some without any organ (`background_slices`). Slices on which nothing was drawn add to the background of every
-    organ.
+    organ, those just beyond the ends of one to the background of that one.
 
     Args:
         examples: encoded volumes and their annotations; every label value is an organ, the same in all.
@@ -171,10 +179,10 @@ def encode_example(
     annotation = annotation.only(organs)
     require_nonempty(annotation.labels, Path(annotation.name))
     placement = Placement.choose(volume, following(volume, config, pixel=pixel, size=size))
-    shows, empty, labels = _slices_in_use(placement, annotation, predictor.config, chosen)
+    shows, empty, ends, labels = _slices_in_use(placement, annotation, predictor.config, chosen)
     require_nonempty(labels, Path(annotation.name))
-    encoded = encode_volume(predictor, volume, config, pixel=pixel, size=size, numbers=_in_use(shows, empty))
-    return Example(encoded, annotation, shows, empty, labels)
+    encoded = encode_volume(predictor, volume, config, pixel=pixel, size=size, numbers=_in_use(shows, empty, ends))
+    return Example(encoded, annotation, shows, empty, ends, labels)
 
 
 def join_examples(
@@ -195,13 +203,14 @@ def join_examples(
             "encode them with the same size",
         )
     used: dict[int, list[int]] = {}
-    empty: list[int] = []
+    without: dict[int, list[int]] = {organ: [] for example in examples for organ in example.shows}
     start = 0
     for example in examples:
         position = {z: start + index for index, z in enumerate(example.numbers)}
         for organ, zs in example.shows.items():
             used.setdefault(organ, []).extend(position[z] for z in zs)
-        empty += [position[z] for z in example.empty]
+        for organ, of in without.items():
+            of += [position[z] for z in example.without(organ)]
         start += len(position)
     if not used:
         raise FedCoWProError(
@@ -215,7 +224,7 @@ def join_examples(
     first = examples[0].encoded.placement
     return Support(
         organs=organs,
-        prototypes=predictor.prototypes(features, labels, groups, empty),
+        prototypes=predictor.prototypes(features, labels, groups, without),
         features=features,
         labels=labels,
         shows={organ: tuple(sorted(set(zs))) for organ, zs in used.items()},
@@ -231,8 +240,8 @@ def _slices_in_use(
     annotation: Annotation,
     config: InferConfig,
     chosen: Mapping[int, Sequence[int]] | None = None,
-) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...], np.ndarray]:
-    """Slices that show each organ, empty ones, and the prepared labels of both (see `Example`).
+) -> tuple[dict[int, tuple[int, ...]], tuple[int, ...], dict[int, tuple[int, ...]], np.ndarray]:
+    """Slices that show each organ, empty ones, those just beyond the ends, and the prepared labels (see `Example`).
 
     Of a whole annotation `config.support_slices` of each organ are used (see `pick_slices`) and, of as many as
     `config.background_slices` over the whole volume, those without any organ; of a partial one all that are painted.
@@ -254,11 +263,17 @@ def _slices_in_use(
         chosen = {organ: painted[zs].tolist() for organ, zs in found.items()}
         empty = painted[~annotation.labels[painted].any(axis=(1, 2))].tolist()
     shows = {organ: tuple(zs) for organ, zs in chosen.items()}
-    return shows, tuple(empty), labels[np.searchsorted(painted, _in_use(shows, empty))]
+    # These need not be painted: what other organs do there is not known.
+    ends = {organ: beyond(extent, len(annotation.painted)) for organ, extent in annotation.extents.items()}
+    used = _in_use(shows, empty, ends)
+    prepared = np.zeros((len(used), *labels.shape[1:]), np.uint8)
+    known = np.isin(used, painted)
+    prepared[known] = labels[np.searchsorted(painted, np.array(used)[known])]
+    return shows, tuple(empty), ends, prepared
 
 
-def _in_use(shows: Mapping[int, Sequence[int]], empty: Sequence[int]) -> list[int]:
-    return sorted({*empty, *(z for zs in shows.values() for z in zs)})
+def _in_use(shows: Mapping[int, Sequence[int]], empty: Sequence[int], beyond: Mapping[int, Sequence[int]]) -> list[int]:
+    return sorted({*empty, *(z for of in (shows, beyond) for zs in of.values() for z in zs)})
 
 
 def _parts(examples: Sequence[Example], organ: int) -> int:

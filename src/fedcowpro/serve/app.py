@@ -12,16 +12,16 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.serve import opening, working
-from fedcowpro.serve.guard import Guard
+from fedcowpro.serve import opening, together, working
+from fedcowpro.serve.guard import Guard, tab_of
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.server import Server, TheServer, TheSession
-from fedcowpro.serve.sessions import labels_of
 
 STATIC = Path(__file__).parent / "static"
 _SWEEP = 15.0  # s between looks for idle sessions
@@ -44,9 +44,12 @@ def create_app(server: Server) -> FastAPI:
     app.add_middleware(Guard, policy=server.policy, sessions=server.sessions, limits=server.limits)
     app.include_router(opening.router)
     app.include_router(working.router)
+    app.include_router(together.router)
     app.add_api_route("/", _page, response_class=FileResponse)
     app.add_api_route("/api/session", _begin, methods=["POST"])
     app.add_api_route("/api/state", _state)
+    app.add_api_route("/api/writer", _write, methods=["POST"])
+    app.add_api_route("/api/writer", _leave, methods=["DELETE"])
     app.mount("/static", StaticFiles(directory=STATIC, follow_symlink=False), "static")
     app.add_exception_handler(FedCoWProError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -68,12 +71,26 @@ async def _begin(request: Request, server: TheServer) -> JSONResponse:
     """Begin a session, with the token where one is needed; a session that there is goes on."""
     session = request.state.session
     if session is None:
+        key = request.state.key
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if server.policy.token is not None and not (scheme == "Bearer" and server.policy.token_fits(given)):
+        known = server.sessions.knows(key) or (scheme == "Bearer" and server.policy.token_fits(given))
+        if server.policy.token is not None and not known:
             await asyncio.sleep(0.3)  # guessing is slow
             raise Refused(401, "no token, or a wrong one", "the token that the server printed", "enter the token")
-        session = server.sessions.create()
-    return JSONResponse({}, headers={"set-cookie": server.policy.set_cookie(session)})
+        session = await run_in_threadpool(server.begin, key)
+    return JSONResponse({}, headers={"set-cookie": server.policy.set_cookie(session, server.project is not None)})
+
+
+def _write(request: Request, server: TheServer, session: TheSession, take: bool = False) -> dict[str, bool]:
+    """A tab is there; whether it is the one that may change things. With `take` it is."""
+    return {"writer": server.sessions.write(session, tab_of(request.headers), take)}
+
+
+def _leave(request: Request, session: TheSession) -> dict[str, str]:
+    """A tab is closed; another may change things."""
+    if session.writer is not None and session.writer[0] == tab_of(request.headers):
+        session.writer = None
+    return {}
 
 
 async def _state(server: TheServer, session: TheSession) -> dict[str, Any]:
@@ -87,7 +104,11 @@ async def _state(server: TheServer, session: TheSession) -> dict[str, Any]:
         "dicom": find_spec("pydicom") is not None,
         "dicom_seg": find_spec("highdicom") is not None,
         "limits": {"upload": server.limits.upload, "volumes": server.limits.volumes},
-        "labels": labels_of(session.names),
+        "idle": server.limits.idle,
+        "kept": session.bench is not None,
+        "absent": list(session.absent.values()),
+        "settings": session.settings,
+        "labels": session.labels_to_json(),
         "volumes": [volume.to_json() for volume in volumes],
         "job": session.job.to_json() if session.job is not None and session.busy() else None,
     }

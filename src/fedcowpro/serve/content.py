@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,12 @@ def stored_name(number: int, name: str) -> str:
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     kept = "".join("_" if letter in '<>:"|?*' else letter for letter in last if letter.isprintable())[-_KEPT:]
     return f"{number:05d}-{kept}" if kept else f"{number:05d}"
+
+
+def stem_for_header(name: str) -> str:
+    """What of a volume's name may stand in a header as a file's name."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "volume"
 
 
 @dataclass(frozen=True)

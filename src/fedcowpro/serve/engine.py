@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting
-from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
+from fedcowpro.oneshot.next_slice import doubt_of_slices, gain_of_slices
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support
 from fedcowpro.serve.jobs import Job
@@ -61,13 +63,14 @@ class Engine:
                 features[volume.id] = self._encode(volume, (placement.pixel, placement.size), job)
         job.report("building the example", 0, 1)
         drawn = sorted((volume for volume in volumes if volume.drawn), key=lambda volume: volume is not first)
-        support = build_support(self.predictor, [(features[one.id], Annotation(*one.annotation())) for one in drawn])
+        support = build_support(self.predictor, [(features[one.id], one.annotation()) for one in drawn])
         for number, volume in enumerate(volumes):
             job.report(f"segmenting {volume.volume.name}", number, len(volumes))
             with collecting() as notes:
-                result = segment_encoded(self.predictor, support, features[volume.id])
+                ends = volume.annotation().extents
+                result = segment_encoded(self.predictor, support, features[volume.id], extents=ends)
+            volume.take(result)
             with volume.lock:
-                volume.result, volume.before = result, None
                 volume.notes = tuple(dict.fromkeys((*volume.notes, *notes)))
         job.report("finished", len(volumes), len(volumes))
 
@@ -88,12 +91,10 @@ class Engine:
 
         examples = []
         for volume in volumes:
-            labels, painted = volume.annotation()
-            if painted.any():
-                examples.append(
-                    (volume.volume, Annotation(labels * painted[:, None, None], painted, volume.volume.name))
-                )
-        if not any(annotation.labels.any() for _, annotation in examples):
+            annotation = volume.annotation()
+            if annotation.painted.any():
+                examples.append((volume.volume, annotation))
+        if not any(one.labels[one.painted].any() for _, one in examples):
             raise FedCoWProError("no painted slice", "an organ on one slice at least", "paint an organ, then refine")
         kinds = {volume.modality for volume in volumes}
 
@@ -114,11 +115,28 @@ class Engine:
         results = []
         for number, volume in enumerate(volumes):
             job.report(f"segmenting {volume.volume.name}", number, len(volumes))
-            results.append(made.segment(volume.volume, volume.modality))
+            results.append(made.segment(volume.volume, volume.modality, extents=volume.annotation().extents))
         for volume, result in zip(volumes, results, strict=True):
-            with volume.lock:
-                volume.result, volume.before = result, volume.result
+            volume.take(result, volume.result)
         job.report("finished", len(volumes), len(volumes))
+
+    def suggest(self, volumes: Sequence[OpenVolume]) -> dict[str, Any]:
+        """The slice of all segmented volumes that is most worth painting (see `next_slice`); nothing where none is."""
+        best: dict[str, Any] = {}
+        for volume in volumes:
+            with volume.lock:
+                result = volume.result
+            if result is None:
+                continue
+            annotation = volume.annotation()
+            current = replace(result, labels=annotation.labels)
+            doubt = doubt_of_slices(current, annotation.painted, annotation.extents, volume.volume.spacing)
+            gains = np.where(annotation.painted, 0, gain_of_slices(doubt, volume.volume.spacing[0]))
+            z = int(gains.argmax())
+            if gains[z] > best.get("millilitres", 0):
+                label = result.organs[int(doubt[:, z].argmax())]
+                best = {"volume": volume.id, "slice": z, "label": label, "millilitres": round(float(gains[z]), 2)}
+        return best
 
     def _encode(self, volume: OpenVolume, like: Like, job: Job) -> EncodedVolume:
         """Features of a volume, those that it has where they were made alike."""

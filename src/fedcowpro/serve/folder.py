@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from fedcowpro.data.datasets.pairing import is_label_map, pair
 from fedcowpro.serve.limits import Refused
 from fedcowpro.volume.dicom.headers import is_dicom, is_directory_file
 from fedcowpro.volume.read import NIFTI, ending_of
@@ -102,6 +103,21 @@ class DataFolder:
             elif named and path.is_file():
                 entries.append(Entry(path.name, place, "nifti", path.stat().st_size))
         return entries
+
+    def images(self, relative: str = "") -> list[str]:
+        """Paths of the NIfTI images directly in a folder; label maps, by their names, are none."""
+        entries = [entry.path for entry in self.listing(relative) if entry.kind == "nifti"]
+        return [path for path in entries if not is_label_map(PurePath(path))]
+
+    def mask_of(self, place: str) -> Path | None:
+        """The label map that lies beside an image, told by names and grids; None = there is none, or no single one."""
+        folder = PurePath(place).parent.as_posix()
+        entries = [entry.path for entry in self.listing("" if folder == "." else folder) if entry.kind == "nifti"]
+        maps = [self.root / path for path in entries if is_label_map(PurePath(path))]
+        images = {path: self.root / path for path in entries if not is_label_map(PurePath(path))}
+        if place not in images or not maps:
+            return None
+        return pair(images, maps, self.root)[0].get(place)
 
     def has_dicom(self, relative: str) -> bool:
         """Whether a folder holds DICOM files itself."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HEADER = "x-fedcowpro"  # a page of another origin cannot send it without our consent, which no answer gives
+TAB = "x-fedcowpro-tab"
 CONTENT_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -43,6 +44,8 @@ _HEADERS = {
 }
 _SMALL = MEBIBYTE  # of a body that is no upload
 _UPLOADS, _SLICES = "/api/uploads/", "/slices"
+_LASTING = 90 * 24 * 3600  # s
+_WRITER = "/api/writer"
 _BEGIN = "/api/session"  # of the API alone this can be had without a session
 
 
@@ -74,10 +77,16 @@ class Policy:
         """Compare in constant time."""
         return self.token is not None and hmac.compare_digest(given.encode(errors="replace"), self.token.encode())
 
-    def set_cookie(self, session: Session) -> str:
-        """The Set-Cookie header of a session."""
+    def set_cookie(self, session: Session, lasting: bool = False) -> str:
+        """The Set-Cookie header of a session; one that lasts outlives the browser."""
+        age = f"; Max-Age={_LASTING}" if lasting else ""
         secure = "; Secure" if self.secure else ""
-        return f"{self.cookie}={session.key}; Path=/; HttpOnly; SameSite=Strict{secure}"
+        return f"{self.cookie}={session.key}; Path=/; HttpOnly; SameSite=Strict{secure}{age}"
+
+
+def tab_of(headers: Mapping[str, str]) -> str:
+    """Which of a browser's tabs sends a request."""
+    return headers.get(TAB, "")[:64]
 
 
 def _is_address(name: str) -> bool:
@@ -128,7 +137,7 @@ class Guard:
         except Refused as error:
             await _answer(error, sending)
             return
-        scope.setdefault("state", {})["session"] = session
+        scope.setdefault("state", {}).update(session=session, key=self._cookie(headers.get("cookie", "")))
         try:
             await self._app(scope, receive, sending)
         except Exception as error:
@@ -148,13 +157,18 @@ class Guard:
                 raise Refused(403, "a request from another site", f"the header {HEADER}", "open the page itself")
             self._require_small(method, path, headers)
         session = self._sessions.find(self._cookie(headers.get("cookie", "")))
-        if session is None and path.startswith("/api/") and path != _BEGIN:
-            raise Refused(
-                401,
-                "this visit has ended, or nothing was done in it for too long",
-                "a page that is open",
-                "load the page again",
-            )
+        if session is None:
+            if path.startswith("/api/") and path != _BEGIN:
+                raise Refused(
+                    401,
+                    "this visit has ended, or nothing was done in it for too long",
+                    "a page that is open",
+                    "load the page again",
+                )
+            return None
+        changes = method not in ("GET", "HEAD") and path not in (_BEGIN, _WRITER)
+        if changes and not self._sessions.write(session, tab_of(headers)):
+            raise Refused(409, "another tab of this page works here", "one tab that works", "press 'Work here'")
         return session
 
     def _require_small(self, method: str, path: str, headers: Mapping[str, str]) -> None:

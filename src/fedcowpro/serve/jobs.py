@@ -31,6 +31,7 @@ class Job:
         stage: what is being done, for people.
         done, total: steps of the stage.
         error: got, expected, remedy of a failed job.
+        notes: what its user should know of what was left out.
     """
 
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
@@ -39,6 +40,7 @@ class Job:
     done: int = 0
     total: int = 0
     error: dict[str, str] | None = None
+    notes: list[str] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def report(self, stage: str, done: int, total: int) -> None:
@@ -75,6 +77,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "error": self.error,
+            "notes": list(self.notes),
         }
 
 

@@ -26,7 +26,7 @@ class Limits:
     upload: int = 512 * MEBIBYTE
     expanded: int = 1024 * MEBIBYTE
     files: int = 4000
-    volumes: int = 8
+    volumes: int = 64
     memory: int = 4096 * MEBIBYTE
     sessions: int = 16
     idle: float = 3600.0

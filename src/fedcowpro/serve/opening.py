@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect
 
 from fedcowpro.serve.content import Contents, examine, stored_name
 from fedcowpro.serve.limits import Refused, size_text
-from fedcowpro.serve.server import TheServer, TheSession, discard
+from fedcowpro.serve.server import Server, TheServer, TheSession, discard
 from fedcowpro.serve.sessions import Session, Upload
+from fedcowpro.serve.store import Origin
 
 router = APIRouter(prefix="/api")
 _UPLOADS = 4  # begun and not opened, per session
@@ -47,20 +48,26 @@ def folder(server: TheServer, path: str = "") -> dict[str, Any]:
 @router.post("/open")
 def open_place(place: Place, server: TheServer, session: TheSession) -> dict[str, Any]:
     """Open a file, or the DICOM series of a folder, of the data folder."""
+    return open_from_data(server, session, place.path, place.series)
+
+
+def open_from_data(server: Server, session: Session, path: str, series: int | None) -> dict[str, Any]:
+    """Open a file, or the DICOM series of a folder; without `series`, several are offered to choose from."""
     if server.data is None:
         raise Refused(404, "no data folder", "--data FOLDER", "drop files on the page, or start the server with --data")
-    files = server.data.files(place.path)
+    files = server.data.files(path)
     if (size := sum(file.stat().st_size for file in files)) > server.limits.expanded:
         raise Refused(413, f"files of {size_text(size)}", f"at most {size_text(server.limits.expanded)}", "crop them")
     work = session.new_folder()
-    name = PurePath(place.path).name or "series"
+    name = PurePath(path).name or "series"
     try:
         with server.reading:
             found = examine(files, work, server.limits)
-            if place.series is None and len(found.series) > 1:
+            if series is None and len(found.series) > 1:
                 discard(work)
                 return _choices(found)
-            return server.open_volume(session, found, place.series or 0, name, work).to_json()
+            origin = Origin("data", path, series or 0)
+            return server.open_volume(session, found, name, work, origin).to_json()
     except BaseException:
         discard(work)
         raise
@@ -72,7 +79,7 @@ def begin_upload(session: TheSession) -> dict[str, str]:
     if len(session.uploads) >= _UPLOADS:
         _drop_upload(session, next(iter(session.uploads)))
     key = secrets.token_urlsafe(9)
-    session.uploads[key] = Upload(session.new_folder())
+    session.uploads[key] = Upload(session.upload_folder(), session.new_folder())
     return {"id": key}
 
 
@@ -116,13 +123,11 @@ def open_upload(key: str, named: Named, server: TheServer, session: TheSession) 
     try:
         with server.reading:
             if upload.found is None:
-                files = sorted(upload.folder.iterdir())
-                work = upload.folder / "work"
-                work.mkdir()
-                upload.found = examine(files, work, server.limits)
+                upload.found = examine(sorted(upload.folder.iterdir()), upload.work, server.limits)
             if named.series is None and len(upload.found.series) > 1:
                 return _choices(upload.found)
-            volume = server.open_volume(session, upload.found, named.series or 0, name, upload.folder)
+            origin = Origin("upload", upload.folder.name, named.series or 0)
+            volume = server.open_volume(session, upload.found, name, upload.work, origin, upload.folder)
     except BaseException:
         _drop_upload(session, key)
         raise
@@ -152,6 +157,7 @@ def _drop_upload(session: Session, key: str) -> None:
     upload = session.uploads.pop(key, None)
     if upload is not None:
         discard(upload.folder)
+        discard(upload.work)
 
 
 def _clean(name: str) -> str:

@@ -55,6 +55,7 @@ def serve(
     limits: Limits,
     tell: Callable[[str], object] = print,
     device: str = "auto",
+    project: Path | None = None,
 ) -> None:
     """Serve the page until interrupted.
 
@@ -65,9 +66,11 @@ def serve(
         limits: what a session may use.
         tell: gets the lines that a user must see: address and token.
         device: what computes (see `OneShotSegmenter`).
+        project: folder that keeps what is done (see `store`); None = it ends with the visit.
 
     Raises:
-        FedCoWProError: the extra is missing; unusable model, folder, token, certificate or address.
+        FedCoWProError: the extra is missing; unusable model, folder, project, token, certificate or
+            address.
     """
     uvicorn = _uvicorn()
     from fedcowpro.core.device import choose_device
@@ -77,6 +80,7 @@ def serve(
     from fedcowpro.serve.folder import DataFolder
     from fedcowpro.serve.guard import Policy
     from fedcowpro.serve.server import Server
+    from fedcowpro.serve.store import Project
 
     if data is not None and not data.is_dir():
         raise FedCoWProError(f"no folder {data}", "a folder of volumes", "correct --data")
@@ -98,7 +102,8 @@ def serve(
     try:
         loaded = load_predictor(model, device=choose_device(device))
         engine = Engine(loaded.predictor, loaded.prepare, model.name if model else "built in")
-        app = create_app(Server(engine, root, DataFolder(data) if data else None, limits, policy))
+        kept = None if project is None else Project(project)
+        app = create_app(Server(engine, root, DataFolder(data) if data else None, limits, policy, kept))
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -110,7 +115,7 @@ def serve(
             ssl_certfile=where.certificate,
             ssl_keyfile=where.key,
         )
-        for line in _greeting(where, port, token):
+        for line in _greeting(where, port, token, project):
             tell(line)
         uvicorn.Server(config).run(sockets=[listening])
     finally:
@@ -165,7 +170,7 @@ def listen(where: Where) -> socket.socket:
     return listening
 
 
-def _greeting(where: Where, port: int, token: str | None) -> list[str]:
+def _greeting(where: Where, port: int, token: str | None, project: Path | None) -> list[str]:
     scheme = "http" if where.certificate is None else "https"
     host = f"[{where.host}]" if ":" in where.host else where.host
     # The part after '#' is not sent and enters no log; the page reads it and takes it out of the address.
@@ -174,4 +179,5 @@ def _greeting(where: Where, port: int, token: str | None) -> list[str]:
         lines.append(f"token: {token}")
     if not where.local and where.certificate is None:
         lines.append("note: what you send is not encrypted on the way; give --certificate and --key, or use a tunnel")
-    return [*lines, "research only, not a medical device; Ctrl-C ends it and removes what was uploaded"]
+    kept = f"what is done and sent is kept in {project}" if project else "Ctrl-C removes what was sent and done"
+    return [*lines, f"{kept}; research only, not a medical device"]

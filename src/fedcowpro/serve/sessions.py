@@ -7,7 +7,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,11 @@ from fedcowpro.serve.content import Contents
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.serve.opened import OpenVolume
+from fedcowpro.serve.store import Bench
 from fedcowpro.volume.organ_colours import organ_colours
 
 log = logging.getLogger(__name__)
-
-
-def labels_of(names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """What the page needs of labels; an organ has one colour wherever it is drawn."""
-    colours = organ_colours(names)
-    return [{"value": value, "name": name, "colour": colours[value]} for value, name in names.items()]
+_SILENT = 100.0  # s; tabs in the background say something once a minute
 
 
 @dataclass
@@ -33,12 +29,14 @@ class Upload:
 
     Attributes:
         folder: private; files lie there under a number and what is harmless of their name, for messages.
+        work: private, for what is unpacked.
         size: bytes received so far.
         numbers: of the files that came or are coming.
         found: what they hold, once it was looked at.
     """
 
     folder: Path
+    work: Path
     size: int = 0
     numbers: set[int] = field(default_factory=set)
     found: Contents | None = None
@@ -55,6 +53,10 @@ class Session:
         seen: time of the last request, by the sessions' clock.
         volumes: open volumes by id, in the order in which they were opened.
         names: label value -> name.
+        settings: what the page wants to find again, as it sent it.
+        absent: volumes of the bench that could not be opened again, by id: why.
+        bench: where all of it is kept; None = nowhere.
+        writer: the browser's tab that may change things, and the time of its last word, by the sessions' clock.
         lock: held while volumes change.
     """
 
@@ -65,6 +67,10 @@ class Session:
     volumes: dict[str, OpenVolume] = field(default_factory=dict)
     uploads: dict[str, Upload] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=lambda: {1: "organ 1"})
+    settings: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    bench: Bench | None = None
+    writer: tuple[str, float] | None = None
     job: Job | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -102,13 +108,35 @@ class Session:
         folder.mkdir(mode=0o700)
         return folder
 
+    def labels_to_json(self) -> list[dict[str, Any]]:
+        """Values, names and colours as the page has them; an organ has one colour wherever it is drawn."""
+        colours = organ_colours(self.names)
+        return [{"value": value, "name": name, "colour": colours[value]} for value, name in self.names.items()]
+
+    def names_of(self, values: Collection[int]) -> dict[int, str]:
+        """Names for a file; a label may be off the list and still be in what was segmented with it."""
+        return {value: self.names.get(value, f"label {value}") for value in values}
+
+    def upload_folder(self) -> Path:
+        """An empty folder for files that are sent."""
+        return self.new_folder() if self.bench is None else self.bench.upload_folder()
+
+    def keep(self) -> None:
+        """Write labels, settings and which volumes are open, where a bench keeps them."""
+        if self.bench is not None:
+            with self.lock:
+                self.bench.write(self.names, self.settings, [*self.volumes, *self.absent])
+
     def close_volume(self, name: str) -> None:
-        """Forget a volume and what was unpacked for it."""
+        """Put a volume away, and forget what was unpacked for it."""
         volume = self.volume(name)
         with self.lock:
             del self.volumes[name]
-        if volume.folder is not None:
-            shutil.rmtree(volume.folder, ignore_errors=True)
+        self.keep()
+        if self.bench is not None:
+            self.bench.close(name)
+        for folder in volume.folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Sessions:
@@ -123,6 +151,7 @@ class Sessions:
     def __init__(self, root: Path, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._limits, self._clock = root, limits, clock
         self._sessions: dict[str, Session] = {}
+        self._begun: set[str] = set()
         self._count = 0
 
     def __len__(self) -> int:
@@ -136,8 +165,15 @@ class Sessions:
             session.seen = self._clock()
         return session
 
-    def create(self) -> Session:
+    def knows(self, key: str | None) -> bool:
+        """Whether a session of this key was begun here, be it dropped since."""
+        return key in self._begun
+
+    def create(self, key: str | None = None) -> Session:
         """A new session.
+
+        Args:
+            key: that it had before; None makes one.
 
         Raises:
             Refused: there are as many as allowed.
@@ -150,10 +186,25 @@ class Sessions:
         self._count += 1
         folder = self._root / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
-        session = Session(secrets.token_urlsafe(32), f"s{self._count}", folder, self._clock())
+        session = Session(key or secrets.token_urlsafe(32), f"s{self._count}", folder, self._clock())
         self._sessions[session.key] = session
+        self._begun.add(session.key)
         log.info("session %s began", session.label)
         return session
+
+    def write(self, session: Session, tab: str, take: bool = False) -> bool:
+        """Whether a tab of the page may change things: one at a time may, until it is silent for a while.
+
+        Args:
+            take: from another tab that may.
+        """
+        now = self._clock()
+        if session.writer is not None and not take:
+            other, heard = session.writer
+            if other != tab and now - heard < _SILENT:
+                return False
+        session.writer = tab, now
+        return True
 
     def drop_idle(self) -> None:
         """Drop sessions without a request for too long, unless their job still runs."""

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from fedcowpro.serve.content import stem_for_header
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.opened import OpenVolume, to_page, viewer_image
 from fedcowpro.serve.server import TheServer, TheSession
-from fedcowpro.serve.sessions import Session, labels_of
+from fedcowpro.serve.sessions import Session
 from fedcowpro.volume.nifti import write_labels
 
 router = APIRouter(prefix="/api")
@@ -41,6 +42,12 @@ class Labels(BaseModel):
     labels: list[Label] = Field(min_length=1, max_length=32)
 
 
+class EndsOfLabels(BaseModel):
+    """Per label value its first and last slice; null = not known."""
+
+    extents: dict[int, tuple[int | None, int | None]] = Field(max_length=32)
+
+
 @router.put("/labels")
 def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     """Replace the list of labels; those that are drawn somewhere stay."""
@@ -51,7 +58,24 @@ def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     if lost := drawn - names.keys():
         raise Refused(409, f"a list without label {min(lost)}", "every label that is drawn", "erase it first")
     session.names = names
-    return {"labels": labels_of(names)}
+    session.keep()
+    for volume in volumes:
+        volume.keep_ends_of(names)
+    return {"labels": session.labels_to_json()}
+
+
+class Settings(BaseModel):
+    """What the page wants to find again: pen, slices, windows."""
+
+    settings: dict[str, Any] = Field(max_length=64)
+
+
+@router.put("/settings")
+def put_settings(given: Settings, session: TheSession) -> dict[str, Any]:
+    """Keep the page's settings."""
+    session.settings = given.settings
+    session.keep()
+    return {}
 
 
 @router.get("/volumes/{key}")
@@ -92,7 +116,7 @@ async def draw(key: str, numbers: str, request: Request, session: TheSession) ->
         raise Refused(400, "a body of another length", f"{len(wanted)} slices of {width} x {height}", "send them whole")
     body = await request.body()
     await run_in_threadpool(opened.draw, wanted, body, session.names.keys())
-    return {"painted": sorted(opened.drawn)}
+    return {"painted": sorted(opened.drawn), "extents": opened.extents}
 
 
 @router.delete("/volumes/{key}/slices")
@@ -101,6 +125,34 @@ def forget(key: str, numbers: str, session: TheSession) -> dict[str, Any]:
     opened = session.volume(key)
     opened.forget(_numbers(numbers))
     return {"painted": sorted(opened.drawn)}
+
+
+@router.put("/volumes/{key}/extents")
+def end(key: str, given: EndsOfLabels, session: TheSession) -> dict[str, Any]:
+    """First and last slice of labels in a volume, as far as they are known."""
+    opened = session.volume(key)
+    if unknown := given.extents.keys() - session.names.keys():
+        raise Refused(400, f"label {min(unknown)}", "labels of the list", "add the label first")
+    opened.end(given.extents)
+    return opened.to_json()
+
+
+@router.post("/volumes/{key}/interpolate")
+def interpolate(key: str, session: TheSession) -> dict[str, Any]:
+    """Shapes between the drawn slices in place of the masks."""
+    if session.busy():
+        raise Refused(409, "a volume that is being worked on", "no running job", "cancel it, or wait")
+    opened = session.volume(key)
+    opened.interpolate()
+    return opened.to_json()
+
+
+@router.get("/suggestion")
+def suggestion(server: TheServer, session: TheSession) -> dict[str, Any]:
+    """The slice of all open volumes that is most worth painting next, and why."""
+    with session.lock:
+        volumes = list(session.volumes.values())
+    return server.engine.suggest(volumes)
 
 
 @router.post("/segment", status_code=202)
@@ -180,11 +232,13 @@ def export(
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
         path = Path(folder) / f"mask{ending}"
         if kind == "nifti":
-            write_labels(path, opened.labels(), opened.volume.grid)
+            found = opened.labels()
+            values = [int(value) for value in np.unique(found) if value]
+            write_labels(path, found, opened.volume.grid, session.names_of(values))
         else:
             _write_dicom(path, opened, session)
         content = path.read_bytes()
-    name = f"{_stem(opened.volume.name)}_mask{ending}"
+    name = f"{stem_for_header(opened.volume.name)}_mask{ending}"
     return Response(content, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
@@ -197,9 +251,7 @@ def _write_dicom(path: Path, opened: OpenVolume, session: Session) -> None:
     values = sorted({int(value) for value in set(found[found > 0])})
     if not values:
         raise Refused(409, "nothing is labelled", "a labelled voxel", "paint or segment first")
-    # A label may be off the list and still be in what was segmented with it.
-    names = {value: session.names.get(value, f"label {value}") for value in values}
-    write_segmentation(path, found, opened.series, names)
+    write_segmentation(path, found, opened.series, session.names_of(values))
 
 
 def _numbers(text: str) -> list[int]:
@@ -213,9 +265,3 @@ def _job(session: Session, key: str) -> Job:
     if session.job is None or session.job.id != key:
         raise Refused(404, "no such job", "the job of this page", "start it again")
     return session.job
-
-
-def _stem(name: str) -> str:
-    """What may stand in a header as a file's name."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._") or "volume"

@@ -130,7 +130,9 @@ def _policy(bundle: Bundle, site: SiteFile, experiment: ExperimentConfig | None)
             f"{given} refuses: {refused['train']}", "a policy that lets the experiment happen",
             "edit it, or ask the coordinator for another experiment",
         )  # fmt: skip
-    return f"{given} allows {', '.join(kind for kind, reason in refused.items() if not reason)}"
+    unpinned = experiment.federation.privacy.secure_aggregation and not policy.peers
+    note = "; it pins no peers: the server could invent sites and see this site's update" if unpinned else ""
+    return f"{given} allows {', '.join(kind for kind, reason in refused.items() if not reason)}{note}"
 
 
 def _authority(bundle: Bundle) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import subprocess
 import time
@@ -109,7 +110,16 @@ def _superlink(coordinator: Coordinator, settings: FederationFile, keep_state: b
 
 def _nginx(coordinator: Coordinator) -> list[str]:
     log = coordinator.folder / "proxy" / "error.log"
-    return ["nginx", "-p", f"{coordinator.folder}/", "-e", str(log), "-c", str(coordinator.proxy)]
+    command = ["nginx", "-p", f"{coordinator.folder}/", "-e", str(log), "-c", str(coordinator.proxy)]
+    # Started by root, its workers would be 'nobody', who may not come to the folder where pieces of messages wait.
+    return [*command, "-g", f"user {_owner(coordinator.folder)};"] if os.geteuid() == 0 else command
+
+
+def _owner(folder: Path) -> str:
+    try:
+        return folder.owner()
+    except KeyError:  # a number without a name
+        return "root"
 
 
 def _wait_for(coordinator: Coordinator, settings: FederationFile, link: subprocess.Popen[str]) -> None:

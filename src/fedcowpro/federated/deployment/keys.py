@@ -13,12 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.federated.privacy.signing import read_private_key
 
 DAYS = 825  # of validity; the longest that common TLS clients take
 LOOPBACK = ("localhost", "127.0.0.1")  # how the coordinator's own programs call the server
@@ -123,24 +123,26 @@ def make_site_key(private: Path) -> bytes:
     return _public_line(key.public_key())
 
 
+def make_key_pair(private: Path) -> Path:
+    """A site's key pair, made where it is used: the private key, and beside it PRIVATE.pub, whose path is returned.
+
+    Raises:
+        FedCoWProError: one of the files is there.
+    """
+    public = private.with_name(f"{private.name}.pub")
+    if public.exists():
+        raise FedCoWProError(f"{public} exists", "a new file; keys are never overwritten", "choose another name")
+    write_new(public, make_site_key(private))
+    return public
+
+
 def public_of(private: Path) -> bytes:
     """The public key of a private one, as one line of text.
 
     Raises:
         FedCoWProError: no readable private key of the kind that Flower takes.
     """
-    try:
-        key = serialization.load_ssh_private_key(private.read_bytes(), None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise FedCoWProError(
-            f"{private} is no readable private key: {error}", "an ECDSA key in OpenSSH's form, without a passphrase",
-            "copy it again from the bundle, or ask the coordinator for a new one",
-        ) from error  # fmt: skip
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise FedCoWProError(
-            f"{private} is a key of another kind", "an ECDSA key", "make one: ssh-keygen -t ecdsa -b 384"
-        )
-    return _public_line(key.public_key())
+    return _public_line(read_private_key(private).public_key())
 
 
 def fingerprint(public: bytes) -> str:

@@ -27,9 +27,15 @@ from fedcowpro.federated.deployment.keys import (
 from fedcowpro.federated.deployment.layout import PRIVATE_KEY, Bundle, Coordinator, FederationFile, SiteFile
 from fedcowpro.federated.deployment.superlink_client import write_known_sites
 
+_OWN_KEY = "Put `site.key`, the private key that you made, into it: whoever has that can take part in your name."
+_MADE_KEY = (
+    "`site.key` is its private key: whoever has it can take part in its name. The coordinator made it, and could too; "
+    "`fedcowpro federation key site.key` makes one that only you have, whose public half the coordinator registers."
+)
+
 
 def init_federation(
-    root: Path, settings: FederationFile, public_keys: Mapping[str, Path] | None = None
+    root: Path, settings: FederationFile, public_keys: Mapping[str, Path] | None = None, *, make_keys: bool = True
 ) -> tuple[list[Path], list[str]]:
     """Make a federation, or add what is new: sites, changed ports. Keys that exist stay.
 
@@ -37,18 +43,28 @@ def init_federation(
         root: its folder.
         settings: all its sites, those of earlier calls too.
         public_keys: public key of each site that made its key itself; such a site gets no private one.
+        make_keys: whether a new site without a public key gets a key pair made here. Who makes a site's key can sign
+            in its name, in secure aggregation too.
 
     Returns:
         The files that were written, and the sites that are new.
 
     Raises:
-        FedCoWProError: the folder holds another federation, or a server certificate for other hosts.
+        FedCoWProError: the folder holds another federation, or a server certificate for other hosts; a new site without
+            a public key where none are made.
     """
     given = dict(public_keys or {})
     coordinator = Coordinator(root)
     settings = _merged(coordinator, settings)
     if unknown := sorted(given.keys() - set(settings.sites)):
         raise FedCoWProError(f"a public key for {unknown}", "keys of the federation's sites", "name them with --site")
+    keyless = [site for site in settings.sites if not (coordinator.public_key(site).exists() or site in given)]
+    if keyless and not make_keys:
+        raise FedCoWProError(
+            f"no public key of {', '.join(keyless)}", "keys made at the hospitals, which nobody else has",
+            f"there: fedcowpro federation key {PRIVATE_KEY}; here: --site {keyless[0]}={PRIVATE_KEY}.pub. To try "
+            "things out, or where the coordinator may act in the sites' names: --make-keys",
+        )  # fmt: skip
     if not coordinator.ca.exists():
         make_authority(coordinator.ca, coordinator.authority_key, f"{settings.name} authority")
     if not coordinator.certificate.exists():
@@ -94,7 +110,6 @@ def _coordinator_texts(coordinator: Coordinator, settings: FederationFile) -> li
         "app.toml": coordinator.app / "pyproject.toml",
         "LICENSE": coordinator.app / "LICENSE",
         "coordinator.service": coordinator.folder / "fedcowpro-coordinator.service",
-        "coordinator.compose.yaml": coordinator.folder / "compose.yaml",
         "coordinator.start.sh": coordinator.folder / "start.sh",
         "coordinator.README.md": coordinator.folder / "README.md",
     }
@@ -107,7 +122,7 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
     bundle.root.mkdir(parents=True, exist_ok=True)
     bundle.root.chmod(0o700)
     if given is not None:
-        public = _checked_public(given)
+        public = checked_public(given)
     else:  # the key may be there from a call that was interrupted
         public = public_of(bundle.key) if bundle.key.exists() else make_site_key(bundle.key)
     write_new(coordinator.public_key(site), public)
@@ -124,15 +139,20 @@ def _bundle(coordinator: Coordinator, settings: FederationFile, site: str, given
     texts = {
         "site.start.sh": bundle.root / "start.sh",
         "site.service": bundle.root / "fedcowpro-site.service",
-        "site.compose.yaml": bundle.root / "compose.yaml",
         "site.README.md": bundle.root / "README.md",
         "site.policy.yaml": bundle.policy,
     }
     values = {**entry.model_dump(), "name": settings.name, "version": settings.versions["fedcowpro"]}
+    values["about_key"] = _OWN_KEY if given is not None else _MADE_KEY
     return [coordinator.public_key(site), bundle.root, *_fill(texts, values)]
 
 
-def _checked_public(path: Path) -> bytes:
+def checked_public(path: Path) -> bytes:
+    """The line of a public key's file.
+
+    Raises:
+        FedCoWProError: no readable public key of the kind that Flower takes.
+    """
     try:
         line = path.read_bytes()
     except OSError as error:
@@ -140,7 +160,7 @@ def _checked_public(path: Path) -> bytes:
     if len(line.splitlines()) != 1 or not line.startswith(b"ecdsa-sha2-nistp"):
         raise FedCoWProError(
             f"{path} is no public key of the kind that Flower takes", "one line that begins with ecdsa-sha2-nistp",
-            f"make a pair at the site with: ssh-keygen -t ecdsa -b 384 -N '' -f {PRIVATE_KEY}",
+            f"make a pair at the site with: fedcowpro federation key {PRIVATE_KEY}",
         )  # fmt: skip
     return line
 

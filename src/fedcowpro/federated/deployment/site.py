@@ -17,7 +17,7 @@ from fedcowpro.federated.deployment.layout import Bundle, SiteFile
 from fedcowpro.federated.deployment.programs import end, start, until_stopped
 from fedcowpro.federated.deployment.reach import reach
 from fedcowpro.federated.deployment.supernode_client import sign_in
-from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY
+from fedcowpro.federated.governance.enforcement import AUDIT, NO_POLICY, POLICY, SITE_KEY
 
 SUPERNODE = "fedcowpro.federated.deployment.supernode"
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a restart: at first, and after many
@@ -33,7 +33,8 @@ def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -
     Raises:
         FedCoWProError: a policy that cannot be read.
     """
-    consent = {AUDIT: str(bundle.audit), **({POLICY: str(bundle.policy)} if bundle.policy.exists() else {})}
+    own = {SITE_KEY: str(bundle.key), AUDIT: str(bundle.audit)}
+    consent = {**own, **({POLICY: str(bundle.policy)} if bundle.policy.exists() else {})}
     node = {**consent, **site.node, "site-name": site.site, "site-path": str(site_folder.absolute())}
     # Values are TOML; a string of JSON is one of TOML too.
     config = " ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in node.items())

@@ -5,8 +5,10 @@ the last digest: without it, a log that was cut off at its end would look whole.
 both; `fedcowpro audit` prints the head, to be noted down elsewhere and asked for later (`--head`). A line holds no
 path, no name of a case and no content of a message but its digest.
 
-A process that reads a log verifies all of it once. From then on its own lines are added to what it knows, and the file
-is verified again only where its size, its number or its time of change say that somebody else wrote to it.
+Who writes to a log verifies all of it once, and then keeps with the head what a policy asks of its lines (`Tally`) and
+which file it was: its number, its size, its times of change, which nobody can set back. While the file is that, the
+next process reads its last line only, to see that it is the one that the head names; else it verifies all lines again.
+`read_audit` always does, and compares the counts.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import from_json
+from fedcowpro.federated.governance.tally import Tally
 
 try:
     import fcntl
@@ -31,6 +34,7 @@ except ImportError:  # no such locks on Windows
 
 _START = "0" * 64  # what the first line is chained to
 REPAIR = "repair"
+_LONGEST = 1 << 20  # bytes at the end of a log in which its last line is looked for
 
 
 @dataclass(frozen=True)
@@ -77,22 +81,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """Where a log ends: its lines, its bytes, and the last line's digest."""
+    """Where a log ends: its lines, its bytes, the last line's digest; which file was verified, and what is in it."""
 
     lines: int = 0
     size: int = 0
     digest: str = _START
-
-
-@dataclass
-class _Verified:
-    """Lines of a log as this process verified and continued them, and what the file was then."""
-
-    state: tuple[int, ...]
-    entries: list[Entry]
-
-
-_verified: dict[Path, _Verified] = {}  # of this process, by the log's path
+    state: tuple[int, ...] = ()
+    tally: Tally = field(default_factory=Tally)
 
 
 class Session:
@@ -102,46 +97,50 @@ class Session:
         self._stream, self._path = stream, path.absolute()
         self._head = self._mend()
 
-    def entries(self) -> Sequence[Entry]:
-        """All lines; FedCoWProError where the chain is broken."""
-        known = self._known()
-        if known is None:
+    def tally(self) -> Tally:
+        """What is in the log; FedCoWProError where the chain is broken."""
+        if not self._is_known():
             self._stream.seek(0)
-            entries, problems = _check(self._stream.read(), self._head)
+            entries, problems = _check(self._stream.read(), replace(self._head, state=()))
             if problems:
                 raise _damaged(self._path, problems[0])
-            known = _verified[self._path] = _Verified(self._state(), entries)
-        return tuple(known.entries)
+            self._head = replace(self._head, state=self._state(), tally=Tally.of(entries))
+            _write_head(self._path, self._head)
+        return self._head.tally
 
-    def append(self, event: Event) -> Entry:
-        """One more line, on the disk when this returns."""
+    def append(self, *events: Event) -> None:
+        """One more line for each event, on the disk when this returns."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = {"number": self._head.lines + 1, "time": time, **asdict(event), "previous": self._head.digest}
-        digest = _digest(content)
-        line = json.dumps({**content, "digest": digest}, ensure_ascii=False).encode() + b"\n"
-        known = self._known()
+        known, head, tally, lines = self._is_known(), self._head, self._head.tally.model_copy(deep=True), []
+        for event in events:
+            content = {"number": head.lines + 1, "time": time, **asdict(event), "previous": head.digest}
+            digest = _digest(content)
+            lines.append(json.dumps({**content, "digest": digest}, ensure_ascii=False).encode() + b"\n")
+            head = Head(head.lines + 1, head.size + len(lines[-1]), digest)
+            tally.add(event, time)
         self._stream.seek(0, os.SEEK_END)
-        self._stream.write(line)
+        self._stream.write(b"".join(lines))
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._head = Head(self._head.lines + 1, self._head.size + len(line), digest)
+        self._head = replace(head, state=self._state(), tally=tally) if known else head
         _write_head(self._path, self._head)
-        entry = Entry(self._head.lines, time, event, content["previous"], digest)
-        if known is not None:
-            known.entries.append(entry)
-            known.state = self._state()
-        return entry
 
-    def _known(self) -> _Verified | None:
-        """What this process knows of the log; None where the file or its head are not as this process left them."""
-        known = _verified.get(self._path)
-        if known is None:
-            return None
-        last = known.entries[-1].digest if known.entries else _START
-        if (known.state, len(known.entries), last) != (self._state(), self._head.lines, self._head.digest):
-            del _verified[self._path]
-            return None
-        return known
+    def _is_known(self) -> bool:
+        """Whether the file is the one that was verified, and ends with the line that the head names."""
+        return self._head.state == self._state() and (self._head.lines == 0 or self._ends_as_its_head_says())
+
+    def _ends_as_its_head_says(self) -> bool:
+        start = max(0, self._head.size - _LONGEST)
+        self._stream.seek(start)
+        *before, line, rest = [b"", *self._stream.read().split(b"\n")]
+        if start and len(before) < 2:
+            return False  # too long a line to be seen whole
+        try:
+            found = from_json(line)
+            entry, digest = _entry(found), found.pop("digest")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+        return not rest and (entry.number, digest, _digest(found)) == (self._head.lines, self._head.digest, digest)
 
     def _state(self) -> tuple[int, ...]:
         """Which file it is, its size, and when it was changed last, which nobody can set back."""
@@ -161,7 +160,7 @@ class Session:
             if b"\n" in self._stream.read():
                 raise _damaged(self._path, f"{_head_file(self._path).name} is missing")
             # A new log, or one whose first writing was interrupted. The head comes before the first line.
-            head = Head()
+            head = Head(state=self._state()) if size == 0 else Head()
             _write_head(self._path, head)
         if size < head.size:
             raise _damaged(self._path, f"it has {size} bytes, its head says {head.size}")
@@ -202,10 +201,10 @@ class AuditLog:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             yield Session(stream, self.path)
 
-    def append(self, event: Event) -> Entry:
-        """One more line, in a session of its own."""
+    def append(self, *events: Event) -> None:
+        """One more line for each event, in a session of its own."""
         with self.session() as session:
-            return session.append(event)
+            session.append(*events)
 
 
 def read_audit(path: Path) -> tuple[list[Entry], list[str], Head]:
@@ -236,7 +235,7 @@ def _check(content: bytes, head: Head | None) -> tuple[list[Entry], list[str]]:
         try:
             found = from_json(line)
             entry = _entry(found)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             problems.append(f"line {number} is no entry of a log")
             break
         digest = found.pop("digest")
@@ -255,11 +254,16 @@ def _check(content: bytes, head: Head | None) -> tuple[list[Entry], list[str]]:
         problems.append(f"it ends after line {len(entries)}, its head says {head.lines}")
     elif head.lines and entries[head.lines - 1].digest != head.digest:
         problems.append(f"line {head.lines} is not the one that its head names")
+    elif head.state and not problems and head.tally != Tally.of(entries[: head.lines]):
+        problems.append("its head counts other lines than there are")
     return entries, problems
 
 
 def _entry(found: Mapping[str, Any]) -> Entry:
     event = Event(**{part.name: found[part.name] for part in fields(Event)})
+    datetime.fromisoformat(found["time"])
+    if not (isinstance(event.run, str) and all(isinstance(value, int | float) for value in event.facts.values())):
+        raise ValueError("no event")
     return Entry(found["number"], found["time"], event, found["previous"], found["digest"])
 
 
@@ -274,7 +278,8 @@ def _head_file(path: Path) -> Path:
 
 def _read_head(path: Path) -> Head | None:
     try:
-        return Head(**from_json(_head_file(path).read_text(encoding="utf-8")))
+        found = Head(**from_json(_head_file(path).read_text(encoding="utf-8")))
+        return replace(found, state=tuple(found.state), tally=Tally.model_validate(found.tally))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
@@ -285,7 +290,7 @@ def _write_head(path: Path, head: Head) -> None:
     file = _head_file(path)
     temporary = file.with_name(f".{file.name}.tmp")
     with temporary.open("wb") as stream:
-        stream.write(json.dumps(asdict(head)).encode() + b"\n")
+        stream.write(json.dumps({**vars(head), "tally": head.tally.model_dump()}).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, file)

@@ -1,8 +1,8 @@
 """Policy enforcement: what stands between a message and the site's app. All that goes in and out is noted.
 
 The node's configuration may have `site-policy`, the path of a `SitePolicy` as YAML ('none': everything but odd weights
-is permitted; default: the policy's defaults), and `audit-log`, the path of the site's log (default: beside the site
-folder, SITE.audit.jsonl).
+is permitted; default: the policy's defaults), `audit-log`, the path of the site's log (default: beside the site folder,
+SITE.audit.jsonl), and `site-key`, the path of its private key, with which it signs in secure aggregation.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from fedcowpro.federated.governance.policy import (
     check_message,
     refusal_behind,
 )
-from fedcowpro.federated.governance.weight_checks import NORM, WEIGHTS, check_weights
+from fedcowpro.federated.governance.tally import NORM, WEIGHTS
+from fedcowpro.federated.governance.weight_checks import check_weights
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.messages import REFUSED, content_digest
 from fedcowpro.federated.transport.packing import PackingError, is_packed, pack, unpack
 from fedcowpro.federated.transport.site_errors import sanitised
 
 POLICY, AUDIT, NO_POLICY = "site-policy", "audit-log", "none"
+SITE_KEY = "site-key"
 _UNUSABLE = "the site's policy or audit log cannot be used; the site's own output says why"
 
 
@@ -83,7 +85,7 @@ def _enforced(message: Message, context: Context, call_next: ClientAppCallable, 
                 if bad:
                     raise RefusedError(bad)
                 said = announcement(message)
-                check_message(policy_of(context), said, session.entries, datetime.now().astimezone())
+                check_message(policy_of(context), said, session.tally, datetime.now().astimezone())
             except RefusedError as error:
                 refusal = str(error)
             except (FedCoWProError, OSError):
@@ -126,7 +128,7 @@ def approve_weights(
     said = announcement(message)
     with log_of(context.node_config).session() as session:
         try:
-            norm = check_weights(policy_of(context), said, config, weights, session.entries)
+            norm = check_weights(policy_of(context), said, config, weights, session.tally)
         except RefusedError as error:
             session.append(_event(context, said, "in", "refused", WEIGHTS, reason=str(error)))
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast, get_args
@@ -15,7 +15,7 @@ from fedcowpro.config.base import Config
 from fedcowpro.config.policy import ANY, Kind, SitePolicy
 from fedcowpro.core.package import package_digest
 from fedcowpro.core.text import from_json, printable
-from fedcowpro.federated.governance.audit_log import Entry
+from fedcowpro.federated.governance.tally import Tally
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.site_errors import SiteError
 
@@ -83,7 +83,7 @@ def announcement(message: Message) -> Announcement:
     return said
 
 
-def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
+def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Tally], now: datetime) -> None:
     """Whether the policy permits a message, by what it announces and what was done before.
 
     Questions that read nothing but counts (kind 'query') always pass. Of the messages of secure aggregation the first
@@ -92,7 +92,7 @@ def check_message(policy: SitePolicy, said: Announcement, log: Callable[[], Iter
     Args:
         policy: of the site.
         said: by the message.
-        log: gives the site's audit log, which is read only where rounds are counted.
+        log: counts the lines of the site's audit log; it is asked only where rounds are counted.
         now: local time.
 
     Raises:
@@ -192,7 +192,7 @@ def _part(kind: type[Part], said: Announcement, name: str) -> Part:
         raise RefusedError(f"the settings under '{name}' cannot be read") from error
 
 
-def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iterable[Entry]], now: datetime) -> None:
+def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Tally], now: datetime) -> None:
     parts = [said.federation, *([_mapping(said.settings["teaching"])] if said.settings.get("teaching") else [])]
     steps, rounds = (_most([_number(part.get(name)) for part in parts]) for name in ("local_steps", "rounds"))
     if policy.max_local_steps is not None and (steps is None or steps > policy.max_local_steps):
@@ -202,17 +202,17 @@ def _check_rounds(policy: SitePolicy, said: Announcement, log: Callable[[], Iter
     of_a_day = policy.max_rounds if policy.max_rounds_per_day is None else policy.max_rounds_per_day
     if of_a_day is None and policy.max_total_rounds is None:
         return
-    done = [entry for entry in log() if entry.event.kind == "train" and entry.event.decision == "allowed"]
-    of_run = sum(entry.event.run == said.run for entry in done)
+    done = log()
+    of_run = done.of_run.get(said.run, 0)
     if policy.max_rounds is not None and of_run >= policy.max_rounds:
         raise RefusedError(f"the site has trained {of_run} rounds of this run, as many as it allows")
     # Whatever names the server gives to runs.
     yesterday = (now.astimezone(UTC) - timedelta(days=1)).isoformat(timespec="milliseconds")
-    today = sum(entry.time > yesterday for entry in done)
+    today = sum(time > yesterday for time in done.recent)
     if of_a_day is not None and today >= of_a_day:
         raise RefusedError(f"the site has trained {today} rounds of all runs in 24 hours, as many as it allows")
-    if policy.max_total_rounds is not None and len(done) >= policy.max_total_rounds:
-        raise RefusedError(f"the site has trained {len(done)} rounds of all runs, as many as it allows")
+    if policy.max_total_rounds is not None and done.trained >= policy.max_total_rounds:
+        raise RefusedError(f"the site has trained {done.trained} rounds of all runs, as many as it allows")
 
 
 def _most(values: Sequence[float | None]) -> float | None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import get_args
 
-from fedcowpro.config import ExperimentConfig
+import yaml
+
+from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.config.policy import Kind, SitePolicy
 from fedcowpro.core.files import write_atomic
 from fedcowpro.core.package import package_digest
 from fedcowpro.federated.governance.policy import Announcement, RefusedError, check_message
+from fedcowpro.federated.governance.tally import Tally
 
 _PARTICIPANTS = 3  # fewest in an average, where there are as many
 _SPARE = 2  # a run that is interrupted repeats rounds
@@ -31,7 +35,8 @@ max_local_steps: {steps}
 min_participants: {participants}
 privacy:
   mechanism: [none, central, local]
-# Kinds of messages: train, evaluate (means of scores leave), layers (normalisation layers leave).
+  secure_aggregation: {secure}
+{peers}# Kinds of messages: train, evaluate (means of scores leave), layers (normalisation layers leave).
 messages: [train, evaluate]
 # Fewest held-out cases behind a score.
 min_cases: 3
@@ -39,12 +44,21 @@ min_cases: 3
 
 
 def write_policy(
-    file: Path, config: ExperimentConfig, architecture: str, weights: str, sites: int = _PARTICIPANTS
+    file: Path,
+    config: ExperimentConfig,
+    architecture: str,
+    weights: str,
+    sites: int = _PARTICIPANTS,
+    peers: Mapping[str, str] | None = None,
 ) -> None:
     """Write a policy with comments that allows this experiment, on this version of the program, once.
 
     Args:
         sites: how many take part; with fewer than three the policy asks for no more.
+        peers: public key of each other site; with them the policy demands secure aggregation, if the experiment has it.
+
+    Raises:
+        FedCoWProError: peers that a policy cannot have.
     """
     rounds = config.federation.rounds
     text = _TEXT.format(
@@ -56,8 +70,18 @@ def write_policy(
         max_total=rounds + _SPARE,
         steps=config.federation.local_steps,
         participants=min(_PARTICIPANTS, sites),
+        secure="true" if peers and config.federation.privacy.secure_aggregation else "false",
+        peers=_peers_text(peers or {}),
     )
+    parse(SitePolicy, yaml.safe_load(text), "the policy")
     write_atomic(file, text.encode())
+
+
+def _peers_text(peers: Mapping[str, str]) -> str:
+    if not peers:
+        return "# No peers are pinned: in secure aggregation a server could invent sites (docs/federation-safety.md).\n"
+    lines = "".join(f"  {name}: {' '.join(key.split()[:2])}\n" for name, key in peers.items())
+    return f"# The other sites' public keys; compare them with those sites yourself.\npeers:\n{lines}"
 
 
 def objections(policy: SitePolicy, config: ExperimentConfig, sites: int) -> dict[str, str]:
@@ -69,7 +93,7 @@ def objections(policy: SitePolicy, config: ExperimentConfig, sites: int) -> dict
     for kind in get_args(Kind):
         said = Announcement(kind, "", 1, package_digest(), sites, config.model_dump(mode="json"))
         try:
-            check_message(policy, said, lambda: (), datetime.now().astimezone())
+            check_message(policy, said, Tally, datetime.now().astimezone())
             found[kind] = ""
         except RefusedError as error:
             found[kind] = str(error)

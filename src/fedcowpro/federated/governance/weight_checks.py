@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from fedcowpro.config import ExperimentConfig
 from fedcowpro.config.policy import PACKAGE, SitePolicy
-from fedcowpro.federated.governance.audit_log import Entry
 from fedcowpro.federated.governance.policy import SHOWN, Announcement, RefusedError
+from fedcowpro.federated.governance.tally import Tally
 from fedcowpro.federated.monitoring.rounds import STATISTICS
 from fedcowpro.federated.transport.encoding import initial_model
 from fedcowpro.model.checkpoint import state_digest
-
-WEIGHTS = "weights"  # the kind of an audit entry about received weights
-NORM = "norm"
 
 
 def check_weights(
@@ -24,13 +21,13 @@ def check_weights(
     said: Announcement,
     config: ExperimentConfig,
     weights: Mapping[str, Tensor],
-    log: Callable[[], Iterable[Entry]],
+    log: Callable[[], Tally],
 ) -> float:
     """Whether received weights are such as a training makes, and those that the site expects at the start of a run.
 
     Args:
         weights: floating-point tensors.
-        log: gives the site's audit log, which is read only where earlier weights matter.
+        log: counts the lines of the site's audit log; it is asked only where earlier weights matter.
 
     Returns:
         The L2 norm of the weights, without running statistics.
@@ -54,17 +51,16 @@ def check_weights(
     compared = math.isfinite(policy.max_norm_ratio) and config.federation.privacy.mechanism == "none"
     if not compared and not policy.initial_weights:
         return norm
-    before = [entry.event for entry in log() if entry.event.kind == WEIGHTS and entry.event.run == said.run]
-    norms = [event.facts[NORM] for event in before if event.decision == "allowed" and NORM in event.facts]
-    if compared and norms and not norms[-1] / policy.max_norm_ratio <= norm <= norms[-1] * policy.max_norm_ratio:
+    last = log().norms.get(said.run)
+    if compared and last is not None and not last / policy.max_norm_ratio <= norm <= last * policy.max_norm_ratio:
         raise RefusedError(
-            f"the norm of the received weights is {norm:.4g}, the last one of this run was {norms[-1]:.4g}; allowed is "
+            f"the norm of the received weights is {norm:.4g}, the last one of this run was {last:.4g}; allowed is "
             f"a factor of {policy.max_norm_ratio:g}"
         )
     if policy.initial_weights and said.kind == "train":
         if said.round == 1:
             _check_beginning(policy, config, weights)
-        elif not norms:
+        elif last is None:
             raise RefusedError(
                 f"the run's first weights, which this site checks, did not come before round {said.round}"
             )

@@ -139,11 +139,13 @@ def dashboard(run: Watched) -> RenderableType:
     for name in (*names, "Dice") if run.scores else names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", overflow="fold")
-    active = alarms(run.records)
+    latest = {one.site: (past.round, one) for past in run.records for one in past.sites}
+    active: dict[str, list[str]] = {}
+    for alarm in alarms(run.records):
+        active.setdefault(alarm.site, []).append(alarm.name)
     for site in run.sites:
-        record = next((one for past in reversed(run.records) for one in past.sites if one.site == site), None)
-        number = next((past.round for past in reversed(run.records) if _has(past, site)), None)
-        signs = [alarm.name for alarm in active if alarm.site == site]
+        number, record = latest.get(site, (None, None))
+        signs = active.get(site, [])
         reason = printable(run.records[-1].left_out.get(site, ""), _TEXT) if run.records else ""
         state = Text(f"left out: {reason}" if reason else "ok" if record else "waiting")
         state.stylize("red" if reason else "green" if record and not signs else "")
@@ -163,10 +165,6 @@ def spark(values: list[float]) -> str:
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
     step = (high - low) / (len(_BARS) - 1) or 1.0
     return "".join(_BARS[round((value - low) / step)] if math.isfinite(value) else " " for value in values)
-
-
-def _has(record: RoundRecord, site: str) -> bool:
-    return any(one.site == site for one in record.sites)
 
 
 def _numbers(record: SiteRecord | None) -> list[str]:

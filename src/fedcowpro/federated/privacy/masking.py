@@ -9,8 +9,9 @@ each site the server gets shares of one of the two only. Standard primitives of 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations, islice
 
 import numpy as np
 from Crypto.Protocol.SecretSharing import Shamir
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from fedcowpro.federated.privacy.noise import KEY_BYTES, keystream
 
+_TRIES = 2000  # choices of shares; with one false one, so many sites at least are no hindrance
 FEWEST = 3  # sites in a sum: of two, each knows the other's part
 SECRET_BYTES = 16  # of a seed: 128 bits, what the sharing takes
 
@@ -69,6 +71,34 @@ def join(shares: Mapping[int, bytes]) -> bytes:
     return bytes(Shamir.combine([(place + 1, share) for place, share in shares.items()], ssss=False))
 
 
+def commitment(seed: bytes) -> bytes:
+    """32 bytes that tell nothing of a seed and fit no other one, so that it is known again when shares give it."""
+    return derive(seed, "commitment")
+
+
+def recover(
+    shares: Mapping[int, bytes], threshold: int, fits: Callable[[bytes], bool]
+) -> tuple[bytes, set[int]] | None:
+    """The secret from shares of which some may be false, and the places of the false ones.
+
+    Args:
+        shares: by their place in `split`'s list from 0.
+        threshold: number of shares that give the secret.
+        fits: whether it is the secret.
+
+    Returns:
+        None where no `threshold` of the shares give it, as far as was tried.
+    """
+    for chosen in islice(combinations(sorted(shares), threshold), _TRIES):
+        given = {place: shares[place] for place in chosen}
+        secret = join(given)
+        if fits(secret):
+            del given[chosen[0]]  # the others determine, with any true share, the same secret
+            rest = shares.keys() - {*chosen}
+            return secret, {place for place in rest if join({**given, place: shares[place]}) != secret}
+    return None
+
+
 def seal(key: bytes, content: bytes) -> bytes:
     """Encrypted and authenticated (ChaCha20-Poly1305); a key seals one message only, so the nonce is constant."""
     return ChaCha20Poly1305(key).encrypt(bytes(12), content, None)
@@ -84,6 +114,16 @@ def unseal(key: bytes, sealed: bytes) -> bytes:
         return ChaCha20Poly1305(key).decrypt(bytes(12), sealed, None)
     except InvalidTag as error:
         raise ValueError("a sealed share was altered, or sealed for another") from error
+
+
+def no_smaller_sum(threshold: int, sites: int, fewest: int) -> bool:
+    """Whether a server cannot make the sites' shares tell a sum of fewer than `fewest`, whoever it says has answered.
+
+    A site takes only lists of `threshold` sites that answered, or more, and tells shares of the keys of the others:
+    all of them together of sites (sites - threshold) keys at most. To take sites out of a sum until fewest - 1 are
+    left, it needs `threshold` shares of each of their keys.
+    """
+    return threshold * (sites - fewest + 1) > sites * (sites - threshold)
 
 
 def own_mask(seed: bytes, count: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import printable
 from fedcowpro.federated.monitoring.rounds import Arrays, RoundRecord, SiteRecord, update_geometry
 from fedcowpro.federated.server.aggregate import adam_step, aggregate_of, check_federation, weights_of
+from fedcowpro.federated.server.exchange import exchange
 from fedcowpro.federated.server.replies import BadReply, FailedReply, Reply, ReplyStore, check_reply
 from fedcowpro.federated.server.sampling import drawn_alone, sites_per_round
 from fedcowpro.federated.server.update_limits import NORM_FACTOR, limit_updates
@@ -93,6 +94,19 @@ class Aggregator:
         self._absent, self._declared = dict(absent), dict(declared or {})
         if drawn_alone(self._config):  # a small draw is no failure
             self._min_sites = min(self._config.min_sites or len(sites), len(sites))
+
+    @property
+    def excluded(self) -> Mapping[str, str]:
+        """Why sites that are here are not to be asked in the next round."""
+        return {}
+
+    def run_round(
+        self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid
+    ) -> tuple[dict[str, np.ndarray], RoundRecord]:
+        """Ask the sites for a round and aggregate what they send: `messages`, then `aggregate`."""
+        messages = self.messages(number, model, settings, grid)
+        size = sum(array.nbytes for array in model.values())
+        return self.aggregate(number, exchange(grid, messages, self._config.round_timeout, size))
 
     def messages(self, number: int, model: Arrays, settings: ConfigRecord, grid: Grid) -> list[Message]:
         """What goes to the sites in a round: the same weights and settings to each.

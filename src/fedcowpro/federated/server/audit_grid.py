@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from flwr.app import Message, RecordDict
@@ -13,6 +14,8 @@ from fedcowpro.federated.governance.audit_log import AuditLog, Event
 from fedcowpro.federated.transport import messages as records
 from fedcowpro.federated.transport.messages import REFUSED, content_digest
 
+_PAUSE = 1.0  # seconds; each writing waits for the disk twice, which with many sites takes longer than all else
+
 
 def engine_of(grid: Grid) -> Grid:
     """The grid that does the work."""
@@ -20,7 +23,7 @@ def engine_of(grid: Grid) -> Grid:
 
 
 class AuditedGrid(Grid):
-    """Passes everything to another grid and writes a line for each message and each reply.
+    """Passes everything to another grid and writes a line for each message and each reply, at most a second later.
 
     Args:
         grid: that does the work.
@@ -36,7 +39,7 @@ class AuditedGrid(Grid):
         self.names: Mapping[int, str] = {}
         self._registered: dict[int, str] = {}
         self._run_name = ""
-        self._last: tuple[RecordDict | None, str] = (None, "")
+        self._last: tuple[RecordDict | None, tuple[int, str]] = (None, (0, ""))
         self._rounds: dict[int, int] = {}
         self._waiting: dict[str, int] = {}  # node that each message went to
 
@@ -73,42 +76,54 @@ class AuditedGrid(Grid):
         return keys
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        for key in message_ids:
-            for reply in self.inner.pull_messages([key]):
-                # Who died is answered for by the server itself, under the server's own number.
-                self._note_reply(reply, self._waiting.pop(key, reply.metadata.src_node_id))
-                yield reply
+        replies = list(self.inner.pull_messages(message_ids))
+        keys = [reply.metadata.reply_to_message_id for reply in replies]
+        # Who died is answered for by the server itself, under the server's own number.
+        nodes = [self._waiting.pop(key, one.metadata.src_node_id) for key, one in zip(keys, replies, strict=True)]
+        if replies:
+            self._log.append(*map(self._reply, replies, nodes))
+        return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        for reply in self.inner.send_and_receive(self._sent(messages), timeout=timeout):
-            self._note_reply(reply, reply.metadata.src_node_id)
-            yield reply
+        pending: list[Event] = []
+        written = time.monotonic()
+        try:
+            for reply in self.inner.send_and_receive(self._sent(messages), timeout=timeout):
+                pending.append(self._reply(reply, reply.metadata.src_node_id))
+                if time.monotonic() - written > _PAUSE:
+                    self._log.append(*pending)
+                    pending, written = [], time.monotonic()
+                yield reply
+        finally:
+            if pending:
+                self._log.append(*pending)
 
     def note(self, site: str, kind: str, decision: str, number: int, reason: str = "", content: str = "") -> None:
         """A line about something else than a message."""
         self._log.append(Event("server", site, "", kind, decision, self._run_name, number, 0, content, reason))
 
     def _sent(self, messages: Iterable[Message]) -> list[Message]:
-        """A list, because Flower's own grid goes over the messages twice."""
-        listed = list(messages)
+        """A list, because Flower's own grid goes over the messages twice; noted at one go."""
+        listed, events = list(messages), []
         for message in listed:
             number = int(str(records.config_record(message.content, records.CONFIG).get(records.ROUND, 0)))
-            self._rounds[message.metadata.dst_node_id] = number
-            size = records.payload_bytes(message.content)
-            self._append(message.metadata.dst_node_id, "out", message, "sent", number, size, self._digest(message))
+            node = message.metadata.dst_node_id
+            self._rounds[node] = number
+            size, digest = self._measured(message)
+            events.append(self._event(node, "out", message, "sent", number, size, digest))
+        self._log.append(*events)
         return listed
 
-    def _note_reply(self, reply: Message, node: int) -> None:
+    def _reply(self, reply: Message, node: int) -> Event:
         number = self._rounds.get(node, 0)
         if reply.has_error():
             decision = "refused" if reply.error.code == REFUSED else "failed"
             reason = records.failure(reply) if decision == "refused" else ""
-            self._append(node, "in", reply, decision, number, reason=reason)
-        else:
-            size, digest = records.payload_bytes(reply.content), content_digest(reply.content)
-            self._append(node, "in", reply, "received", number, size, digest)
+            return self._event(node, "in", reply, decision, number, reason=reason)
+        size, digest = records.payload_bytes(reply.content), content_digest(reply.content)
+        return self._event(node, "in", reply, "received", number, size, digest)
 
-    def _append(
+    def _event(
         self,
         node: int,
         direction: str,
@@ -118,14 +133,14 @@ class AuditedGrid(Grid):
         size: int = 0,
         content: str = "",
         reason: str = "",
-    ) -> None:
+    ) -> Event:
         site = self.names.get(node) or self._registered.get(node) or f"node {node}"
         kind = message.metadata.message_type
-        event = Event("server", site, direction, kind, decision, self._run_name, number, size, content, reason)
-        self._log.append(event)
+        return Event("server", site, direction, kind, decision, self._run_name, number, size, content, reason)
 
-    def _digest(self, message: Message) -> str:
-        """All sites get the same records: their digest is computed once."""
+    def _measured(self, message: Message) -> tuple[int, str]:
+        """Bytes and digest. All sites get the same records: they are computed once."""
         if self._last[0] is not message.content:
-            self._last = (message.content, content_digest(message.content))
+            found = records.payload_bytes(message.content), content_digest(message.content)
+            self._last = (message.content, found)
         return self._last[1]

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -24,6 +25,7 @@ _SAME = ("fedcowpro", "flwr")  # packages whose versions must be the server's; o
 _PAUSE = 2.0  # seconds between two looks for sites
 _PATIENCE = 120.0  # seconds that sites have to describe themselves, and on one machine they may share its cores:
 _MORE = 15.0  # so many more for each
+_SHOWN = 20  # sites that a line of the log names
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +35,13 @@ class ClientRegistry:
 
     A node is asked who it is when it appears, and again when it has been away. It takes part if its name is expected
     and no other node's, its versions are the server's, its slices have the size of the run, and its data are those that
-    the run began with. The size is that of the run as it was recorded, and before a run the one that most sites have,
-    whoever answers first.
+    the run began with. The size is that of the run as it was recorded, or of the settings; where neither has one,
+    the one that most sites have, whoever answers first.
 
     Args:
         expected: names of the sites; empty takes whoever is there.
         known: digest of the data of each site that has taken part before the run was interrupted.
-        size: of slices in the run, in pixels, where it has begun.
+        size: of slices in the run, in pixels, where it is known.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class ClientRegistry:
     ) -> None:
         self._expected = frozenset(expected)
         self._digests = dict(known or {})
-        self._size = size
+        self._size, self._ours = size, versions()
         self._seen: dict[int, str] = {}
         self._facts: dict[int, SiteFacts] = {}
+        self._holders: dict[str, int] = {}  # node whose facts have this name
         self._refused: dict[str, str] = {}
-        self._here: list[int] = []
+        self._here: dict[int, None] = {}  # nodes, in their order
 
     def facts(self) -> list[SiteFacts]:
         """Facts of every site that has come so far and fits, in the order of their names."""
@@ -88,7 +91,7 @@ class ClientRegistry:
                 break
             everyone = len(self._here) >= max(1, len(self._expected))
             if told != (told := self.absent()):
-                log.info("waiting for sites: %s", told)
+                log.info("waiting for %d sites: %s", len(told), dict(islice(told.items(), _SHOWN)))
             if everyone or time.monotonic() >= end:
                 break
             time.sleep(_PAUSE)
@@ -107,12 +110,13 @@ class ClientRegistry:
     def update(self, grid: Grid) -> None:
         """Look who is here now, and ask those that have come since the last time."""
         here = {node.node_id: node for node in grid.get_nodes()}
-        self._here = sorted(here)
+        self._here = dict.fromkeys(sorted(here))
         # A node that comes back has another time of activation: its folder or program may have changed meanwhile.
-        fresh = [node for node in self._here if self._seen.get(node) != here[node].last_activated_at]
-        fresh += [node for node in self._here if node not in fresh and node not in self._facts]
+        known = self._facts.keys() & {node for node in here if self._seen.get(node) == here[node].last_activated_at}
+        fresh = [node for node in self._here if node not in known]
         for node in fresh:
-            self._facts.pop(node, None)
+            if (gone := self._facts.pop(node, None)) is not None:
+                del self._holders[gone.name]
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in fresh]
         patience = _PATIENCE + _MORE * len(queries)
         replies = {reply.metadata.src_node_id: reply for reply in exchange(grid, queries, patience)}
@@ -123,8 +127,9 @@ class ClientRegistry:
             except _Unfit as reason:
                 self._refuse(reason.site or registered or f"node {node}", str(reason))
             else:
-                self._facts = {other: facts for other, facts in self._facts.items() if facts.name != site.name}
-                self._facts[node] = site
+                if (before := self._holders.get(site.name)) is not None:
+                    del self._facts[before]
+                self._facts[node], self._holders[site.name] = site, node
                 self._seen[node] = here[node].last_activated_at
                 self._refused.pop(site.name, None)
         for site in self.facts():
@@ -134,11 +139,10 @@ class ClientRegistry:
         if reply.has_error():
             raise _Unfit(records.failure(reply))
         theirs = records.config_record(reply.content, records.VERSIONS)
-        ours = versions()
         record = dict(records.config_record(reply.content, records.FACTS))
         name = printable(record.get("name", ""))
-        if odd := [f"{package} {printable(theirs.get(package))}, here {ours[package]}" for package in _SAME if
-                   theirs.get(package) != ours[package]]:  # fmt: skip
+        if odd := [f"{package} {printable(theirs.get(package))}, here {self._ours[package]}" for package in _SAME if
+                   theirs.get(package) != self._ours[package]]:  # fmt: skip
             raise _Unfit("another version: " + "; ".join(odd), name)
         try:
             site = read_facts(record)
@@ -148,7 +152,8 @@ class ClientRegistry:
             raise _Unfit(f"its key is registered for '{registered}', it calls itself '{name}'", name)
         if self._expected and name not in self._expected:
             raise _Unfit(f"not one of the expected sites {sorted(self._expected)}", name)
-        if name in {facts.name for other, facts in self._facts.items() if other in self._here and other != node}:
+        holder = self._holders.get(name, node)
+        if holder != node and holder in self._here:
             raise _Unfit("another node has this name", name)
         if self._digests.get(name, site.digest) != site.digest:
             raise _Unfit("its data are not as they were when the run started", name)
@@ -166,8 +171,9 @@ class ClientRegistry:
         elif first[1] > second[1]:
             agreed, whose = first[0], "those of most sites"
         else:
-            told = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
-            return dict.fromkeys(sizes, f"slices differ in size, and no size is that of most sites: {told}")
+            told = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items())[:_SHOWN])
+            reason = f"slices differ in size, and neither federation.slice_size nor most sites say which counts: {told}"
+            return dict.fromkeys(sizes, reason)
         return {
             name: f"its slices have {size} pixels a side, {whose} have {agreed}"
             for name, size in sizes.items()

@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedcowpro.core.package import package_digest
-from fedcowpro.federated.monitoring.alarms import new_alarms
-from fedcowpro.federated.monitoring.rounds import RoundRecord, append_lines, read_rounds
+from fedcowpro.federated.monitoring.alarms import AlarmWatch
+from fedcowpro.federated.monitoring.rounds import RoundRecord, append_lines
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN, SiteScores, from_text, keep_scores, metrics_lines
 from fedcowpro.federated.server.audit_grid import AuditedGrid
 from fedcowpro.federated.server.exchange import exchange
@@ -50,13 +50,17 @@ def models_of(
     return models
 
 
-def note_round(grid: AuditedGrid, folder: RunFolder, record: RoundRecord) -> None:
-    """Note in the audit log whom a round averaged, and raise the alarms that it gives; its lines are written."""
+def note_round(grid: AuditedGrid, folder: RunFolder, record: RoundRecord, watch: AlarmWatch) -> None:
+    """Note in the audit log whom a round averaged, and raise the alarms that it gives; its lines are written.
+
+    Args:
+        watch: follows the run; it has seen the rounds before.
+    """
     # Names only: a site's words on its failure may have what no log should keep.
     averaged = ", ".join(site.site for site in record.sites)
     without = f"; without {', '.join(record.left_out)}" if record.left_out else ""
     grid.note("", "average", "averaged", record.round, f"{averaged}{without}")
-    found = new_alarms(read_rounds(folder.metrics_file))
+    found = watch.new(record)
     append_lines(folder.metrics_file, [alarm.line() for alarm in found])
     for alarm in found:
         _log.warning("alarm in round %d: site '%s': %s", alarm.round, alarm.site, alarm.text)

@@ -10,9 +10,10 @@ from flwr.app import ConfigRecord
 from pydantic import AfterValidator, Field
 
 from fedcowpro.federated.privacy.masking import SECRET_BYTES, agree
+from fedcowpro.federated.privacy.noise import KEY_BYTES
+from fedcowpro.federated.privacy.signing import SIGNATURE_BYTES
 from fedcowpro.federated.transport.answers import Answer, BadAnswer, checked
 
-_KEY_BYTES = 32
 _SEALED_BYTES = 2 * SECRET_BYTES + 16  # a share of both secrets, and what authenticates it
 
 
@@ -33,20 +34,22 @@ def _sealed(value: bytes) -> bytes:
     return value
 
 
-_Key = Annotated[bytes, Field(strict=True, min_length=_KEY_BYTES, max_length=_KEY_BYTES), AfterValidator(_usable)]
+_Key = Annotated[bytes, Field(strict=True, min_length=KEY_BYTES, max_length=KEY_BYTES), AfterValidator(_usable)]
 
 
 class Keys(Answer):
-    """Public keys of a site for one round."""
+    """Public keys of a site for one round, and what its mask's seed can be told by."""
 
     mask: _Key
     channel: _Key
+    commitment: Annotated[bytes, Field(strict=True, min_length=KEY_BYTES, max_length=KEY_BYTES)]
 
 
 class SealedShares(Answer):
-    """Sealed shares of a site's secrets, one for each site; empty for its own place."""
+    """Sealed shares of a site's secrets, one for each site, empty for its own place; its signature, if it has a key."""
 
     sealed: list[Annotated[bytes, Field(strict=True), AfterValidator(_sealed)]]
+    signature: Annotated[bytes, Field(strict=True, max_length=SIGNATURE_BYTES)] = b""
 
 
 class Shares(Answer):
@@ -62,15 +65,15 @@ def read_keys(record: ConfigRecord) -> Keys:
     return checked(Keys, {names.get(name, name): value for name, value in record.items()})
 
 
-def read_sealed(record: ConfigRecord, names: Sequence[str], site: str) -> list[bytes]:
-    """Sealed shares of `site` for each of `names`.
+def read_sealed(record: ConfigRecord, names: Sequence[str], site: str) -> SealedShares:
+    """Sealed shares of `site` for each of `names`, and its signature.
 
     Raises:
         BadAnswer: they are not one for each.
     """
-    found = checked(SealedShares, dict(record)).sealed
-    if [bool(one) for one in found] != [name != site for name in names]:
-        raise BadAnswer(f"'sealed' has {sum(map(bool, found))} shares, asked were {len(names) - 1}")
+    found = checked(SealedShares, dict(record))
+    if [bool(one) for one in found.sealed] != [name != site for name in names]:
+        raise BadAnswer(f"'sealed' has {sum(map(bool, found.sealed))} shares, asked were {len(names) - 1}")
     return found
 
 

@@ -22,7 +22,8 @@ from fedcowpro.config import ExperimentConfig, load
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import from_json
 from fedcowpro.federated.governance.audit_log import AuditLog
-from fedcowpro.federated.monitoring.rounds import append_round
+from fedcowpro.federated.monitoring.alarms import AlarmWatch
+from fedcowpro.federated.monitoring.rounds import append_round, read_rounds
 from fedcowpro.federated.monitoring.scores import GLOBAL, OWN
 from fedcowpro.federated.privacy.accountant import privacy_facts
 from fedcowpro.federated.server.aggregate import check_federation
@@ -40,6 +41,7 @@ from fedcowpro.federated.server.tracking import open_sinks, tracking
 from fedcowpro.federated.site.local_training import (
     SiteFacts,
     exchanged_names,
+    hold_still,
     learnt_names,
     normalisation_names,
     trained_names,
@@ -109,7 +111,8 @@ def serve_stage(
     """
     sinks = open_sinks(track)
     audited = AuditedGrid(grid, AuditLog(folder.audit_file))
-    registry = ClientRegistry([site.name for site in config.sites], folder.digests(), folder.slice_size())
+    size = folder.slice_size() or config.federation.slice_size
+    registry = ClientRegistry([site.name for site in config.sites], folder.digests(), size)
     registry.gather(audited, config.federation)
     sites = len(config.sites) or len(registry.nodes())
     check_federation(config.federation, sites)
@@ -117,6 +120,7 @@ def serve_stage(
     audited.names = registry.nodes()
     audited.name_run(folder.key())
     model = initial_network(config, folder)
+    hold_still(model, config.federation.trainable)
     exchanged = exchanged_names(model)
     kept = normalisation_names(model) if config.federation.normalisation == "local" else set()
     last = folder.last_round() or CompleteRound(0, model.state_dict(), {})
@@ -146,19 +150,20 @@ def serve_stage(
     settings = announced(_settings_for_sites(config), folder.key(), len(registry.nodes()))
     evaluation = CrossSiteEvaluation(audited, folder, settings, exchanged, config.federation.round_timeout)
     every = config.federation.evaluate_every
+    watch = AlarmWatch(read_rounds(folder.metrics_file))
     with tracking(sinks, folder, config) as tell:
         for number in range(last.number + 1, config.federation.rounds + 1):
             registry.update(audited)
             audited.names = registry.nodes()
-            asked = draw(registry.nodes(), config.federation, config.seed, number, sites)
-            aggregator.take_part(asked, registry.absent(), _slices(registry.facts()))
+            excluded = aggregator.excluded
+            fit = {node: name for node, name in registry.nodes().items() if name not in excluded}
+            asked = draw(fit, config.federation, config.seed, number, sites)
+            aggregator.take_part(asked, {**registry.absent(), **excluded}, _slices(registry.facts()))
             settings[records.PARTICIPANTS] = told_participants(asked, config.federation, sites)
             shared = records.to_numpy({name: last.state[name] for name in exchanged})
-            messages = aggregator.messages(number, shared, settings, audited)
-            replies = exchange(audited, messages, config.federation.round_timeout)
-            averaged, record = aggregator.aggregate(number, replies)
+            averaged, record = aggregator.run_round(number, shared, settings, audited)
             append_round(folder.metrics_file, record)
-            note_round(audited, folder, record)
+            note_round(audited, folder, record, watch)
             last = CompleteRound(
                 number,
                 {**last.state, **records.from_numpy(averaged)},
@@ -256,12 +261,13 @@ def model_card(
 
 def _common_settings(facts: Sequence[SiteFacts]) -> dict[str, Any]:
     """Per modality how volumes were prepared, where more than half of its sites agree."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for site in facts:
-        for modality in site.modality.split("+"):
-            found.setdefault(modality, []).append({**from_json(site.settings), "modality": modality})
-    common = {kind: max(given, key=given.count) for kind, given in sorted(found.items())}
-    return {kind: given for kind, given in common.items() if 2 * found[kind].count(given) > len(found[kind])}
+    found: dict[str, Counter[str]] = {}
+    for (modalities, text), count in Counter((site.modality, site.settings) for site in facts).items():
+        for modality in modalities.split("+"):
+            settings = json.dumps({**from_json(text), "modality": modality})
+            found.setdefault(modality, Counter())[settings] += count
+    common = {kind: given.most_common(1)[0] for kind, given in sorted(found.items())}
+    return {kind: from_json(text) for kind, (text, count) in common.items() if 2 * count > found[kind].total()}
 
 
 def _settings_for_sites(config: ExperimentConfig) -> str:

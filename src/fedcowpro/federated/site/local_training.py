@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fedcowpro.data.preparation.site import Site
 from fedcowpro.model.segmenter import Segmenter, build_model
 from fedcowpro.training.loop import FitReport, fit
 
+_PARTS = {"project": "projection", "adapter": "adapter"}  # of the model, by the names of its modules
 _NORMALISATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -101,6 +102,7 @@ def local_update(
     """
     federation = config.federation
     model = received_model(config, name, received, local).to(device)
+    hold_still(model, federation.trainable)
     kept = normalisation_names(model) if federation.normalisation == "local" else set()
     penalties = {}
     if federation.proximal:
@@ -177,6 +179,16 @@ def trained_names(model: nn.Module) -> set[str]:
 def learnt_names(model: nn.Module) -> set[str]:
     """Parameters that the optimiser changes; running statistics are not among them."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def hold_still(model: nn.Module, trainable: Collection[str]) -> None:
+    """Let nothing but these parts of the model learn (`federation.trainable`); without any, all of it does."""
+    if not trainable:
+        return
+    normalisation = normalisation_names(model)
+    for name, parameter in model.named_parameters():
+        part = "normalisation" if name in normalisation else _PARTS.get(name.partition(".")[0], "")
+        parameter.requires_grad_(part in trainable)
 
 
 def proximal_term(model: nn.Module, names: set[str], mu: float) -> Callable[[Segmenter], Tensor]:

@@ -1,24 +1,33 @@
 """A site's part of secure aggregation (`privacy.masking`): keys, shares, a masked update, shares again.
 
 The secrets of a round live in the context's state until the site has told its shares, which it does once; a new round
-throws away what was left of another. The site trusts the server to follow the protocol and to pass on the public keys
-unchanged, but checks what it can: its own keys come back, no name twice, enough sites.
+throws away what was left of another. Where the site's policy names its peers, the server is not trusted with the public
+keys: all sites sign the list that they were given, with the keys that they sign in with, and the masked update leaves
+only if each site in the sum is such a peer and signed the same list. Without that, a server can invent sites and take
+their parts out of the sum. In any case the site checks that its own keys come back, no name twice, enough sites.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.core.text import printable
+from fedcowpro.federated.governance.enforcement import SITE_KEY, policy_of
+from fedcowpro.federated.governance.policy import RefusedError
 from fedcowpro.federated.privacy.masking import (
     FEWEST,
     SECRET_BYTES,
     Secrets,
     agree,
+    commitment,
+    no_smaller_sum,
     own_mask,
     pair_masks,
     public_key,
@@ -26,6 +35,7 @@ from fedcowpro.federated.privacy.masking import (
     split,
     unseal,
 )
+from fedcowpro.federated.privacy.signing import is_signed, read_private_key, round_statement, sign
 from fedcowpro.federated.transport import messages as records
 
 _OFFERED, _SHARED, _ANSWERED = "offered", "shared", "answered"
@@ -47,15 +57,17 @@ def mask(words: np.ndarray, question: ConfigRecord, context: Context) -> np.ndar
 
     Raises:
         FedCoWProError: out of turn, or too few sites.
+        RefusedError: a site in the sum is not one of the policy's peers, or has not signed the list of keys.
     """
     state = _state(context, question, _SHARED)
     site, names = str(state["site"]), _names(question)
     publics = dict(zip(_texts(state, "names"), _blobs(state, "keys"), strict=True))
-    unknown = set(names) - set(publics)
-    _require(
-        not unknown and site in names, f"shares of {sorted(unknown)} and none for itself", "the sites of this round"
-    )
-    _enough(len(names), state)
+    fit = {*names} <= {*publics} and site in names and len({*names}) == len(names)
+    _require(fit, f"shares of {_listed(names)}", "sites of this round, each once, and itself among them")
+    policy = policy_of(context)
+    _enough(len(names), state, policy)
+    if policy.peers:
+        _require_signatures(policy, state, question, names)
     secret = {name: publics[name] for name in names if name != site}
     seed, own = _blob(state, "key"), _blob(state, "mask")
     state["present"], state["sealed"], state["phase"] = names, _blobs(question, "sealed"), _ANSWERED
@@ -69,6 +81,7 @@ def _offer_keys(question: ConfigRecord, context: Context) -> ConfigRecord:
         {
             "site": str(context.node_config["site-name"]),
             "phase": _OFFERED,
+            records.RUN: str(question.get(records.RUN, "")),
             records.ROUND: int(str(question[records.ROUND])),
             "mask": secrets.mask,
             "key": secrets.key,
@@ -76,11 +89,11 @@ def _offer_keys(question: ConfigRecord, context: Context) -> ConfigRecord:
             **keys,
         }
     )
-    return ConfigRecord(dict(keys))
+    return ConfigRecord({**keys, "commitment": commitment(secrets.mask)})
 
 
 def _share(question: ConfigRecord, context: Context) -> ConfigRecord:
-    """Shares of the own secrets, sealed for each other site."""
+    """Shares of the own secrets, sealed for each other site, and the signature under the list of all keys."""
     state = _state(context, question, _OFFERED)
     site, names = str(state["site"]), _names(question)
     keys, channels = _blobs(question, "keys"), _blobs(question, "channels")
@@ -89,8 +102,13 @@ def _share(question: ConfigRecord, context: Context) -> ConfigRecord:
     _require(len({*names}) == len(names) == len({*keys}) == len({*channels}), "names or keys twice", "each site once")
     own = site in names and (keys[names.index(site)], channels[names.index(site)])
     _require(own == (state["public-key"], state["public-channel"]), "other keys in its name", "its own keys unchanged")
-    _require(2 * threshold > len(names), f"a threshold of {threshold} for {len(names)} sites", "more than half")
-    _enough(len(names), state)
+    policy = policy_of(context)
+    _enough(len(names), state, policy)
+    if policy.peers and (strange := sorted({*names} - {site, *policy.peers})):
+        raise RefusedError(f"{_listed(strange)} would be in the sum, and the site's policy does not name them as peers")
+    most = f"a threshold that tells no sum of fewer than {_fewest(policy)}"
+    told = f"a threshold of {threshold} for {len(names)} sites"
+    _require(threshold <= len(names) and no_smaller_sum(threshold, len(names), _fewest(policy)), told, most)
     pieces = zip(
         split(_blob(state, "mask"), threshold, len(names)),
         split(_blob(state, "key"), threshold, len(names)),
@@ -105,7 +123,7 @@ def _share(question: ConfigRecord, context: Context) -> ConfigRecord:
             key = agree(_blob(state, "channel"), channel, _purpose(question, site, name))
             sealed.append(seal(key, of_mask + of_key))
     state["phase"] = _SHARED
-    return ConfigRecord({"sealed": sealed})
+    return ConfigRecord({"sealed": sealed, **_signature(state, context)})
 
 
 def _unmask(question: ConfigRecord, context: Context) -> ConfigRecord:
@@ -117,7 +135,7 @@ def _unmask(question: ConfigRecord, context: Context) -> ConfigRecord:
     del context.state[records.SECURE]
     site, answered, present = str(state["site"]), set(_names(question)), _texts(state, "present")
     _require(answered <= set(present) and site in answered, "sites that were not in this round", "those that were")
-    _enough(len(answered), state)
+    _enough(len(answered), state, policy_of(context))
     channels = dict(zip(_texts(state, "names"), _blobs(state, "channels"), strict=True))
     shares = []
     for name, sealed in zip(present, _blobs(state, "sealed"), strict=True):
@@ -151,8 +169,45 @@ def _state(context: Context, question: ConfigRecord, phase: str) -> ConfigRecord
     return state
 
 
-def _enough(count: int, state: ConfigRecord) -> None:
-    fewest = max(FEWEST, int(str(state["threshold"])))
+def _signature(state: ConfigRecord, context: Context) -> dict[str, bytes]:
+    """The site's signature under the list of keys, where the site has a key."""
+    file = context.node_config.get(SITE_KEY)
+    if file is None:
+        return {}
+    return {records.SIGNATURE: sign(read_private_key(Path(str(file))), str(state["site"]), _statement(state))}
+
+
+def _require_signatures(policy: SitePolicy, state: ConfigRecord, question: ConfigRecord, names: list[str]) -> None:
+    given = dict(zip(names, _blobs(question, records.SIGNATURES), strict=False))
+    statement = _statement(state)
+    unsigned = [
+        name
+        for name in names
+        if name != state["site"] and not is_signed(policy.peers.get(name, ""), name, statement, given.get(name, b""))
+    ]
+    if unsigned:
+        raise RefusedError(
+            f"{_listed(unsigned)} would be in the sum without a signature under this round's keys by the key that the "
+            "site's policy has for them (peers)"
+        )
+
+
+def _statement(state: ConfigRecord) -> bytes:
+    number, threshold = int(str(state[records.ROUND])), int(str(state["threshold"]))
+    names, keys, channels = _texts(state, "names"), _blobs(state, "keys"), _blobs(state, "channels")
+    return round_statement(str(state[records.RUN]), number, threshold, names, keys, channels)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"site '{printable(name)}'" for name in names)
+
+
+def _fewest(policy: SitePolicy) -> int:
+    return max(FEWEST, policy.min_participants)
+
+
+def _enough(count: int, state: ConfigRecord, policy: SitePolicy) -> None:
+    fewest = max(_fewest(policy), int(str(state["threshold"])))
     _require(count >= fewest, f"{count} sites in the sum", f"{fewest} or more")
 
 

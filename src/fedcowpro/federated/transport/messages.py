@@ -29,6 +29,7 @@ ASK_FOR_LAYERS = f"{MessageType.QUERY}.{LAYERS}"
 # Secure aggregation: its questions, the site's state of a round, the masked words among ARRAYS.
 SECURE_KEYS, SECURE_SHARES, SECURE_UNMASK = "secure_keys", "secure_shares", "secure_unmask"
 SECURE = "secure"
+SIGNATURE, SIGNATURES = "signature", "signatures"  # of the list of keys, by one site and by all
 MASKED = "masked"
 # Keys of CONFIG (server to site).
 EXPERIMENT = "experiment"

@@ -13,8 +13,15 @@ const GONE = {
   remedy: "look at the window in which it was started",
 };
 
-async function call(method, path, { json, body, headers } = {}) {
-  const options = { method, headers: { "X-FedCoWPro": "1", ...headers } };
+export const gone = () => new Refusal(0, GONE);
+
+// This tab: another one of the same session may only look. A reloaded page is the same tab, a copied one is not.
+const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
+const tab = (reloaded && sessionStorage.getItem("tab")) || `${Date.now()}-${Math.random()}`;
+sessionStorage.setItem("tab", tab);
+
+async function call(method, path, { json, body, headers, keepalive = false, again = true } = {}) {
+  const options = { method, keepalive, headers: { "X-FedCoWPro": "1", "X-FedCoWPro-Tab": tab, ...headers } };
   if (json !== undefined) {
     options.body = JSON.stringify(json);
     options.headers["Content-Type"] = "application/json";
@@ -25,7 +32,11 @@ async function call(method, path, { json, body, headers } = {}) {
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Refusal(0, GONE);
+    throw gone();
+  }
+  if (answer.status === 401 && again && path !== "/api/session") {
+    await beginAgain(); // the session was idle for too long, or the server was started again
+    return call(method, path, { json, body, headers, again: false });
   }
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
@@ -38,8 +49,23 @@ async function call(method, path, { json, body, headers } = {}) {
 const asJson = async (...request) => (await call(...request)).json();
 const asBytes = async (...request) => (await call(...request)).arrayBuffer();
 
+// What asks a person for the token, where the server wants it again.
+export const hooks = { signIn: null };
+
+async function beginAgain() {
+  try {
+    await begin(null);
+  } catch (error) {
+    if (error.status !== 401 || !hooks.signIn) throw error;
+    await hooks.signIn();
+  }
+}
+
 export const begin = (token) =>
   asJson("POST", "/api/session", token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+export const write = (take) => asJson("POST", `/api/writer?take=${take}`);
+export const leave = () => call("DELETE", "/api/writer", { keepalive: true, again: false }).catch(() => {});
+export const putSettings = (settings) => asJson("PUT", "/api/settings", { json: { settings } });
 export const state = () => asJson("GET", "/api/state");
 export const folder = (path) => asJson("GET", `/api/folder?path=${encodeURIComponent(path)}`);
 export const openPlace = (path, series) => asJson("POST", "/api/open", { json: { path, series } });
@@ -52,6 +78,12 @@ export const putSlices = (id, numbers, body) =>
   asJson("PUT", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`, { body });
 export const forgetSlices = (id, numbers) =>
   asJson("DELETE", `/api/volumes/${id}/slices?numbers=${numbers.join(",")}`);
+export const putEnds = (id, extents) => asJson("PUT", `/api/volumes/${id}/extents`, { json: { extents } });
+export const interpolate = (id) => asJson("POST", `/api/volumes/${id}/interpolate`);
+export const suggestion = () => asJson("GET", "/api/suggestion");
+export const openAll = (path) => asJson("POST", "/api/open-all", { json: { path } });
+export const takeMask = (id, use) => asJson("POST", `/api/volumes/${id}/mask?use=${use}`);
+export const thumbnail = async (id) => new Uint8Array(await asBytes("GET", `/api/volumes/${id}/thumbnail`));
 export const segment = () => asJson("POST", "/api/segment");
 export const refine = () => asJson("POST", "/api/refine");
 export const exchange = (id) => asJson("POST", `/api/volumes/${id}/exchange`);
@@ -96,7 +128,7 @@ export function follow(job, onProgress) {
     };
     source.onerror = () => {
       // The browser tries again by itself while the stream is only interrupted.
-      if (source.readyState === EventSource.CLOSED) reject(new Refusal(0, GONE));
+      if (source.readyState === EventSource.CLOSED) reject(gone());
     };
   });
 }

@@ -1,32 +1,38 @@
 // The page as a whole: what is open, what is painted, and what the server makes of it.
 import * as api from "./api.js";
 import { colour } from "./colours.js";
+import { Ends } from "./ends.js";
 import { listen } from "./keys.js";
 import { Labels } from "./labels.js";
 import { Opening } from "./opening.js";
+import { Overview } from "./overview.js";
 import { $, attempt, hideError, make, press, say, showError, showNotes } from "./page.js";
 import { Painter } from "./painter.js";
+import { Saving } from "./saving.js";
 import { Strip } from "./strip.js";
+import { Tabs } from "./tabs.js";
 import { Viewer } from "./viewer.js";
-
-const SEND_AFTER = 400; // ms after a stroke, so that quick strokes go together
 
 const viewer = new Viewer();
 const painter = new Painter(viewer, $("surface"), $("ring"));
 const labels = new Labels();
 const strip = new Strip($("strip"), (z) => goTo(z));
-const opening = new Opening(add, busy);
-// Open volumes by id: { info, bitmap, painted, undo, slice, dirty }; the bitmap comes when the volume is first shown.
+const opening = new Opening(add, addAll, busy);
+const overview = new Overview($("overview").querySelector("table"), (id) => attempt(() => look(id)), useMask);
+// Open volumes by id: { info, bitmap, painted, undo, slice, unasked, ... }; the bitmap comes when the volume is first shown.
 const volumes = new Map();
+const saving = new Saving(volumes);
+const tabs = new Tabs();
+const ends = new Ends($("ends"), setEnds, (z) => goTo(z));
 let current = null;
 let job = null;
-let sending = Promise.resolve();
-let timer = 0;
+let suggestion = {};
 
 // ---------------------------------------------------------------- open volumes
 
 function keep(info) {
-  const known = volumes.get(info.id) ?? { bitmap: null, undo: [], slice: Math.floor(info.size[2] / 2), dirty: new Set() };
+  const fresh = { bitmap: null, undo: [], redo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
+  const known = volumes.get(info.id) ?? fresh;
   volumes.set(info.id, Object.assign(known, { info, painted: new Set(info.painted) }));
   return known;
 }
@@ -35,6 +41,35 @@ async function add(info) {
   keep(info);
   await show(info.id);
   $("surface").focus();
+}
+
+// All images of a folder, which the server opens one by one; then the table shows them.
+async function addAll(begun) {
+  await follow(begun, "Opening.", "The folder is open.");
+  const { volumes: infos } = await api.state();
+  infos.forEach(keep);
+  if (!current && infos.length) await show(infos[0].id);
+  chooseView("table");
+}
+
+// From the table to a volume.
+async function look(id) {
+  chooseView("slice");
+  await show(id);
+  $("surface").focus();
+}
+
+// The label map beside an image, as an example or as a start.
+async function useMask(id, use) {
+  await attempt(async () => {
+    await flush();
+    const { volume, labels: list } = await api.takeMask(id, use);
+    labels.set(list);
+    await reload(keep(volume));
+    await suggest();
+    render();
+    say(use === "example" ? `${volume.name} is an example.` : `${volume.name} has masks to correct.`);
+  });
 }
 
 async function show(id) {
@@ -46,17 +81,33 @@ async function show(id) {
   current = chosen;
   $("welcome").hidden = true;
   await viewer.show(image, bitmap);
+  viewer.hide(labels.hidden);
+  setRadius(painter.radius);
   viewer.setColours(labels.values());
   painter.setTarget(chosen);
   viewer.setSlice(chosen.slice);
-  const { least, most, low, high } = viewer.window;
-  const place = (value) => Math.round((1000 * (value - least)) / (most - least || 1));
-  [$("low").value, $("high").value] = [place(low), place(high)];
+  if (chosen.window) viewer.setWindow(...chosen.window);
+  offerWindows();
+  renderWindow();
   render();
+}
+
+// Ask before work goes out of sight.
+function mayClose({ info, painted }) {
+  if (!painted.size && !info.segmented) return true;
+  const work = [painted.size ? `${painted.size} painted ${painted.size === 1 ? "slice" : "slices"}` : "", info.segmented ? "masks" : ""];
+  const then = server.kept && !info.sent ? "They come back when you open it again from the data folder." : "They are deleted with it.";
+  $("closing-text").textContent = `${info.name} has ${work.filter(Boolean).join(" and ")}. ${then}`;
+  $("closing").returnValue = "";
+  $("closing").showModal();
+  return new Promise((resolve) => {
+    $("closing").addEventListener("close", () => resolve($("closing").returnValue === "close"), { once: true });
+  });
 }
 
 async function close(id) {
   await attempt(async () => {
+    if (!(await mayClose(volumes.get(id)))) return undefined;
     await flush();
     await api.close(id);
     const closed = volumes.get(id);
@@ -81,42 +132,62 @@ function busy(text) {
 
 // ---------------------------------------------------------------- painting, and telling the server
 
+painter.addEventListener("drawing", ({ detail: { target, z } }) => saving.drawn(target, z));
 painter.addEventListener("painted", ({ detail: { target, z, painted } }) => {
   if (painted) {
     target.painted.add(z);
-    target.dirty.add(z);
-    clearTimeout(timer);
-    timer = setTimeout(() => attempt(flush), SEND_AFTER);
+    reach(target, z);
+    saving.drawn(target, z);
   } else {
     target.painted.delete(z);
-    target.dirty.delete(z);
-    attempt(() => queue(() => api.forgetSlices(target.info.id, [z])));
+    saving.forgotten(target, z);
   }
   render();
 });
 
-// Requests about slices go one after another, in the order in which they were made.
-function queue(request) {
-  const done = sending.then(request);
-  sending = done.catch(() => {});
-  return done;
+// An organ that is painted beyond its end reaches to there.
+function reach(volume, z) {
+  const [width, height] = volume.info.size;
+  const pixels = volume.bitmap.subarray(z * width * height, (z + 1) * width * height);
+  for (const [value, [first, last]] of Object.entries(volume.info.extents)) {
+    if (!pixels.includes(Number(value))) continue;
+    volume.info.extents[value] = [first === null ? null : Math.min(first, z), last === null ? null : Math.max(last, z)];
+  }
 }
 
-async function flush() {
-  clearTimeout(timer);
-  for (const volume of volumes.values()) {
-    const numbers = [...volume.dirty];
-    if (!numbers.length) continue;
-    volume.dirty.clear();
-    const [width, height] = volume.info.size;
-    const body = new Uint8Array(numbers.length * width * height);
-    numbers.forEach((z, i) => body.set(volume.bitmap.subarray(z * width * height, (z + 1) * width * height), i * width * height));
-    queue(() => api.putSlices(volume.info.id, numbers, body)).catch((error) => {
-      numbers.forEach((z) => volume.dirty.add(z));
-      showError(error);
-    });
+const flush = () => saving.flush();
+
+saving.addEventListener("state", renderSaved);
+saving.addEventListener("refused", ({ detail: { error } }) => {
+  showError(error);
+  if (error.status === 409) attempt(() => tabs.check());
+});
+
+// ---------------------------------------------------------------- settings, which come back with the work
+
+let settingsTimer = 0;
+
+function settings() {
+  const places = [...volumes].map(([id, one]) => [id, { slice: one === current ? viewer.slice : one.slice, window: one.window ?? null, unasked: [...one.unasked] }]);
+  return { radius: painter.radius, opacity: Number($("opacity").value), outline: viewer.plane.outline, label: labels.active, current: current?.info.id ?? null, volumes: Object.fromEntries(places) };
+}
+
+function keepSettings() {
+  if (tabs.reading || settingsTimer || !document.body.dataset.ready) return;
+  settingsTimer = setTimeout(() => {
+    settingsTimer = 0;
+    api.putSettings(settings()).catch(() => keepSettings());
+  }, 600);
+}
+
+function takeSettings({ radius, opacity, label, volumes: places = {} }) {
+  if (radius !== undefined) setRadius(radius);
+  $("opacity").value = opacity ?? 50;
+  if (label !== undefined) labels.choose(label);
+  for (const [id, place] of Object.entries(places)) {
+    const volume = volumes.get(id);
+    if (volume) Object.assign(volume, { slice: place.slice, window: place.window, unasked: new Set(place.unasked) });
   }
-  await sending;
 }
 
 // Take the slice as it is, or make it unknown again.
@@ -126,12 +197,13 @@ async function toggleExample() {
   await attempt(async () => {
     if (!target.painted.has(z)) {
       target.painted.add(z);
-      target.dirty.add(z);
+      reach(target, z);
+      saving.drawn(target, z);
       await flush();
     } else {
       target.painted.delete(z);
-      target.dirty.delete(z);
-      await queue(() => api.forgetSlices(target.info.id, [z]));
+      saving.forgotten(target, z);
+      await flush();
       await reload(target);
     }
     say(target.painted.has(z) ? `Slice ${z + 1} is an example.` : `Slice ${z + 1} is no example any more.`);
@@ -142,7 +214,7 @@ async function toggleExample() {
 // Labels as the server has them.
 async function reload(volume) {
   const fresh = await api.labels(volume.info.id);
-  volume.undo.length = 0;
+  volume.undo.length = volume.redo.length = 0;
   if (volume.bitmap) volume.bitmap.set(fresh);
   else volume.bitmap = fresh;
   if (volume === current) viewer.setLabels(volume.bitmap);
@@ -173,7 +245,21 @@ async function exchange() {
   });
 }
 
-async function follow(begun, said) {
+// Masks by the shapes on the painted slices alone.
+async function interpolate() {
+  const volume = current;
+  await attempt(async () => {
+    await flush();
+    keep(await api.interpolate(volume.info.id));
+    volume.earlier = false;
+    await reload(volume);
+    await suggest();
+    render();
+    say("Shapes between the painted slices are interpolated.");
+  });
+}
+
+async function follow(begun, said, done = "The volumes are segmented.") {
   job = begun;
   say(said);
   render();
@@ -186,7 +272,7 @@ async function follow(begun, said) {
       $("job-text").textContent = now.total > 1 ? `${now.stage}: ${now.done} of ${now.total}` : now.stage;
     });
     if (last.state === "failed") showError(last.error);
-    say({ done: "The volumes are segmented.", cancelled: "Cancelled.", failed: "It failed." }[last.state]);
+    say({ done, cancelled: "Cancelled.", failed: "It failed." }[last.state]);
     await flush();
     for (const volume of volumes.values()) {
       keep(await api.volume(volume.info.id));
@@ -194,7 +280,10 @@ async function follow(begun, said) {
       if (volume !== current) volume.bitmap = null;
     }
     if (current) await reload(current);
-    if (last.state === "done") showNotes([...volumes.values()].flatMap((volume) => volume.info.notes));
+    if (last.state === "done") {
+      showNotes([...last.notes, ...[...volumes.values()].flatMap((volume) => volume.info.notes)]);
+      await suggest();
+    }
   } finally {
     job = null;
     render();
@@ -213,17 +302,77 @@ function confidence(volume) {
   return rows[labels.active] ?? null;
 }
 
-// The slice most worth a look: unclear, and with much of the organ on it.
-function mostDoubtful() {
-  if (!current?.bitmap) return null;
-  const [width, height] = current.info.size;
-  const doubts = (confidence(current) ?? []).map((value, z) => {
-    if (value === null || current.painted.has(z)) return -1;
-    const pixels = current.bitmap.subarray(z * width * height, (z + 1) * width * height);
-    return (1 - value) * pixels.reduce((sum, label) => sum + (label === labels.active), 0);
+// The slice that is most worth painting next, by the server's rule.
+async function suggest() {
+  suggestion = await api.suggestion();
+  renderNext();
+}
+
+async function toNext() {
+  if ($("next").disabled) return;
+  await attempt(async () => {
+    await flush();
+    await suggest();
+    const { volume, slice, label } = suggestion;
+    if (volume === undefined) return say("No slice is in doubt.");
+    if (volumes.get(volume) !== current) await show(volume);
+    labels.choose(label);
+    goTo(slice);
+    return say($("next-text").textContent);
   });
-  const most = Math.max(-1, ...doubts);
-  return most > 0 ? doubts.indexOf(most) : null;
+}
+
+// ---------------------------------------------------------------- where organs end
+
+const endsOf = (volume, value) => volume.info.extents[value] ?? [null, null];
+
+async function setEnds(value, [first, last]) {
+  const volume = current;
+  if (first === null && last === null) delete volume.info.extents[value];
+  else volume.info.extents[value] = [first, last];
+  saving.ended(volume);
+  render();
+  await attempt(async () => {
+    await flush();
+    keep(await api.volume(volume.info.id));
+    await reload(volume); // the mask is cut
+    await suggest();
+    render();
+  });
+  say(`${labels.name(value)}: from slice ${first === null ? "?" : first + 1} to ${last === null ? "?" : last + 1}.`);
+}
+
+function setEnd(index) {
+  if (!current) return;
+  const asked = askedFor();
+  const value = $("ask").hidden || asked === undefined ? labels.active : asked;
+  ends.set(value, endsOf(current, value), index, viewer.slice);
+}
+
+const isShown = (volume, value) => volume.info.volumes[value] !== undefined || volume.info.extents[value] !== undefined;
+
+// The label whose ends are to be asked for: painted here, and not all is said; the chosen one first.
+function askedFor() {
+  if (!current?.info.segmented || !current.painted.size) return undefined;
+  const open = labels.values().filter((value) => current.info.volumes[value] !== undefined && endsOf(current, value).includes(null));
+  const left = open.filter((value) => !current.unasked.has(value));
+  return left.includes(labels.active) ? labels.active : left[0];
+}
+
+function renderEnds() {
+  const values = current ? labels.values().filter((value) => value === labels.active || isShown(current, value)) : [];
+  ends.show(viewer.size[2], values.map((value) => ({ value, name: labels.name(value), ends: endsOf(current, value) })));
+  const asked = job ? undefined : askedFor();
+  $("ask").hidden = asked === undefined;
+  if (asked === undefined) return;
+  const [first, last] = endsOf(current, asked);
+  const name = labels.name(asked);
+  $("ask-text").textContent =
+    first === null && last === null
+      ? `Where does ${name} begin and end? Go to its first and its last slice: the masks become much better with them.`
+      : `And where is the ${first === null ? "first" : "last"} slice of ${name}?`;
+  $("ask-first").setAttribute("aria-pressed", String(first !== null));
+  $("ask-last").setAttribute("aria-pressed", String(last !== null));
 }
 
 function sliceState() {
@@ -244,21 +393,28 @@ function render() {
   renderVolumes();
   renderSlice();
   renderResults();
+  renderOverview();
+  renderEnds();
+  renderNext();
   const painted = [...volumes.values()].some((volume) => volume.painted.size);
   const segmented = Boolean(current?.info.segmented);
   $("segment").disabled = Boolean(job) || !painted;
   $("refine").disabled = $("segment").disabled;
   $("exchange").hidden = !current?.info.refined;
   $("exchange").disabled = Boolean(job);
-  $("exchange").textContent = current?.earlier ? "Show the refined masks" : "Show the masks of before";
+  $("exchange").textContent = current?.earlier ? "Show the newer masks" : "Show the masks of before";
   $("job").hidden = !job;
   $("undo").disabled = !current?.undo.length;
-  $("doubtful").disabled = mostDoubtful() === null;
+  $("redo").disabled = !current?.redo.length;
+  $("clear").disabled = !current;
+  $("interpolate").disabled = Boolean(job) || !current?.painted.size;
   $("save-nifti").disabled = !current || !(current.painted.size || segmented);
   $("save-dicom").disabled = $("save-nifti").disabled;
+  $("save-all").hidden = volumes.size < 2;
+  $("save-all").disabled = ![...volumes.values()].some((volume) => volume.painted.size || volume.info.segmented);
   $("save-dicom").hidden = !(current?.info.dicom && server.dicom_seg);
   const step = !current ? "open" : !painted ? "paint" : job || !segmented ? "segment" : "correct";
-  for (const section of document.querySelectorAll("main > section")) section.removeAttribute("aria-current");
+  for (const section of document.querySelectorAll("section[id^=step-]")) section.removeAttribute("aria-current");
   $(`step-${step}`).setAttribute("aria-current", "step");
 }
 
@@ -296,6 +452,30 @@ function renderSlice() {
   strip.show(Math.max(1, depth), current && confidence(current), current?.painted, z);
 }
 
+function renderSaved() {
+  const { pending, offline } = saving;
+  $("saved").textContent = offline
+    ? `The server does not answer. ${pending} ${pending === 1 ? "change is" : "changes are"} kept here and sent later.`
+    : pending ? "Saving …" : volumes.size ? "All is saved." : "";
+  $("saved").classList.toggle("bad", offline);
+}
+
+function renderOverview() {
+  const tabular = viewer.view === "table";
+  $("overview").hidden = !tabular;
+  for (const id of ["screen", "strip-row", "slice-row", "legend", "display"]) $(id).hidden = tabular;
+  if (tabular) overview.show([...volumes.values()], labels);
+}
+
+function renderNext() {
+  const found = volumes.get(suggestion.volume);
+  $("next").disabled = Boolean(job) || !found;
+  const place = found && (found === current ? "" : ` of ${found.info.name}`);
+  $("next-text").title = $("next-text").textContent = found
+    ? `Slice ${suggestion.slice + 1}${place}: about ${suggestion.millilitres.toFixed(0)} ml in doubt there and near it, ${labels.name(suggestion.label)} first`
+    : "";
+}
+
 function doubtRow(said) {
   return make("tr", { className: "doubts" }, make("td", { attributes: { colspan: 3 }, textContent: `Look at it: ${said}.` }));
 }
@@ -313,7 +493,7 @@ function renderResults() {
       {},
       make("td", {}, swatch, ` ${labels.name(value)}`),
       make("td", { textContent: `${(info.volumes[value] ?? 0).toFixed(1)} ml` }),
-      make("td", { textContent: sure === null ? "nothing found" : sure.toFixed(2) }),
+      make("td", { textContent: sure !== null ? sure.toFixed(2) : info.volumes[value] ? "not known" : "nothing found" }),
     );
   });
   const told = found.map((value) => (info.doubts[value] ?? []).join("; "));
@@ -331,46 +511,131 @@ function chooseTool(tool) {
 }
 
 function chooseView(view) {
-  viewer.setView(view);
-  press(document.querySelectorAll("#views button"), document.querySelector(`[data-view=${view}]`));
+  attempt(async () => {
+    await viewer.setView(view);
+    renderOverview();
+  });
+  press(document.querySelectorAll("[data-view]"), document.querySelector(`[data-view=${view}]`));
   updateSurface();
 }
 
 function updateSurface() {
-  $("surface").classList.toggle("look", painter.tool === "look" || viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("look", viewer.view !== "slice" || !current);
+  $("surface").classList.toggle("moves", painter.tool === "look");
   painter.redrawRing();
+}
+
+// Windows in which CT is read, Hounsfield units.
+const PRESETS = { Abdomen: [-160, 240], Liver: [-30, 150], Bone: [-450, 1050], Lung: [-1350, 150], Brain: [0, 80] };
+
+function offerWindows() {
+  const names = ["As opened", ...(current.info.modality === "ct" ? Object.keys(PRESETS) : []), "Whole range"];
+  $("preset").replaceChildren(make("option", { textContent: "Choose", value: "" }), ...names.map((textContent) => make("option", { textContent })));
+  const [from, to] = current.only ?? [viewer.window.low, viewer.window.high].map(Math.round);
+  [$("only-from").value, $("only-to").value] = [from, to];
+  setRange();
+}
+
+function chooseWindow(name) {
+  const { least, most } = viewer.window;
+  if (name === "As opened") viewer.resetWindow();
+  else if (name) viewer.setWindow(...(PRESETS[name] ?? [least, most]));
+  $("preset").value = "";
+}
+
+function renderWindow() {
+  if (!current) return;
+  const { least, most, low, high } = viewer.window;
+  const unit = current.info.modality === "ct" ? " HU" : "";
+  for (const [id, value] of [["low", low], ["high", high]]) {
+    $(id).value = Math.round((1000 * (value - least)) / (most - least || 1));
+    $(`${id}-text`).value = `${Math.abs(value) < 10 ? value.toFixed(2) : Math.round(value)}${unit}`;
+  }
+}
+
+function setRange() {
+  painter.range = $("only").checked ? [Number($("only-from").value), Number($("only-to").value)] : null;
+  if (current) current.only = [Number($("only-from").value), Number($("only-to").value)];
 }
 
 function setRadius(radius) {
   painter.radius = Math.min(40, Math.max(0, radius));
-  $("radius").value = $("radius-text").value = painter.radius;
+  $("radius").value = painter.radius;
+  const across = (2 * painter.radius + 1) * viewer.millimetres[0];
+  $("radius-text").value = current ? `${painter.radius} pixels, ${across.toFixed(across < 10 ? 1 : 0)} mm across` : `${painter.radius} pixels`;
   painter.redrawRing();
+  keepSettings();
 }
 
 function undo() {
   if (painter.undo()) say("Undone.");
 }
 
+function redo() {
+  if (painter.redo()) say("Done again.");
+}
+
+function setOpacity(percent) {
+  viewer.setOpacity(percent / 100);
+  $("opacity-text").value = `${percent} %`;
+}
+
+function setOutline(outline) {
+  viewer.setOutline(outline);
+  $("outline").setAttribute("aria-pressed", String(outline));
+  keepSettings();
+}
+
+const outline = () => setOutline($("outline").getAttribute("aria-pressed") !== "true");
+
 const nextView = () => {
   const order = ["slice", "planes", "render"];
   chooseView(order[(order.indexOf(viewer.view) + 1) % 3]);
 };
-const doubtful = () => {
-  const z = mostDoubtful();
-  if (z !== null) goTo(z);
-};
 const open = () => (server.data ? opening.browse("") : $("files").click());
 
+function renderReading() {
+  $("reading").hidden = !tabs.reading;
+  painter.locked = tabs.reading;
+  document.body.classList.toggle("reads", tabs.reading);
+  for (const id of ["side", "ends", "ask", "actions", "example"]) $(id).inert = tabs.reading;
+}
+
 function wire() {
+  tabs.addEventListener("changed", renderReading);
+  renderReading();
+  $("take").addEventListener("click", () => attempt(() => tabs.take()));
   for (const button of document.querySelectorAll("#tools button")) button.addEventListener("click", () => chooseTool(button.dataset.tool));
-  for (const button of document.querySelectorAll("#views button")) button.addEventListener("click", () => chooseView(button.dataset.view));
+  for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => chooseView(button.dataset.view));
   const click = (id, action) => $(id).addEventListener("click", action);
   click("undo", undo);
+  click("redo", redo);
+  click("clear", () => painter.clear());
+  click("outline", outline);
+  click("zoom-in", () => viewer.zoom(1.5));
+  click("zoom-out", () => viewer.zoom(1 / 1.5));
+  click("zoom-fit", () => viewer.fit());
+  for (const id of ["only", "only-from", "only-to"]) $(id).addEventListener("change", setRange);
+  $("preset").addEventListener("change", () => chooseWindow($("preset").value));
+  viewer.addEventListener("window", () => {
+    current.window = [viewer.window.low, viewer.window.high];
+    renderWindow();
+    keepSettings();
+  });
+  labels.addEventListener("shown", () => viewer.hide(labels.hidden));
   click("segment", segment);
   click("refine", refine);
   click("exchange", exchange);
   click("cancel", () => attempt(() => api.cancel(job.id)));
-  click("doubtful", doubtful);
+  click("next", toNext);
+  click("interpolate", interpolate);
+  click("ask-first", () => setEnd(0));
+  click("ask-last", () => setEnd(1));
+  click("ask-later", () => {
+    current.unasked.add(askedFor());
+    renderEnds();
+    keepSettings();
+  });
   click("example", toggleExample);
   click("slice-down", () => goTo(viewer.slice - 1));
   click("slice-up", () => goTo(viewer.slice + 1));
@@ -383,9 +648,16 @@ function wire() {
       say(`${await api.download(`/api/volumes/${current.info.id}/export?format=${kind}`)} is saved.`);
     }));
   }
+  click("save-all", () => attempt(async () => {
+    await flush();
+    say(`${await api.download("/api/export-all")} is saved.`);
+  }));
   $("slice").addEventListener("input", () => goTo(Number($("slice").value)));
   $("radius").addEventListener("input", () => setRadius(Number($("radius").value)));
-  $("opacity").addEventListener("input", () => viewer.setOpacity($("opacity").value / 100));
+  $("opacity").addEventListener("input", () => {
+    setOpacity($("opacity").value);
+    keepSettings();
+  });
   for (const id of ["low", "high"]) {
     $(id).addEventListener("input", () => {
       if (!current) return;
@@ -395,19 +667,22 @@ function wire() {
   }
   $("surface").addEventListener("wheel", (event) => {
     event.preventDefault();
-    goTo(viewer.slice - Math.sign(event.deltaY));
+    if (event.ctrlKey) viewer.zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.clientX, event.clientY);
+    else goTo(viewer.slice - Math.sign(event.deltaY));
   }, { passive: false });
   viewer.addEventListener("moved", () => {
     renderSlice();
+    keepSettings();
     painter.redrawRing();
   });
   labels.addEventListener("changed", () => {
     painter.value = labels.active;
     if (current) viewer.setColours(labels.values());
     render();
+    keepSettings();
   });
   listen({
-    undo, segment, doubtful, open, step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
+    undo, redo, outline, segment, table: () => chooseView(viewer.view === "table" ? "slice" : "table"), next: toNext, open, first: () => setEnd(0), last: () => setEnd(1), step: (x, y, drawing) => painter.step(x, y, drawing), dab: () => painter.dab(),
     slice: (by) => goTo(viewer.slice + by), label: (value) => labels.choose(value), example: toggleExample, view: nextView,
     smaller: () => setRadius(painter.radius - 1), larger: () => setRadius(painter.radius + 1), help: () => $("help").showModal(),
     pen: () => chooseTool("pen"), fill: () => chooseTool("fill"), erase: () => chooseTool("erase"), look: () => chooseTool("look"),
@@ -426,23 +701,33 @@ async function signIn() {
   } catch (error) {
     if (error.status !== 401) throw error;
   }
-  return new Promise((resolve) => {
-    $("sign-in").addEventListener("cancel", (event) => event.preventDefault());
-    $("sign-in-form").addEventListener("submit", (event) => {
+  return askForToken();
+}
+
+let asking = null;
+
+function askForToken() {
+  asking ??= new Promise((resolve) => {
+    $("sign-in").oncancel = (event) => event.preventDefault();
+    $("sign-in-form").onsubmit = (event) => {
       event.preventDefault();
       attempt(async () => {
         await api.begin($("token").value.trim());
         $("token").value = "";
         $("sign-in").close();
+        asking = null;
         resolve();
       });
-    });
+    };
     $("sign-in").showModal();
   });
+  return asking;
 }
 
 async function start() {
+  api.hooks.signIn = askForToken;
   await signIn();
+  await tabs.start();
   server = await api.state();
   opening.limit = server.limits.upload;
   $("browse-data").hidden = !server.data;
@@ -450,12 +735,18 @@ async function start() {
   $("model").textContent = server.model;
   $("version").textContent = server.version;
   wire();
-  await viewer.start($("canvas"));
-  viewer.setOpacity(0.5);
+  viewer.start($("plane"), $("canvas"));
   labels.set(server.labels);
   server.volumes.forEach(keep);
-  if (volumes.size) await show(volumes.keys().next().value);
+  takeSettings(server.settings);
+  setOpacity($("opacity").value);
+  if (server.settings.outline) setOutline(true);
+  const last = server.settings.current;
+  if (volumes.size) await show(volumes.has(last) ? last : volumes.keys().next().value);
+  await suggest();
   render();
+  renderSaved();
+  showNotes(server.absent);
   document.body.dataset.ready = "yes";
   if (server.job) await attempt(() => follow(server.job));
 }

@@ -8,6 +8,7 @@ const MOST = 9; // the number keys reach them all
 export class Labels extends EventTarget {
   list = [];
   active = 1;
+  hidden = new Set(); // that are not shown
 
   constructor() {
     super();
@@ -64,11 +65,21 @@ export class Labels extends EventTarget {
         if (!text) name.value = label.name;
         else this.#put(this.list.map((one) => (one === label ? { ...one, name: text } : one)));
       });
+      const eye = make("button", { type: "button", className: "eye", textContent: this.hidden.has(label.value) ? "○" : "●" });
+      eye.setAttribute("aria-label", `Show ${label.name}`);
+      eye.setAttribute("aria-pressed", String(!this.hidden.has(label.value)));
+      eye.title = "Show or hide";
+      eye.addEventListener("click", () => {
+        if (!this.hidden.delete(label.value)) this.hidden.add(label.value);
+        eye.textContent = this.hidden.has(label.value) ? "○" : "●";
+        eye.setAttribute("aria-pressed", String(!this.hidden.has(label.value)));
+        this.dispatchEvent(new Event("shown"));
+      });
       const remove = make("button", { type: "button", className: "remove", textContent: "×" });
       remove.setAttribute("aria-label", `Remove label ${label.name}`);
       remove.hidden = this.list.length === 1;
       remove.addEventListener("click", () => this.#put(this.list.filter((one) => one !== label)));
-      return make("li", {}, radio, swatch, name, remove);
+      return make("li", {}, radio, swatch, name, eye, remove);
     });
     const focused = document.activeElement?.name === "label";
     $("label-list").replaceChildren(...items);

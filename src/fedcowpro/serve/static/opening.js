@@ -2,12 +2,13 @@
 import * as api from "./api.js";
 import { $, attempt, make, say, showNotes } from "./page.js";
 
-// `onOpened(info)` is called with each volume that the server has opened; `busy(text)` says what is going on.
+// `onOpened(info)` is called with each volume that the server has opened, `onAll(job)` when it opens a whole folder;
+// `busy(text)` says what is going on.
 export class Opening {
   limit = Infinity; // bytes of one upload
 
-  constructor(onOpened, busy) {
-    Object.assign(this, { onOpened, busy });
+  constructor(onOpened, onAll, busy) {
+    Object.assign(this, { onOpened, onAll, busy });
     $("browse-data").addEventListener("click", () => this.browse(""));
     $("choose-files").addEventListener("click", () => $("files").click());
     $("choose-folder").addEventListener("click", () => $("folder-files").click());
@@ -26,6 +27,8 @@ export class Opening {
       $("browse-place").textContent = path ? `In ${path}` : "Volumes that the server was started with";
       const items = [];
       if (path) items.push(this.#item("↑ Folder above", () => this.browse(path.split("/").slice(0, -1).join("/"))));
+      const images = entries.filter((entry) => entry.kind === "nifti");
+      if (images.length > 1) items.push(this.#item(`Open all of this folder (${images.length} files)`, () => this.#openAll(path)));
       if (series) items.push(this.#item("Open this folder as a DICOM series", () => this.#openPlace(path)));
       for (const entry of entries) {
         if (entry.kind === "unusable") {
@@ -45,6 +48,11 @@ export class Opening {
 
   #item(text, action) {
     return make("li", {}, make("button", { type: "button", textContent: text, onclick: action }));
+  }
+
+  async #openAll(path) {
+    $("browse").close();
+    await attempt(async () => this.onAll(await api.openAll(path)));
   }
 
   async #openPlace(path) {
