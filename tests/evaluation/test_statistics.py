@@ -38,6 +38,7 @@ from fedcowpro.evaluation.statistics.intervals import (
 from fedcowpro.evaluation.statistics.pairs import compare_pairs
 from fedcowpro.evaluation.statistics.ranks import rank_stability
 from fedcowpro.evaluation.statistics.standard_error import Array, estimate, p_value
+from fedcowpro.reports.comparison.figures import interval as written
 
 DIFFERENCES = np.array([0.02, -0.01, 0.04, 0.02, -0.02, 0.01, 0.03, -0.02, 0.03, 0.01])
 CROSSED = np.array([[0.71, 0.82, 0.64, 0.90, 0.77], [0.76, 0.85, 0.70, 0.91, 0.80], [0.69, 0.79, 0.66, 0.86, 0.75]])
@@ -579,3 +580,32 @@ def test_collected_values_lie_where_they_belong() -> None:
     assert cells.seeds["fedprox"] == (3, 5)
     one = rows[(rows["method"] == "fedprox") & (rows["seed"] == 5) & (rows["case"] == "3")]
     assert cells.values["fedprox"][1, 1] == pytest.approx(one["dice"].mean())
+
+
+def test_limits_of_agreement_are_bland_and_altmans() -> None:
+    from fedcowpro.evaluation.statistics.agreement import agreement, volume_differences
+
+    found, true = np.array([90.0, 110.0, 0.0, 130.0]), np.array([100.0, 100.0, 100.0, 100.0])
+    differences = volume_differences((found - true) / true)
+    np.testing.assert_allclose(differences, 100 * (found - true) / ((found + true) / 2))
+    assert differences[2] == -200
+    one = agreement(differences)
+    assert one.bias == pytest.approx(differences.mean())
+    half = 1.96 * np.std(differences, ddof=1)
+    assert (one.low, one.high) == pytest.approx((one.bias - half, one.bias + half))
+    assert np.isnan(agreement(differences[:2]).low)
+
+
+def test_two_cases_have_no_interval_but_are_shown() -> None:
+    rows = [
+        {"method": method, "seed": 0, "site": "a", "case": case, "organ": "liver", "protocol": "gt-range", "dice": dice,
+         "support_case": "s", "support_site": "a", "support_slices": "3"}
+        for method, scores in (("one", (0.4, 0.6)), ("two", (0.5, 0.9)))
+        for case, dice in zip("pq", scores, strict=True)
+    ]  # fmt: skip
+    found = compare(pd.DataFrame(rows), np.random.default_rng(0), reference="one")
+    assert all(np.isnan(one.interval.low) and np.isnan(one.interval.high) for one in found.methods)
+    assert [one.points for one in found.methods] == [pytest.approx((0.4, 0.6)), pytest.approx((0.5, 0.9))]
+    (pair,) = found.pairs
+    assert pair.points == pytest.approx((-0.1, -0.3))
+    assert written(found.methods[1].interval, points=found.methods[1].points) == "0.500 and 0.900"

@@ -228,3 +228,41 @@ def test_different_settings_are_not_averaged() -> None:
     few, many = scores(rows, quadrants="no"), scores(rows[:1], support_slices="all", quadrants="no")
     groups = with_groups(pd.concat([few, many]))["group"].tolist()
     assert groups == ["ct, support_slices 3", "mr", "ct, support_slices all"]
+
+
+def shifted(one: Overlay, by: int, site: str) -> Overlay:
+    return replace(one, prediction=np.roll(one.truth, by, 1), site=site)
+
+
+def test_pictures_say_whether_this_slice_got_better_or_worse(tmp_path: Path) -> None:
+    """A site's mean may rise while the slice that is shown falls."""
+    near, far = 1, 4
+    items = [
+        *(shifted(overlay(), by, "north") for by in (far, near)),
+        *(shifted(overlay(), by, "south") for by in (near, far)),
+        *(shifted(overlay(), by, "west") for by in (far, far)),
+        overlay("east"),
+    ]
+    found, _ = page(tmp_path, overlays=items)
+    assert re.search(r"Site north: mean Dice in this slice 0\.\d\d before, 0\.\d\d after training, better", found.text)
+    assert re.search(r"Site south: mean Dice in this slice 0\.\d\d before, 0\.\d\d after training, worse", found.text)
+    assert re.search(r"Site west: mean Dice .* after training, as before", found.text)
+    assert "Site east" in found.text
+
+
+def test_volumes_stand_beside_dice(tmp_path: Path) -> None:
+    rows = [("fedcowpro", "ct", f"c{n}", "liver", "whole-volume", 0.7) for n in range(4)]
+    table = scores(rows).assign(relative_volume_error=[0.1, -0.2, 0.0, 0.3])
+    found, html = page(tmp_path, results=table)
+    assert "volume found after training against the true one" in html
+    assert "limits of agreement" in found.text
+    _, html = page(tmp_path, results=scores(rows))
+    assert "volume found after training" not in html
+
+
+def test_organs_have_one_colour_on_pages_and_pictures(tmp_path: Path) -> None:
+    from fedcowpro.volume.organ_colours import organ_colours
+
+    _, html = page(tmp_path)
+    colours = organ_colours({6: "liver", 1: "spleen"})
+    assert f"background:{colours[6]}" in html

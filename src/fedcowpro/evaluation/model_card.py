@@ -203,7 +203,9 @@ def _results(results: Path | None, record: Mapping[str, Any]) -> str:
             mean, interval, cases, notes = _mean(chosen)
             rows.append((protocol, method, label, organ, mean, interval, cases))
             said += [note for note in notes if chosen is of_site or len(organs) == 1]
-    text += _table(("protocol", "method", "site", "organ", "mean Dice", "95% interval", "cases"), rows)
+    text += _table(
+        ("protocol", "method", "site", "organ", "mean Dice", "95% interval, or the few cases", "cases"), rows
+    )
     return text + "".join(f"\n- {note}" for note in dict.fromkeys(said)) + "\n"
 
 
@@ -219,7 +221,8 @@ def _mean(rows: pd.DataFrame) -> tuple[str, str, str, tuple[str, ...]]:
     found = compare(rows, np.random.default_rng(0))
     result = found.methods[0]
     low, high = result.interval.low, result.interval.high
-    interval = f"{low:.3f} to {high:.3f}" if low == low else "-"
+    few = " and ".join(f"{point:.3f}" for point in sorted(result.points)) if len(result.points) > 1 else "-"
+    interval = f"{low:.3f} to {high:.3f}" if low == low else few
     return f"{result.mean:.3f}", interval, str(result.cases), found.cautions
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fedcowpro.core.files import write_atomic
-from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, PIXELS, panel
+from fedcowpro.reports.toolkit.overlays import PIXELS, panel
+from fedcowpro.volume.organ_colours import organ_colours
 
 SLICES = 3
 _BAND = 18  # pixels for the slices' numbers
@@ -29,7 +30,7 @@ def write_preview(path: Path, image: np.ndarray, labels: np.ndarray, names: Mapp
     if len(shown) == 0:
         shown = np.arange(len(labels))
     organs = [int(organ) for organ in np.unique(labels) if organ]
-    colours = {organ: ORGAN_COLOURS[index % len(ORGAN_COLOURS)] for index, organ in enumerate(organs)}
+    colours = organ_colours(dict.fromkeys(organs, "") | dict(names))
     width, height = PIXELS
     strip = Image.new("RGB", (width * SLICES, height + 2 * _BAND), "black")
     draw = ImageDraw.Draw(strip)

@@ -17,6 +17,7 @@ from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Limits, Refused, size_text
 from fedcowpro.serve.opened import OpenVolume
 from fedcowpro.serve.store import Bench
+from fedcowpro.volume.organ_colours import organ_colours
 
 log = logging.getLogger(__name__)
 _SILENT = 100.0  # s; tabs in the background say something once a minute
@@ -108,8 +109,9 @@ class Session:
         return folder
 
     def labels_to_json(self) -> list[dict[str, Any]]:
-        """Values and names as the page has them."""
-        return [{"value": value, "name": name} for value, name in self.names.items()]
+        """Values, names and colours as the page has them; an organ has one colour wherever it is drawn."""
+        colours = organ_colours(self.names)
+        return [{"value": value, "name": name, "colour": colours[value]} for value, name in self.names.items()]
 
     def names_of(self, values: Collection[int]) -> dict[int, str]:
         """Names for a file; a label may be off the list and still be in what was segmented with it."""

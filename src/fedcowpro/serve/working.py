@@ -61,7 +61,7 @@ def put_labels(given: Labels, session: TheSession) -> dict[str, Any]:
     session.keep()
     for volume in volumes:
         volume.keep_ends_of(names)
-    return {"labels": [label.model_dump() for label in given.labels]}
+    return {"labels": session.labels_to_json()}
 
 
 class Settings(BaseModel):

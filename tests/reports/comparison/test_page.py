@@ -48,8 +48,8 @@ def test_the_page_needs_nothing_from_outside(html: str) -> None:
     assert not {"script", "link", "iframe", "object", "b"} & set(page.tags)
     assert "url(" not in html
     assert "@import" not in html
-    # Differences by site, two of every case, five curves.
-    assert len(page.alts) == 1 + 2 + 5
+    # Differences by site, two of every case and two of its volumes, five curves.
+    assert len(page.alts) == 1 + 2 + 2 + 5
     assert all(page.alts)
     assert "<b>a & $x$</b>" in page.text
     assert "nan" not in page.text.lower().split()

@@ -16,7 +16,7 @@ from fedcowpro.evaluation.statistics.bootstrap import draw
 from fedcowpro.evaluation.statistics.cautions import cautions
 from fedcowpro.evaluation.statistics.cells import Cells, Missing, collect
 from fedcowpro.evaluation.statistics.hypotheses import Omnibus, friedman
-from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Draws, Interval, Method, check
+from fedcowpro.evaluation.statistics.intervals import RESAMPLES, Draws, Interval, Method, check, points_of
 from fedcowpro.evaluation.statistics.pairs import PairResult, compare_pairs
 from fedcowpro.evaluation.statistics.ranks import RankStability, rank_stability
 
@@ -25,7 +25,7 @@ from fedcowpro.evaluation.statistics.ranks import RankStability, rank_stability
 class MethodResult:
     """A method's mean over the common cases, with the interval that seeds and cases leave open.
 
-    Where the metric has bounds, the interval ends there.
+    Where the metric has bounds, the interval ends there. `points` are the cases where there are too few for one.
     """
 
     method: str
@@ -33,6 +33,7 @@ class MethodResult:
     interval: Interval
     cases: int
     seeds: int
+    points: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,4 +149,5 @@ def _method(name: str, cells: Cells, draws: Draws, alpha: float, bounds: tuple[f
     whole = draws.interval([values], 1 - alpha)
     low, high = np.clip((whole.low, whole.high), *bounds)
     interval = Interval(float(low), float(high), whole.confidence, whole.method)
-    return MethodResult(name, float(values.mean(axis=0).mean()), interval, values.shape[1], values.shape[0])
+    by_case = values.mean(axis=0)
+    return MethodResult(name, float(by_case.mean()), interval, *values.shape[::-1], points_of(by_case))

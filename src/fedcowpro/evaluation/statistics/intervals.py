@@ -25,12 +25,13 @@ from fedcowpro.evaluation.statistics.standard_error import Array, Estimate, esti
 
 Method = Literal["studentised", "t", "percentile", "bca"]
 RESAMPLES = 9999
+FEWEST = 3  # cases; an interval from two, of one degree of freedom, is 13 standard errors wide: it says nothing
 FEWEST_STUDENTISED = 8  # cases; with fewer, resamples of nearly equal cases give the limits, and t is used
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval for a mean or a difference; both ends are NaN where there is only one case.
+    """An interval for a mean or a difference; both ends are NaN where there are fewer cases than `FEWEST`.
 
     `method` is what was computed in the end: "studentised" turns into "t" where cases are few or mostly equal.
     """
@@ -116,13 +117,13 @@ class Draws:
     method: Method = "studentised"
 
     def interval(self, blocks: Sequence[Array], confidence: float) -> Interval:
-        """An interval for the sum of the blocks' means (see `estimate`); NaN at both ends for one case.
+        """An interval for the sum of the blocks' means (see `estimate`); NaN at both ends for too few cases.
 
         Raises:
             FedCoWProError: values that are not finite or not (seeds, cases).
         """
         found = estimate(blocks)
-        if len(found.cases) < 2:
+        if len(found.cases) < FEWEST:
             return Interval(math.nan, math.nan, confidence, "t")
         if self.method == "studentised":
             return studentised_interval(found, self.cases, confidence)
@@ -132,6 +133,11 @@ class Draws:
         name = "BCa" if self.method == "bca" else "percentile"
         limits = crossed_interval(blocks, self.generator, len(self.cases), confidence, name)
         return Interval(*limits, confidence, self.method)
+
+
+def points_of(by_case: Array) -> tuple[float, ...]:
+    """The cases themselves where they are too few for an interval; else nothing."""
+    return tuple(map(float, by_case)) if len(by_case) < FEWEST else ()
 
 
 def check(confidence: float, resamples: int, method: Method = "studentised") -> None:

@@ -16,7 +16,7 @@ from fedcowpro.evaluation.statistics.hypotheses import (
     rank_biserial,
     wilcoxon,
 )
-from fedcowpro.evaluation.statistics.intervals import Draws, Interval, paired
+from fedcowpro.evaluation.statistics.intervals import Draws, Interval, paired, points_of
 from fedcowpro.evaluation.statistics.standard_error import Array, Estimate, estimate, p_value
 
 
@@ -51,6 +51,7 @@ class PairResult:
         dz: Cohen's dz; positive when first is higher, NaN when differences do not vary.
         wins, losses, ties: cases in which first is better, worse, equal.
         equivalence: None without a margin.
+        points: differences of the cases where they are too few for an interval.
     """
 
     first: str
@@ -69,6 +70,7 @@ class PairResult:
     losses: int
     ties: int
     equivalence: Equivalence | None
+    points: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def compare_pairs(
                 losses=int((gained < 0).sum()),
                 ties=int((gained == 0).sum()),
                 equivalence=None if margin is None else _equivalence(test, draws, margin, alpha),
+                points=points_of(test.by_case),
             )
         )
     return tuple(results)

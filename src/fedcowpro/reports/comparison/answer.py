@@ -86,10 +86,11 @@ def _finding(pair: Difference, means: dict[str, MethodResult], comparison: Compa
     else:
         verdict = f"A difference between '{pair.method}' and '{found.first}': not shown."
     seeds = sorted({means[pair.method].seeds, reference.seeds})
+    limits = interval(pair.interval, sign=True, points=pair.points)
+    spread = f"its cases: {limits}" if pair.points else f"{_level(found.interval.confidence)} interval {limits}"
     text = (
         f"Mean Dice {number(means[pair.method].mean)} against {number(reference.mean)}, a difference of "
-        f"{signed(pair.difference)} ({_level(found.interval.confidence)} interval "
-        f"{interval(pair.interval, sign=True)}) over {count(comparison.cases, 'case')} and "
+        f"{signed(pair.difference)} ({spread}) over {count(comparison.cases, 'case')} and "
         f"{' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; "
         f"{p_phrase('adjusted p', found.p_adjusted, ALPHA)}; rank-biserial correlation "
         f"{signed(pair.rank_biserial, 2)}, Cohen's dz {signed(pair.dz, 2)}; better in {count(pair.wins, 'case')}, "
@@ -125,7 +126,11 @@ def numbers(inputs: Inputs, comparison: Comparison, pairs: list[Difference]) -> 
         head += ["Difference", "Adjusted p", "Rank-biserial", "Better / worse / equal", f"Within ±{_margin(pairs):g}"]
     rows = []
     for one in comparison.methods:
-        row: list[Cell] = [one.method, Value(number(one.mean), interval(one.interval)), f"{one.cases}, {one.seeds}"]
+        row: list[Cell] = [
+            one.method,
+            Value(number(one.mean), interval(one.interval, points=one.points)),
+            f"{one.cases}, {one.seeds}",
+        ]
         if pairs and one.method == inputs.reference:
             row += ["reference", *[MISSING] * 4]
         elif pairs:
@@ -138,7 +143,7 @@ def _pair_cells(pair: Difference) -> list[Cell]:
     found, same = pair.pair, pair.equivalence
     verdict = ("yes" if same.equivalent else "not shown") if same else MISSING
     return [
-        Value(signed(pair.difference), interval(pair.interval, sign=True)),
+        Value(signed(pair.difference), interval(pair.interval, sign=True, points=pair.points)),
         Value(p_text(found.p_adjusted, ALPHA), f"p {p_text(found.p, ALPHA)}"),
         Value(signed(pair.rank_biserial, 2), f"dz {signed(pair.dz, 2)}"),
         f"{pair.wins} / {pair.losses} / {found.ties}",

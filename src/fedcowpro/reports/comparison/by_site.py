@@ -34,7 +34,10 @@ def by_site(
             place,
             str(cases),
             *(
-                Value(signed(of[pair.method].difference), interval(of[pair.method].interval, sign=True))
+                Value(
+                    signed(of[pair.method].difference),
+                    interval(of[pair.method].interval, sign=True, points=of[pair.method].points),
+                )
                 if pair.method in of
                 else MISSING
                 for pair in pairs

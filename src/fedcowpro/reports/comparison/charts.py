@@ -44,7 +44,7 @@ def wrapped(label: str, width: int = 22) -> str:
 
 
 def forest(places: Mapping[str, Mapping[str, Difference]], methods: Sequence[str], margin: float) -> str:
-    """Difference of each method from the reference with its interval, at each place.
+    """Difference of each method from the reference with its interval, or its few cases as ticks, at each place.
 
     Args:
         places: place -> method -> its comparison; the first place is all of them together.
@@ -68,6 +68,7 @@ def forest(places: Mapping[str, Mapping[str, Difference]], methods: Sequence[str
                 one = found[method]
                 if math.isfinite(one.interval.low):
                     axes.hlines(y, one.interval.low, one.interval.high, color=colour, linewidth=2.4 if not row else 1.4)
+                axes.scatter(one.points, [y] * len(one.points), s=14, color=colour, marker="|", zorder=2)
                 size = 62 if row == 0 else 34
                 axes.scatter([one.difference], [y], s=size, color=colour, marker=marker, zorder=3)
         axes.set_yticks([-row for row in range(len(places))], [wrapped(place) for place in places])

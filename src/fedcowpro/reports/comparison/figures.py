@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fedcowpro.evaluation.metrics import METRICS
 from fedcowpro.evaluation.statistics.intervals import Interval
@@ -25,11 +26,11 @@ def signed(value: float, places: int = 3) -> str:
     return f"{sign}{abs(rounded):.{places}f}"
 
 
-def interval(found: Interval, places: int = 3, sign: bool = False) -> str:
-    """'0.412 to 0.498'; a dash where there is none."""
-    if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return MISSING
+def interval(found: Interval, places: int = 3, sign: bool = False, points: Sequence[float] = ()) -> str:
+    """'0.412 to 0.498'; where cases are too few for an interval, the cases: '0.412 and 0.498'; else a dash."""
     write = signed if sign else number
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return " and ".join(write(point, places) for point in sorted(points)) if len(points) > 1 else MISSING
     return f"{write(found.low, places)} to {write(found.high, places)}"
 
 

@@ -59,6 +59,11 @@ class Difference:
         return -self.pair.dz + 0.0
 
     @property
+    def points(self) -> tuple[float, ...]:
+        """Method - reference of the cases where they are too few for an interval."""
+        return tuple(-point for point in self.pair.points)
+
+    @property
     def leaves_out_zero(self) -> bool:
         """Whether there is an interval and 0 is not in it."""
         return math.isfinite(self.interval.low) and 0 not in self.interval

@@ -53,7 +53,9 @@ def _dice(inputs: Inputs, rows: pd.DataFrame, settings: ComparisonSettings) -> l
         for method in inputs.methods:
             one = results.get(method)
             line.append(
-                MISSING if one is None else Value(number(one.mean), interval(one.interval), marked.get(method, ""))
+                MISSING
+                if one is None
+                else Value(number(one.mean), interval(one.interval, points=one.points), marked.get(method, ""))
             )
         table.append(line)
     head = ("Site", "Modality", "Organ", "Cases", *inputs.methods)
@@ -106,7 +108,9 @@ def _metrics(
             cells[method][metric] = _central(by_case, method, metric)
         for one in whole.methods if whole else ():
             places = digits(metric)
-            cells[one.method][metric] = Value(number(one.mean, places), interval(one.interval, places))
+            cells[one.method][metric] = Value(
+                number(one.mean, places), interval(one.interval, places, points=one.points)
+            )
     head = ["Method", *(_label(metric) for metric in names)]
     rest: dict[str, tuple[str, ...]] = dict.fromkeys(inputs.methods, ())
     if _VOLUME in names:

@@ -83,6 +83,11 @@ HD95 = (
     "favour a method that misses organs."
 )
 STAND_IN = "An infinite HD95 counts as {infinite:g} mm."
+AGREEMENT = (
+    "Volumes found against true ones, in percent of the mean of both: the mean difference, and below it the limits of "
+    "agreement that hold 95 % of cases if these are normally distributed (Bland and Altman 1986; three cases or more). "
+    "Minus: found too small; −200 %: missed."
+)
 SPREAD = (
     "Each dot is a case, the mean over its seeds; the small ticks beside it are the single seeds, the long line is the "
     "median. A case keeps its height in every method's band. Protocol: {protocol}. Only cases that have a score of "

@@ -9,12 +9,15 @@ import pandas as pd
 from markupsafe import Markup
 
 from fedcowpro.core.overlap import dice
-from fedcowpro.evaluation.summary import LOSS_TERMS, by_group, by_organ, per_case, share_of_model
+from fedcowpro.evaluation.statistics.agreement import volume_differences
+from fedcowpro.evaluation.statistics.standard_error import Array
+from fedcowpro.evaluation.summary import AFTER, LOSS_TERMS, by_group, by_organ, per_case, share_of_model
 from fedcowpro.reports.demo_report import wording
-from fedcowpro.reports.toolkit.charts import curves, dumbbells
+from fedcowpro.reports.toolkit.charts import curves, dumbbells, volume_agreement
 from fedcowpro.reports.toolkit.numbers import MISSING, number
-from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, PANELS, Overlay, panels
+from fedcowpro.reports.toolkit.overlays import PANELS, Overlay, panels
 from fedcowpro.reports.toolkit.render import parts
+from fedcowpro.volume.organ_colours import organ_colours
 
 PICTURE_BYTES = 4_000_000
 MAIN, SECOND = "whole-volume", "gt-range"
@@ -82,6 +85,9 @@ def organs(results: pd.DataFrame) -> Markup:
                     "the means of the table and a dot per case",
                 )
             )
+        if volumes := _volumes(results[results["group"] == group]):
+            alt = f"Site {group}: volume found after training against the true one, a dot per case"
+            charts.append(parts.picture(volume_agreement(volumes, f"Site {group}: volumes after training"), alt))
     if not tables:
         return parts.paragraphs(["There are no results."])
     return Markup().join([parts.paragraphs([wording.ORGANS]), parts.charts(charts), *tables])
@@ -99,8 +105,7 @@ def training(rounds: pd.DataFrame) -> Markup:
     )
     drawn = [(curves(rounds, value, label, low=low, high=high), label) for value, label, low, high in wanted]
     charts = [parts.picture(uri, f"{label} of each site over the rounds") for uri, label in drawn if uri]
-    tables = parts.charts([_loss_table(rounds), _cost_table(rounds)])
-    return parts.charts(charts) + parts.note(wording.TRAINING) + tables
+    return Markup().join([parts.charts(charts), parts.note(wording.TRAINING), _loss_table(rounds), _cost_table(rounds)])
 
 
 def overlays(items: Sequence[Overlay]) -> Markup:
@@ -108,7 +113,7 @@ def overlays(items: Sequence[Overlay]) -> Markup:
     if not items:
         return parts.paragraphs(["There are no pictures."])
     names = sorted({overlay.organs[label] for overlay in items for label in overlay.present()})
-    palette = {name: ORGAN_COLOURS[i % len(ORGAN_COLOURS)] for i, name in enumerate(names)}
+    palette = dict(zip(names, organ_colours(dict(enumerate(names, 1))).values(), strict=True))
     blocks: list[Markup] = []
     size = 0
     site: str | None = None
@@ -119,7 +124,7 @@ def overlays(items: Sequence[Overlay]) -> Markup:
         if size > PICTURE_BYTES:
             blocks.append(parts.paragraphs([f"Left out to keep this page small: {len(items) - len(blocks)} more."]))
             break
-        heading = "" if overlay.site == site else f"Site {overlay.site}"
+        heading = "" if overlay.site == site else _pictured(overlay.site, items)
         site = overlay.site
         listed = ", ".join(overlay.organs[label] for label in colours) or "no organ"
         strip = [
@@ -130,12 +135,38 @@ def overlays(items: Sequence[Overlay]) -> Markup:
     return Markup().join(blocks)
 
 
+def _pictured(site: str, items: Sequence[Overlay]) -> str:
+    """The heading above a site's pictures: whether this very slice got better, which a mean does not say."""
+    scores = [_slice_dice(overlay) for overlay in items if overlay.site == site]
+    if len(scores) != 2 or not all(map(math.isfinite, scores)):
+        return f"Site {site}"
+    before, after = scores
+    word = "as before" if abs(after - before) < 0.005 else "better" if after > before else "worse"
+    return f"Site {site}: mean Dice in this slice {number(before, 2)} before, {number(after, 2)} after training, {word}"
+
+
+def _slice_dice(overlay: Overlay) -> float:
+    """Mean over the organs that are in the slice or were found in it; NaN without one."""
+    scores = [dice(overlay.prediction == label, overlay.truth == label) for label in overlay.organs]
+    known = [score for score in scores if math.isfinite(score)]
+    return sum(known) / len(known) if known else math.nan
+
+
 def facts(items: Mapping[str, str]) -> Markup:
     """Facts as a table; those whose name begins with "command" as blocks to copy."""
     commands = {name: value for name, value in items.items() if name.lower().startswith("command")}
     rows = [(name, value) for name, value in items.items() if name not in commands]
     blocks = [parts.command(name, value) for name, value in commands.items()]
     return Markup().join([*blocks, parts.table(("Fact", "Value"), rows, "facts") if rows else ""])
+
+
+def _volumes(rows: pd.DataFrame) -> dict[str, dict[str, Array]]:
+    """Per organ how far the volumes found after training are off (see `volume_differences`)."""
+    chosen = rows[(rows["protocol"] == MAIN) & (rows["method"] == AFTER)]
+    errors = chosen.groupby(["organ", "case"])["relative_volume_error"].mean().dropna()
+    return {
+        str(organ): {AFTER: volume_differences(of.to_numpy())} for organ, of in errors.groupby(level="organ", sort=True)
+    }
 
 
 def _listed(values: pd.Series) -> str:

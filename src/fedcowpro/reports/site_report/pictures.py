@@ -13,8 +13,9 @@ from fedcowpro.reports.site_report.case_facts import CaseFacts
 from fedcowpro.reports.site_report.findings import outlyingness
 from fedcowpro.reports.site_report.pseudo_labels import best_union
 from fedcowpro.reports.toolkit.numbers import number
-from fedcowpro.reports.toolkit.overlays import ORGAN_COLOURS, panel
+from fedcowpro.reports.toolkit.overlays import panel
 from fedcowpro.reports.toolkit.render import parts
+from fedcowpro.volume.organ_colours import COLOURS, organ_colours
 
 SLICES = (0.2, 0.5, 0.8)  # of the slices that show something
 
@@ -24,7 +25,7 @@ def pictures(site: Site, cases: Sequence[CaseFacts], most: int) -> Markup:
     chosen = _chosen(cases)
     if not chosen or not most:
         return parts.paragraphs(["There are no pictures."])
-    organs, colours = site.organs, _colours(cases)
+    organs, colours = site.organs, _colours(cases, site.organs)
     return Markup().join(
         [_case(site, case, reasons, organs, colours) for case, reasons in list(chosen.values())[:most]]
     )
@@ -86,9 +87,9 @@ def _slice(site: Site, case: CaseFacts, z: int, organs: Mapping[int, str], colou
     return parts.pair([(uri, f"Case {case.id}, slice {z}: {what}") for uri, what in uris], caption)
 
 
-def _colours(cases: Sequence[CaseFacts]) -> dict[int, str]:
+def _colours(cases: Sequence[CaseFacts], organs: Mapping[int, str]) -> dict[int, str]:
     """Colours of the largest organs, as many as can be told apart, in the order of their labels."""
     pixels: Counter[int] = Counter()
     for case in cases:
         pixels.update({label: case.whole.pixels(label) for label in case.labels})
-    return dict(zip(sorted(label for label, _ in pixels.most_common(len(ORGAN_COLOURS))), ORGAN_COLOURS, strict=False))
+    return organ_colours({label: organs.get(label, "") for label, _ in pixels.most_common(len(COLOURS))})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from fedcowpro.evaluation.statistics.agreement import agreement
+from fedcowpro.evaluation.statistics.standard_error import Array
 
 # Okabe & Ito, "Color Universal Design": told apart with every common colour vision.
 INK, GREY = "#1f2933", "#8a94a0"
@@ -113,6 +117,47 @@ def dumbbells(scores: pd.DataFrame, title: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="x")
         figure.legend(loc="outside lower right", ncols=2, frameon=False, handletextpad=0.3)
+        return svg(figure)
+
+
+def volume_agreement(volumes: Mapping[str, Mapping[str, Array]], title: str) -> str:
+    """Bland and Altman's differences: every case a dot, a line at the mean, a bar from limit to limit.
+
+    Args:
+        volumes: organ -> method -> (predicted - true) volume in percent of their mean (cases,).
+        title: of the chart.
+
+    Returns:
+        SVG data URI.
+    """
+    methods = list(dict.fromkeys(method for of in volumes.values() for method in of))
+    looks = {method: SITE_STYLES[i % len(SITE_STYLES)] for i, method in enumerate(methods)}
+    lanes = sum(map(len, volumes.values())) + 0.6 * len(volumes)
+    with mpl.rc_context(STYLE):
+        figure, axes = canvas(1.3 + 0.3 * lanes)
+        axes.axvline(0, color=INK, linewidth=1, zorder=1)
+        y, ticks = 0.0, []
+        for of in volumes.values():
+            top = y
+            for method, values in of.items():
+                (colour, marker), found = looks[method], agreement(values)
+                heights = y + 0.3 - 0.6 * (np.arange(len(values)) + 0.5) / len(values)
+                if math.isfinite(found.low):
+                    axes.barh(y, found.high - found.low, 0.8, found.low, color=colour, alpha=0.16, zorder=0)
+                axes.scatter(values, heights, s=14, color=colour, marker=marker, linewidth=0, zorder=3)
+                axes.vlines(found.bias, y - 0.42, y + 0.42, color=colour, linewidth=2.2, zorder=4)
+                y -= 1
+            ticks.append((top + y + 1) / 2)
+            y -= 0.6
+        axes.set_title(plain(title), loc="left", fontsize=12, fontweight="bold")
+        axes.set_yticks(ticks, [plain(organ) for organ in volumes])
+        axes.set(ylim=(y + 1.0, 0.6), xlabel="found − true volume, % of their mean")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.grid(axis="x")
+        if len(methods) > 1:
+            for method, (colour, marker) in looks.items():
+                axes.scatter([], [], color=colour, marker=marker, label=plain(method))
+            figure.legend(loc="outside lower center", ncols=3, frameon=False)
         return svg(figure)
 
 

@@ -15,13 +15,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.reports.toolkit.charts import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
+from fedcowpro.reports.toolkit.charts import YELLOW
 
-# Okabe and Ito's colours, then lighter and darker ones that stay apart from them and from grey.
-ORGAN_COLOURS = (
-    VERMILLION, SKY, YELLOW, PURPLE, GREEN, ORANGE, BLUE, "#FFFFFF",
-    "#B6FF3B", "#8C510A", "#00FFD5", "#FFB3B3", "#6A3DFF", "#FF00C8", "#7A8B00", "#9FD8FF",
-)  # fmt: skip
 PANELS = ("Support (annotated)", "Query", "Prediction", "Truth")
 PIXELS = (320, 240)  # width, height of a panel
 GREYS = 64

@@ -1,8 +1,11 @@
-// Colours of labels: Okabe and Ito's, which people with the common colour deficiencies can tell apart, made to be seen
-// on grey. Labels are told by their numbers as well.
-const COLOURS = ["#e69f00", "#56b4e9", "#1fbf92", "#f0e442", "#ff7a33", "#e39ac6", "#5c9dff", "#ffffff"];
+// Colours of labels, by value: the server says which, so that an organ has the same one on every page and picture.
+// Labels are told by their numbers as well.
+const colours = new Map();
+const OTHERS = ["#e69f00", "#56b4e9", "#1fbf92", "#f0e442", "#ff7a33", "#e39ac6", "#5c9dff", "#ffffff"]; // off the list
 
-export const colour = (value) => COLOURS[(value - 1) % COLOURS.length];
+export const useColours = (labels) => labels.forEach((label) => colours.set(label.value, label.colour));
+
+export const colour = (value) => colours.get(value) ?? OTHERS[(value - 1) % OTHERS.length];
 
 export function channels(value) {
   const hex = colour(value);

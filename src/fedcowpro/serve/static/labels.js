@@ -1,6 +1,6 @@
 // The list of labels: a value with a fixed colour and a name that can be changed.
 import * as api from "./api.js";
-import { colour } from "./colours.js";
+import { colour, useColours } from "./colours.js";
 import { $, attempt, make } from "./page.js";
 
 const MOST = 9; // the number keys reach them all
@@ -44,13 +44,14 @@ export class Labels extends EventTarget {
   async #put(list) {
     const sorted = [...list].sort((a, b) => a.value - b.value);
     const done = await attempt(() => api.putLabels(sorted));
-    if (done) this.list = sorted;
+    if (done) this.list = done.labels;
     if (!this.values().includes(this.active)) this.active = this.list[0].value;
     this.#draw();
     return Boolean(done);
   }
 
   #draw() {
+    useColours(this.list);
     const items = this.list.map((label) => {
       const radio = make("input", { type: "radio", name: "label", checked: label.value === this.active });
       radio.setAttribute("aria-label", `Paint ${label.name}`);
