@@ -149,5 +149,5 @@ def _method(name: str, cells: Cells, draws: Draws, alpha: float, bounds: tuple[f
     whole = draws.interval([values], 1 - alpha)
     low, high = np.clip((whole.low, whole.high), *bounds)
     interval = Interval(float(low), float(high), whole.confidence, whole.method)
-    by_case = values.mean(axis=0)
-    return MethodResult(name, float(by_case.mean()), interval, *values.shape[::-1], points_of(by_case))
+    by_case, (seeds, cases) = values.mean(axis=0), values.shape
+    return MethodResult(name, float(by_case.mean()), interval, cases, seeds, points_of(by_case))
