@@ -27,7 +27,7 @@ ALLOWED = {
     "federated": "core config data model training oneshot evaluation",
     "study": "core config volume data model oneshot evaluation federated",
     "reports": "core config volume data model oneshot evaluation federated study",
-    "serve": "core config volume model oneshot",
+    "serve": "core config volume data model oneshot",
     "demo": "core config volume data model oneshot evaluation federated reports",
     "cli": "core config volume data model training oneshot evaluation federated study reports serve demo",
 }

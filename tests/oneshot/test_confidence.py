@@ -10,7 +10,15 @@ import pytest
 from common import PLAIN
 from fedcowpro.config import PrepareConfig
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
+from fedcowpro.oneshot.confidence import (
+    compared_confidence,
+    compared_cues,
+    mask_confidence,
+    reverse_dice,
+    slice_confidence,
+    slice_margins,
+)
+from fedcowpro.oneshot.doubts import OrganFacts
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
 from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.oneshot.predictor import OneShotPredictor
@@ -68,6 +76,38 @@ def test_confidence_of_a_mask() -> None:
     assert mask_confidence(0.9, margins) > max(mask_confidence(0.5, margins), mask_confidence(0.9, margins / 2))
     assert np.isnan(mask_confidence(np.nan, margins))
     assert np.isnan(mask_confidence(0.9, margins[:1]))
+
+
+def organ(height: float, steadiness: float = 0.9, slices: int = 8) -> OrganFacts:
+    return OrganFacts(100.0, height, slices, 0.0, steadiness, (False, False))
+
+
+def test_cues_that_compare_with_a_whole_example() -> None:
+    margins, areas = np.array([np.nan, 0.2, 0.6, np.nan], np.float32), np.array([0, 100, 300, 0])
+    mask = organ(60.0, 0.7, slices=2)
+    found = compared_cues(margins, areas, mask, [organ(30.0), organ(200.0)])
+    assert found == pytest.approx([1, 0.4, 0.5, np.log(2), 0, 0.2, 0.5])
+    shorter = compared_cues(margins, areas, mask, [organ(120.0)])
+    assert shorter is not None
+    assert shorter[3:5] == pytest.approx([0, np.log(2)])
+    painted = organ(np.nan, np.nan)  # of such an example the height is not known
+    assert compared_cues(margins, areas, mask, [painted]) is None
+    assert compared_cues(margins * np.nan, areas, mask, [organ(30.0)]) is None
+
+
+def test_a_mask_like_the_example_is_trusted_more() -> None:
+    margins, areas = np.full(20, np.nan, np.float32), np.zeros(20, np.int64)
+    margins[6:14], areas[6:14] = 0.5, 100
+
+    def trust(mask: OrganFacts) -> float:
+        cues = compared_cues(margins, areas, mask, [organ(40.0)])
+        assert cues is not None
+        return compared_confidence(cues)
+
+    good = trust(organ(40.0))
+    assert 0.6 < good < 1
+    for odd in (organ(90.0), organ(15.0), organ(40.0, steadiness=0.5)):
+        assert trust(odd) < good - 0.02
 
 
 def test_one_painted_slice_is_not_trusted_to_say_much_of_a_long_organ() -> None:

@@ -269,13 +269,14 @@ def test_shipped_studies_are_whole(file: Path) -> None:
     assert len(variants) > 1
     assert found.compare is not None
     assert len(found.seeds) == 3
-    assert all(variant.config.model.encoder != "tiny" for variant in variants)
+    # The one of few parameters is about their number: `tiny` has 80 where lite0 has 16,160.
+    assert all(variant.config.model.encoder != "tiny" for variant in variants) or file.stem == "privacy-few-phantom"
 
 
 def test_each_shipped_study_has_both_kinds_of_data() -> None:
     stems = [file.stem for file in SHIPPED]
     phantom, real = ({s.removesuffix(end) for s in stems if s.endswith(end)} for end in ("-phantom", "-real"))
-    assert phantom - real == {"privacy"}  # noise is a matter of the mechanism, not of the pictures
+    assert phantom - real == {"privacy", "privacy-few"}  # noise is a matter of the mechanism, not of the pictures
     assert real < phantom
     assert len(real) >= 7
     assert len(stems) == len(phantom) + len(real)

@@ -9,11 +9,12 @@ from fedcowpro.config.experiment import ExperimentConfig, SiteConfig
 from fedcowpro.config.federation import FederationConfig
 from fedcowpro.config.inference import InferConfig
 from fedcowpro.config.model import HeadConfig, ModelConfig
-from fedcowpro.config.privacy import PrivacyConfig
+from fedcowpro.config.privacy import FEWEST_IN_A_SUM, PrivacyConfig
 from fedcowpro.config.teaching import TeachingConfig
 from fedcowpro.config.training import AugmentConfig, EpisodeConfig, LossConfig, TrainConfig
 
 __all__ = [
+    "FEWEST_IN_A_SUM",
     "AugmentConfig",
     "Config",
     "EpisodeConfig",

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from fedcowpro.config.base import Config
 
+FEWEST_IN_A_SUM = 3  # sites: of two, each knows the other's part
+
 
 class PrivacyConfig(Config):
     """Differential privacy and secure aggregation; docs/privacy.md says what each protects against whom."""

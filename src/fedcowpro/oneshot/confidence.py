@@ -8,7 +8,8 @@
   alike; how many slices were found per painted one, and how far a slice lies from a painted one, are not.
 
 `mask_confidence` and `slice_confidence` estimate the Dice from these by a logistic function, fitted to phantoms
-(`benchmarks/confidence.py`; figures in docs/results.md).
+(`benchmarks/confidence.py`). Where an example is annotated as a whole, a mask is compared with it instead:
+`compared_confidence`, fitted to real MR and CT (`benchmarks/confidence_real.py`). Figures are in docs/results.md.
 """
 
 from __future__ import annotations
@@ -17,18 +18,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from fedcowpro.core.overlap import dice
+from fedcowpro.oneshot.doubts import OrganFacts
 from fedcowpro.oneshot.predictor import Features, OneShotPredictor
 from fedcowpro.oneshot.slices import pick_slices, slices_of
 from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import Placement
 
+# Of the cues of `compared_cues`, from real MR and CT (`benchmarks/confidence_real.py`).
+_COMPARED = (1.20, -2.65, 5.49, -0.28, -1.73, -4.31, -1.71)
 # Of 1, margin, reverse Dice, and log of (found + painted) / painted for a volume's own paint: from the benchmark.
 _MASK, _MASK_OWN = (-2.42, 4.99, 2.12), (-1.01, 2.61, 2.17, -0.60)
 # Of 1, margin, the mask's reverse Dice, and log of 1 + distance / 10 mm.
 _SLICE, _SLICE_OWN = (-2.30, 5.84, 1.38), (0.75, 4.05, 1.78, -2.58)
+
+_MOST = 1.5  # of a ratio's logarithm
 
 
 class Annotated(Protocol):
@@ -107,6 +113,47 @@ def mask_confidence(reverse: float, margins: Float[np.ndarray, " n"], painted: i
     if not painted:
         return float(_logistic(_MASK, *cues))
     return float(_logistic(_MASK_OWN, *cues, np.log((len(found) + painted) / painted)))
+
+
+def compared_cues(
+    margins: Float[np.ndarray, " d"], areas: Int[np.ndarray, " d"], mask: OrganFacts, like: Sequence[OrganFacts]
+) -> list[float] | None:
+    """What tells a good mask from a bad one where the example is annotated as a whole.
+
+    How sure the network is, by slices and by pixels; how much taller or shorter than the example's the organ is, as a
+    logarithm; how much less its slices resemble their neighbours than the example's do; on which share of the
+    volume's slices it is.
+
+    Args:
+        margins: of each slice, nan where the organ is not found.
+        areas: pixels of the mask in each slice.
+        mask: its facts.
+        like: those of the same organ in the examples; the one of the nearest height counts.
+
+    Returns:
+        1 and the six cues; None where the organ is not found, or no example is annotated as a whole.
+    """
+    seen = ~np.isnan(margins) & (areas > 0)
+    known = [one for one in like if one.height > 0 and not np.isnan(one.steadiness)]
+    if not seen.any() or not known or not mask.height > 0:
+        return None
+    taller, example = min(((np.log(mask.height / one.height), one) for one in known), key=lambda pair: abs(pair[0]))
+    steadiness = 0.0 if np.isnan(mask.steadiness) else mask.steadiness
+    of = margins[seen]
+    return [
+        1.0,
+        float(of.mean()),
+        float(np.average(of, weights=areas[seen])),
+        float(np.clip(taller, 0, _MOST)),
+        float(np.clip(-taller, 0, _MOST)),
+        example.steadiness - steadiness,
+        mask.slices / len(margins),
+    ]
+
+
+def compared_confidence(cues: Sequence[float]) -> float:
+    """Estimated Dice of a mask, 0..1, from `compared_cues`."""
+    return float(1 / (1 + np.exp(-np.dot(_COMPARED, cues))))
 
 
 def slice_confidence(

@@ -32,6 +32,7 @@ class OrganFacts:
         height: mm from its first to its last slice; nan likewise.
         slices: that show it.
         side: its middle between the body's right (-1) and left (1); nan where it is not there.
+        steadiness: mean Dice of neighbouring slices, from its first to its last one; nan likewise, and on one slice.
         cut: whether it goes on beyond the first slice (foot) and beyond the last one (head).
     """
 
@@ -39,6 +40,7 @@ class OrganFacts:
     height: float
     slices: int
     side: float
+    steadiness: float
     cut: tuple[bool, bool]
 
 
@@ -85,7 +87,8 @@ def facts_of(
         areas = mask.sum(axis=(1, 2))
         shown = np.flatnonzero(areas)
         if not len(shown):
-            found[organ] = OrganFacts(0.0 if whole else np.nan, 0.0 if whole else np.nan, 0, np.nan, (False, False))
+            nothing = 0.0 if whole else np.nan
+            found[organ] = OrganFacts(nothing, nothing, 0, np.nan, np.nan, (False, False))
             continue
         columns = mask.sum(axis=(0, 1))
         side = (float(columns @ np.arange(width)) / float(columns.sum()) - middle) / half
@@ -95,9 +98,16 @@ def facts_of(
             float(shown[-1] - shown[0] + 1) * thick if whole else np.nan,
             len(shown),
             side,
+            _steadiness(mask[shown[0] : shown[-1] + 1]) if whole else np.nan,
             (bool(whole and areas[0] > least), bool(whole and areas[-1] > least)),
         )
     return Facts(modality, depth, max(height * tall, width * wide), depth * thick, found)
+
+
+def _steadiness(mask: Bool[np.ndarray, "n h w"]) -> float:
+    areas = mask.sum(axis=(1, 2))
+    both, common = areas[:-1] + areas[1:], (mask[:-1] & mask[1:]).sum(axis=(1, 2))
+    return float((2 * common[both > 0] / both[both > 0]).mean()) if (both > 0).any() else float("nan")
 
 
 def doubts_of(found: Facts, examples: Sequence[Facts] = ()) -> dict[int, tuple[str, ...]]:

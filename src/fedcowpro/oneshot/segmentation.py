@@ -12,7 +12,14 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import inform
 from fedcowpro.core.threads import each
 from fedcowpro.oneshot.annotation import Annotation
-from fedcowpro.oneshot.confidence import mask_confidence, reverse_dice, slice_confidence, slice_margins
+from fedcowpro.oneshot.confidence import (
+    compared_confidence,
+    compared_cues,
+    mask_confidence,
+    reverse_dice,
+    slice_confidence,
+    slice_margins,
+)
 from fedcowpro.oneshot.doubts import doubts_of, facts_of
 from fedcowpro.oneshot.encoded import EncodedVolume
 from fedcowpro.oneshot.extent import Extents, outside
@@ -117,19 +124,21 @@ def segment_encoded(
         guessed = labels.copy()
         guessed[annotation.painted] = 0
     reverse = reverse_dice(predictor, support, encoded.features, placement, guessed)
+    facts = facts_of(encoded.volume, encoded.modality, labels, organs)
+    examples = [example.facts for example in support.examples]
     confidence = {}
     for organ, of, shows in zip(organs, margins, shown, strict=True):
         own = np.flatnonzero((annotation.labels == organ).any(axis=(1, 2)) & annotation.painted) if annotation else ()
         distance = None
         if len(own):
             distance = np.abs(np.arange(shape[0])[:, None] - own).min(axis=1) * encoded.volume.spacing[0]
-        confidence[organ] = mask_confidence(reverse[organ], of, len(own))
+        like = [one.organs[organ] for one in examples if organ in one.organs]
+        cues = None if len(own) else compared_cues(of, (labels == organ).sum(axis=(1, 2)), facts.organs[organ], like)
+        confidence[organ] = mask_confidence(reverse[organ], of, len(own)) if cues is None else compared_confidence(cues)
         of[:] = slice_confidence(reverse[organ], of, distance)
         if annotation is not None:
             of[shows & annotation.painted] = 1
-    facts = facts_of(encoded.volume, encoded.modality, labels, organs)
-    doubts = doubts_of(facts, [example.facts for example in support.examples])
-    return Segmentation(organs, labels, scores, confidence, margins, doubts)
+    return Segmentation(organs, labels, scores, confidence, margins, doubts_of(facts, examples))
 
 
 def _check(support: Support, encoded: EncodedVolume) -> None:

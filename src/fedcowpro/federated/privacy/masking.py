@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedcowpro.federated.privacy.noise import KEY_BYTES, keystream
 
 _TRIES = 2000  # choices of shares; with one false one, so many sites at least are no hindrance
-FEWEST = 3  # sites in a sum: of two, each knows the other's part
 SECRET_BYTES = 16  # of a seed: 128 bits, what the sharing takes
 
 

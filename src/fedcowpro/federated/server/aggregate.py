@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fedcowpro.config import FederationConfig
+from fedcowpro.config import FEWEST_IN_A_SUM, FederationConfig
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.federated.monitoring.rounds import Arrays
-from fedcowpro.federated.privacy.masking import FEWEST, no_smaller_sum
+from fedcowpro.federated.privacy.masking import no_smaller_sum
 from fedcowpro.federated.server.sampling import sites_per_round
 
 Aggregate = Callable[[Iterable[np.ndarray], Sequence[float]], np.ndarray]
@@ -117,10 +117,12 @@ def check_federation(config: FederationConfig, sites: int) -> None:
         raise FedCoWProError(
             rounds, "at least 3, or the median is the mean", "add sites, or set federation.aggregate to mean"
         )
-    if config.privacy.secure_aggregation and not (fewest >= FEWEST and no_smaller_sum(fewest, asked, FEWEST)):
+    if config.privacy.secure_aggregation and not (
+        fewest >= FEWEST_IN_A_SUM and no_smaller_sum(fewest, asked, FEWEST_IN_A_SUM)
+    ):
         raise FedCoWProError(
             f"secure aggregation of {asked} sites that goes on with {fewest} of them",
-            f"at least {FEWEST}, and so many that no server can learn a sum of fewer than {FEWEST}",
+            f"at least {FEWEST_IN_A_SUM}, and so many that no server can learn a sum of fewer than {FEWEST_IN_A_SUM}",
             "add sites, raise federation.min_sites, or set federation.privacy.secure_aggregation to false",
         )
     if config.aggregate == "trimmed-mean" and _cut(config.trim, fewest) < 1:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sized
 
-from fedcowpro.config import FederationConfig
-from fedcowpro.federated.privacy.masking import FEWEST
+from fedcowpro.config import FEWEST_IN_A_SUM, FederationConfig
 from fedcowpro.federated.privacy.noise import noise_key
 
 
@@ -34,7 +33,7 @@ def planned_rates(config: FederationConfig) -> list[float]:
 
 def sites_per_round(config: FederationConfig, sites: int) -> int:
     """How many of so many sites a round asks; where each is drawn alone, about so many."""
-    fewest = max(config.min_sites or 1, FEWEST if config.privacy.secure_aggregation else 1)
+    fewest = max(config.min_sites or 1, FEWEST_IN_A_SUM if config.privacy.secure_aggregation else 1)
     return min(sites, max(fewest, round(config.fraction * sites)))
 
 

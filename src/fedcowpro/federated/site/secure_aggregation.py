@@ -16,13 +16,13 @@ import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedcowpro.config import FEWEST_IN_A_SUM
 from fedcowpro.config.policy import SitePolicy
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.text import printable
 from fedcowpro.federated.governance.enforcement import SITE_KEY, policy_of
 from fedcowpro.federated.governance.policy import RefusedError
 from fedcowpro.federated.privacy.masking import (
-    FEWEST,
     SECRET_BYTES,
     Secrets,
     agree,
@@ -203,7 +203,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _fewest(policy: SitePolicy) -> int:
-    return max(FEWEST, policy.min_participants)
+    return max(FEWEST_IN_A_SUM, policy.min_participants)
 
 
 def _enough(count: int, state: ConfigRecord, policy: SitePolicy) -> None:
