@@ -39,8 +39,10 @@ def main(out: Path) -> None:
             page = chromium.new_page(base_url=url, viewport={"width": 1200, "height": 860})
             page.set_default_timeout(4 * browsing.TIMEOUT)
             browsing.load(page, url)
-            for patient in (2, 3, 1):
+            for patient in (1, 2, 3):
                 browsing.open_case(page, f"image_patient{patient}")
+            page.locator("#volumes li button").first.click()
+            browsing.expect(page.locator("#title")).to_have_text("image_patient1.nii.gz")
             stored = nib.as_closest_canonical(nib.load(data / "label_patient1.nii.gz"))
             liver = np.asanyarray(stored.dataobj).T == 1
             largest = int(liver.sum((1, 2)).argmax())

@@ -9,13 +9,15 @@ import hashlib
 import os
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 KEY_BYTES = 32
 
 
 def keystream(key: bytes, count: int) -> bytes:
     """`count` bytes that look random without `key` (32 bytes) and are the same each time with it; one key, one use."""
+    # Reading a run folder comes by here; that needs no package of the extra 'federated'.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
     encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
     return encryptor.update(bytes(count))
 
