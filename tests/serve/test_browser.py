@@ -231,6 +231,7 @@ def test_the_page_asks_where_organs_end_and_leads_to_the_next_slice(page: Page, 
     """By mouse: two labels, their ends by a button, a click on the row and a handle; the mask is cut at once."""
     open_case(page, "ct (folder)", "image_2")
     page.click("#add-label")
+    expect(page.locator("#label-list input[type=radio]").nth(1)).to_be_checked()
     page.locator("#radius").fill("10")
     corner, size = corner_and_size(page)
     page.mouse.click(*(corner + size * (0.58, 0.45)))

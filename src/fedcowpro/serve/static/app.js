@@ -31,7 +31,7 @@ let suggestion = {};
 // ---------------------------------------------------------------- open volumes
 
 function keep(info) {
-  const fresh = { bitmap: null, undo: [], redo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false };
+  const fresh = { bitmap: null, undo: [], redo: [], slice: Math.floor(info.size[2] / 2), unasked: new Set(), dirty: new Set(), gone: new Set(), endsChanged: false, changes: 0 };
   const known = volumes.get(info.id) ?? fresh;
   volumes.set(info.id, Object.assign(known, { info, painted: new Set(info.painted) }));
   return known;
@@ -211,9 +211,21 @@ async function toggleExample() {
   render();
 }
 
+// An answer of the server that no stroke or end has overtaken meanwhile.
+async function upToDate(volume, ask) {
+  for (;;) {
+    await flush();
+    const { changes } = volume;
+    const answer = await ask(volume.info.id);
+    if (volume.changes === changes) return answer;
+  }
+}
+
+const refresh = async (volume) => keep(await upToDate(volume, api.volume));
+
 // Labels as the server has them.
 async function reload(volume) {
-  const fresh = await api.labels(volume.info.id);
+  const fresh = await upToDate(volume, api.labels);
   volume.undo.length = volume.redo.length = 0;
   if (volume.bitmap) volume.bitmap.set(fresh);
   else volume.bitmap = fresh;
@@ -273,9 +285,8 @@ async function follow(begun, said, done = "The volumes are segmented.") {
     });
     if (last.state === "failed") showError(last.error);
     say({ done, cancelled: "Cancelled.", failed: "It failed." }[last.state]);
-    await flush();
     for (const volume of volumes.values()) {
-      keep(await api.volume(volume.info.id));
+      await refresh(volume);
       if (last.state === "done") volume.earlier = false;
       if (volume !== current) volume.bitmap = null;
     }
@@ -333,8 +344,7 @@ async function setEnds(value, [first, last]) {
   saving.ended(volume);
   render();
   await attempt(async () => {
-    await flush();
-    keep(await api.volume(volume.info.id));
+    await refresh(volume);
     await reload(volume); // the mask is cut
     await suggest();
     render();

@@ -11,7 +11,7 @@ export class Saving extends EventTarget {
   #timer = 0;
   #sending = null;
 
-  // volumes: a map of { info, bitmap, dirty: Set, gone: Set, endsChanged }.
+  // volumes: a map of { info, bitmap, dirty: Set, gone: Set, endsChanged, changes: their number so far }.
   constructor(volumes) {
     super();
     this.#volumes = volumes;
@@ -28,17 +28,22 @@ export class Saving extends EventTarget {
   drawn(volume, z) {
     volume.gone.delete(z);
     volume.dirty.add(z);
-    this.#soon();
+    this.#changed(volume);
   }
 
   forgotten(volume, z) {
     volume.dirty.delete(z);
     volume.gone.add(z);
-    this.#soon();
+    this.#changed(volume);
   }
 
   ended(volume) {
     volume.endsChanged = true;
+    this.#changed(volume);
+  }
+
+  #changed(volume) {
+    volume.changes += 1;
     this.#soon();
   }
 
