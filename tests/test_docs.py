@@ -80,6 +80,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 def test_versions_agree() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == __version__
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"fedcowpro-{__version__}-py3" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_walk_through_has_the_settings_that_it_trains_with() -> None:

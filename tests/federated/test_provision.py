@@ -217,7 +217,7 @@ def test_check_names_what_is_wrong_and_what_to_do(
     monkeypatch.setattr(checks, "versions", lambda: {"fedcowpro": "9", "flwr": "1", "torch": "1", "numpy": "1"})
     ok, text = lines(bundle, sites["alpha"])["versions"]
     assert not ok
-    assert "pip install fedcowpro==" in text
+    assert "pip install --find-links . fedcowpro==" in text
 
 
 def test_check_by_the_command_line(tmp_path: Path, sites: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

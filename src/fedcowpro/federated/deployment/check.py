@@ -95,7 +95,8 @@ def _versions(theirs: Mapping[str, str]) -> str:
     if odd := [f"{name} {ours[name]}, at the coordinator {theirs.get(name)}" for name in _SAME if
                ours[name] != theirs.get(name)]:  # fmt: skip
         wanted = " ".join(f"{name}=={theirs.get(name)}" for name in _SAME)
-        raise FedCoWProError("; ".join(odd), "the coordinator's versions", f"pip install {wanted}")
+        remedy = f"with the coordinator's wheel of fedcowpro here: pip install --find-links . {wanted}"
+        raise FedCoWProError("; ".join(odd), "the coordinator's versions", remedy)
     others = [name for name in ("torch", "numpy") if ours[name] != theirs.get(name)]
     note = "".join(f"; {name} {ours[name]} here, {theirs.get(name)} there: last bits may differ" for name in others)
     return ", ".join(f"{name} {ours[name]}" for name in _SAME) + note

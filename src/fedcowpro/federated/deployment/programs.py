@@ -30,7 +30,7 @@ def program(name: str) -> str:
     if found is None:
         raise FedCoWProError(
             f"no program '{name}'", "an installed one",
-            "apt-get install nginx-light" if name == "nginx" else "install fedcowpro again: pip install fedcowpro",
+            "apt-get install nginx-light" if name == "nginx" else "install fedcowpro again, with the extra 'federated'",
         )  # fmt: skip
     return found
 
