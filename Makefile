@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-fast lint docs dist setup clean
+.PHONY: demo test test-fast lint docs dist bench compat setup clean
 
 # Two processes, each with half of the tests in their order, so that those of a file share what it made; one that is done
 # takes over from the other. What was compiled once is kept, or each process reads 250 test modules anew.
@@ -37,6 +37,15 @@ dist: $(READY)
 	$(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python tests/try_wheel.py dist/*.whl
+
+# Costs as ratios, each with its limit; a part that is done is not run again (python benchmarks/all.py --overwrite).
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/all.py
+
+# The quick tests on Python 3.11 with the oldest packages that are allowed, and on 3.13 with the newest.
+compat: $(READY)
+	$(BIN)/python tests/try_versions.py
 
 setup: $(READY)
 

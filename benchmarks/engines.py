@@ -46,6 +46,8 @@ from fedcowpro.federated.server.run_folder import RunFolder
 from fedcowpro.model.segmenter import build_model
 
 ENGINES = ("process", "ray", "flower", "deploy")
+MEMORY = 1.1  # of the last number of sites to the first
+LIMITS = {"process": 1.5, "ray": 3.0, "flower": 50.0, "deploy": 8.0}  # of a warm round to its training
 
 
 def main() -> None:
@@ -77,7 +79,7 @@ def main() -> None:
         numbers = f"{'first round':>13}{'warm round':>12}{'training':>10}{'beside':>9}{'ratio':>8}{'cores':>9}"
         print(f"{'engine':10}{numbers}{'MB a message':>14}  digest")
         for engine in options.engines.split(","):
-            print(_row(engine, _timed(engine, config, chosen, root)), flush=True)
+            print(_row(engine, _timed(engine, config, chosen, root), options.encoder), flush=True)
 
 
 def _config(options: argparse.Namespace) -> ExperimentConfig:
@@ -147,13 +149,15 @@ def _core_seconds(root: Path) -> float:
     return sum(lines[pid][1] for pid in own if pid in lines) / os.sysconf("SC_CLK_TCK")
 
 
-def _row(engine: str, timed: tuple[list[float], float, Path]) -> str:
+def _row(engine: str, timed: tuple[list[float], float, Path], encoder: str) -> str:
     rounds, cores, out = timed
     records = read_rounds(out / "metrics.jsonl")
     training = [sum(site.seconds for site in record.sites) for record in records]
     warm, bare = sum(rounds[1:]) / len(rounds[1:]), sum(training[1:]) / len(training[1:])
     longest = [max(site.seconds for site in record.sites) for record in records[1:]]  # they train at the same time
     beside = warm - (bare if engine == "process" else sum(longest) / len(longest))
+    what, other = f"engine {engine}, {encoder}, a warm round", f"the training of its {len(records[0].sites)} sites"
+    ratio(what, warm, other, bare, LIMITS[engine], "s")
     sent = records[0].sites[0].bytes_down / 1e6
     weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()[:12]
     numbers = f"{rounds[0]:11.1f} s{warm:10.2f} s{bare:8.2f} s{beside:7.2f} s{warm / bare:8.3f}{cores:7.2f} s"
@@ -201,7 +205,14 @@ def _memory(root: Path, config: ExperimentConfig, counts: list[int], plot: Path 
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{count:3d} sites: {peaks[-1]:.0f} MiB", flush=True)
-    print(f"{counts[-1]} sites take {peaks[-1] / peaks[0]:.3f} times the memory of {counts[0]}")
+    ratio(
+        f"a federation in one process, memory, {counts[-1]} sites",
+        peaks[-1],
+        f"with {counts[0]}",
+        peaks[0],
+        MEMORY,
+        "MiB",
+    )
     if plot is not None:
         _draw(counts, peaks, plot)
 

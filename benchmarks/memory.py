@@ -17,9 +17,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from ratios import ratio
 
 from fedcowpro.data.phantom import write_site
 
+LIMIT = 1.15
 PREPARE = """
 from fedcowpro.config import PrepareConfig
 from fedcowpro.data.preparation.prepare import prepare
@@ -60,9 +62,8 @@ def main() -> None:
             _volumes(Path(folder) / "raw", count, options.size, options.depth)
             for name, code in (("prepare", PREPARE), ("train", TRAIN)):
                 peaks[name].append(_peak(code, folder, count, options.size, options.steps))
-    print(f"{'':10}{options.few:>8} volumes{options.many:>8} volumes   ratio")
     for name, (few, many) in peaks.items():
-        print(f"{name:10}{few:12.0f} MiB{many:12.0f} MiB{many / few:8.3f}")
+        ratio(f"memory, {name}, {options.many} volumes", many, f"that of {options.few}", few, LIMIT, "MiB")
 
 
 def _peak(code: str, folder: str, count: int, size: int, steps: int) -> float:

@@ -1,17 +1,15 @@
 """HD95 and surface Dice against MONAI and surface-distance: times and values within one run.
 
-    pip install "monai==1.6.1" surface-distance==0.1
     python benchmarks/metrics.py [--size 256] [--repeats 3]
     python benchmarks/metrics.py --oracles tests/oracles/surface.npz
 
-The second form writes the values of both libraries on small random masks, with which the tests compare.
+The second form writes the values of both libraries on small random masks, with which the tests compare. Both libraries
+are in the extra `bench`.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,6 +19,7 @@ import numpy as np
 import surface_distance
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from ratios import median_seconds, ratio
 from scipy import ndimage
 
 from fedcowpro.evaluation.surface import surface_metrics
@@ -28,6 +27,7 @@ from fedcowpro.evaluation.surface import surface_metrics
 Mask = np.ndarray
 Spacing = tuple[float, float, float]
 TOLERANCE = 3.0
+LIMIT = 1.0  # of our time to theirs
 SPACINGS = ((1.0, 1.0, 1.0), (7.7, 1.25, 1.25), (3.0, 0.8, 1.4))
 
 
@@ -65,14 +65,13 @@ def compare(name: str, prediction: Mask, truth: Mask, repeats: int) -> None:
         "fedcowpro, voxels": lambda: ours(prediction, truth, spacing, "voxels"),
         "MONAI": lambda: monai(prediction, truth, spacing, TOLERANCE),
     }
-    print(f"{name}, {' x '.join(map(str, truth.shape))} voxels, spacing {spacing} mm")
-    seconds = {run: _median(action, repeats) for run, action in runs.items()}
+    seconds = {run: median_seconds(action, repeats).cpu for run, action in runs.items()}
     for run, action in runs.items():
         hd95, nsd = action()
-        ratio = seconds[run] / seconds["fedcowpro, area"]
-        print(
-            f"  {run:18} {seconds[run]:6.2f} s ({ratio:4.1f} x)  HD95 {hd95:.3f} mm, NSD {nsd:.4f} at {TOLERANCE:g} mm"
-        )
+        print(f"{name}, {run}: {seconds[run]:.2f} s, HD95 {hd95:.3f} mm, NSD {nsd:.4f} at {TOLERANCE:g} mm")
+    for one, other in (("area", "surface-distance"), ("voxels", "MONAI")):
+        what = f"HD95 and surface Dice by {one}, {name}, {truth.shape[0]}³ voxels"
+        ratio(what, seconds[f"fedcowpro, {one}"], other, seconds[other], LIMIT)
 
 
 def ours(prediction: Mask, truth: Mask, spacing: Spacing, definition: str) -> tuple[float, float]:
@@ -119,16 +118,6 @@ def oracles() -> dict[str, np.ndarray]:
         "monai": np.array(values)[:, 2:],
         "versions": np.array([f"{name} {number}" for name, number in versions.items()]),
     }
-
-
-def _median(action: Callable[[], object], repeats: int) -> float:
-    action()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from ratios import ratio
 
 from fedcowpro.config import ExperimentConfig, PrepareConfig
 from fedcowpro.core.device import reproducible
@@ -46,6 +47,8 @@ from fedcowpro.model.segmenter import build_model
 
 ROUNDS = 3
 _CALL = 0.005  # seconds of a call to a SuperLink on the same machine
+# Of the last number of sites to the first: the server's seconds for a site, and its memory.
+GROWTH, MEMORY = 1.5, 1.25
 PARTS = ("stubs", "names", "audit", "aggregation", "alarms", "records", "rest")
 
 
@@ -62,7 +65,8 @@ def main() -> None:
     columns = ["sites", *(f"{part} (s)" for part in ("admission", *PARTS, "sum")), "memory (MB)", "calls"]
     print("| " + " | ".join(columns) + " |")
     print("| -- " * len(columns) + "|")
-    for count in map(int, options.sites.split(",")):
+    counts, ends = [int(count) for count in options.sites.split(",")], []
+    for count in counts:
         given = ["--fraction", str(options.fraction), "--encoder", options.encoder]
         command = [sys.executable, __file__, "--child", str(count), *given]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -70,6 +74,11 @@ def main() -> None:
         times = [found["admission"], *(found[part] for part in PARTS), found["sum"]]
         numbers = [*(f"{value:.2f}" for value in times), f"{found['memory']:.0f}", str(found["calls"])]
         print(f"| {count} | " + " | ".join(numbers) + " |", flush=True)
+        ends.append((1000 * found["sum"] / count, found["memory"]))
+    if len(counts) > 1:
+        first, last, other = ends[0], ends[-1], f"with {counts[0]}"
+        ratio(f"server, a site's share of a round, {counts[-1]} sites", last[0], other, first[0], GROWTH, "CPU ms")
+        ratio(f"server, memory, {counts[-1]} sites", last[1], other, first[1], MEMORY, "MiB")
 
 
 def _measured(count: int, fraction: float, encoder: str) -> dict[str, float]:

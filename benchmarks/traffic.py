@@ -20,6 +20,7 @@ import time
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from ratios import ratio
 
 from fedcowpro.config import ModelConfig
 from fedcowpro.federated.site.local_training import exchanged_names, trained_names
@@ -29,6 +30,7 @@ from fedcowpro.model.segmenter import build_model
 
 PRECISIONS = ("float32", "float16")
 MODELS = ("lite0", "resnet101", "60M")
+LIMIT = 0.55  # of the bytes of float16 to those of float32
 
 
 def main() -> None:
@@ -42,12 +44,14 @@ def main() -> None:
     print("| model | precision | MB down | MB up | encode (s) | decode (s) | memory (MB) | chunks up |")
     print("|---|---|---|---|---|---|---|---|")
     for model in options.models:
+        sent = []
         for precision in PRECISIONS:
             command = [sys.executable, __file__, "--one", model, precision]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            print(
-                f"| {model} | {precision} | " + " | ".join(json.loads(done.stdout.splitlines()[-1])) + " |", flush=True
-            )
+            numbers = json.loads(done.stdout.splitlines()[-1])
+            print(f"| {model} | {precision} | " + " | ".join(numbers) + " |", flush=True)
+            sent.append(float(numbers[0]) + float(numbers[1]))
+        ratio(f"traffic of a round, {model}, float16", sent[1], "float32", sent[0], LIMIT, "MB")
 
 
 def measure(model: str, precision: str) -> list[str]:
