@@ -127,7 +127,7 @@ def test_the_starter_sees_a_bar_and_on_request_the_table(
     text = capsys.readouterr().err
     assert "round 1/1" in text
     assert ("cosine" in text) == table
-    assert text.endswith("\n")  # what is said next begins a line
+    assert text.removesuffix("\x1b[?25h").endswith("\n")  # what is said next begins a line; the cursor is back
 
 
 def test_texts_of_sites_are_shown_without_control_characters(run: Path) -> None:
