@@ -30,7 +30,7 @@ PARTS = {
     "training": "devices.py --device cpu --threads {threads} --size 256 --steps 20",
     "masks": "interactive.py --threads {threads}",
     "metrics": "metrics.py --threads {threads} --repeats 1",
-    "volumes": "memory.py --few 8 --many 40 --size 128 --depth 24 --steps 5",
+    "volumes": "memory.py --few 8 --many 40 --size 128 --depth 16 --steps 3",
     "sites": "engines.py --memory 1,10 --encoder tiny --size 128",
     "server": "scale.py --sites 100,1000",
     "traffic": "traffic.py --models lite0",

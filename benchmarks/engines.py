@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
+from ratios import peak_memory, ratio
 
 from fedcowpro.config import ExperimentConfig, FederationConfig, ModelConfig, PrepareConfig, TrainConfig
 from fedcowpro.data.phantom import write_site
@@ -87,7 +87,7 @@ def _config(options: argparse.Namespace) -> ExperimentConfig:
         threads=1,
         model=ModelConfig(encoder=options.encoder),
         train=TrainConfig(batch=4),
-        federation=FederationConfig(rounds=options.rounds, local_steps=options.steps),
+        federation=FederationConfig(rounds=options.rounds, local_steps=options.steps, join_timeout=600),
     )
 
 
@@ -221,7 +221,7 @@ def _child(root: Path, count: int) -> None:
     config = ExperimentConfig.model_validate(yaml.safe_load((root / "config.yaml").read_text()))
     sites = {f"site{number:02d}": root / "site" for number in range(count)}
     federate(config, sites, root / f"memory-{count}", progress=False)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory())
 
 
 def _draw(counts: list[int], peaks: list[float], plot: Path) -> None:

@@ -31,7 +31,7 @@ prepare(Path(folder) / "raw", Path(folder) / "site", PrepareConfig(size=size), w
 TRAIN = """
 import torch
 from fedcowpro.config import AugmentConfig, LossConfig, ModelConfig, TrainConfig
-from fedcowpro.data.episodes import EpisodeSampler
+from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.training.loop import fit
@@ -42,10 +42,11 @@ fit(build_model(ModelConfig(frozen_norm=True), 0), source, TrainConfig(), LossCo
 """
 HEAD = "import json, resource, sys\nfrom pathlib import Path\nif __name__ == '__main__':\n"
 SETUP = "folder, count, size, steps = json.loads(sys.argv[1])\n"
-TAIL = (
-    "own, workers = (resource.getrusage(who).ru_maxrss / 1024 for who in "
-    "(resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\nprint(max(own, workers))\n"
-)
+TAIL = f"""
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from ratios import peak_memory
+print(max(peak_memory(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+"""
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 COLLECTED = "FEDCOWPRO_RATIOS"  # the file in which `all.py` finds them
@@ -20,6 +21,15 @@ def ratio(what: str, value: float, against: str, other: float, limit: float, uni
     if COLLECTED in os.environ:
         with open(os.environ[COLLECTED], "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def peak_memory() -> float:
+    """Largest resident set of this program so far, MiB (Linux).
+
+    Not getrusage's: what the process that started this one had before counts there, too.
+    """
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
 
 
 class Seconds(NamedTuple):

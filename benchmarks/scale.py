@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from ratios import ratio
+from ratios import peak_memory, ratio
 
 from fedcowpro.config import ExperimentConfig, PrepareConfig
 from fedcowpro.core.device import reproducible
@@ -98,9 +97,8 @@ def _measured(count: int, fraction: float, encoder: str) -> dict[str, float]:
     first, *_, last = clock.rounds[1:]
     spent = {part: clock.spent[part] / (ROUNDS - 1) for part in PARTS[:-1]}
     spent["rest"] = (last - first) / (ROUNDS - 1) - sum(spent.values())
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     numbers = {"admission": clock.rounds[0] - began, **spent, "sum": sum(spent.values()) - spent["stubs"]}
-    return {**numbers, "memory": memory, "calls": _calls(round(count * fraction))}
+    return {**numbers, "memory": peak_memory(), "calls": _calls(round(count * fraction))}
 
 
 class _Clock:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import time
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
-from ratios import ratio
+from ratios import peak_memory, ratio
 
 from fedcowpro.config import ModelConfig
 from fedcowpro.federated.site.local_training import exchanged_names, trained_names
@@ -59,7 +58,7 @@ def measure(model: str, precision: str) -> list[str]:
     initial, trained = weights(model)
     rng = np.random.default_rng(0)
     now = {name: value + noise(rng, value) for name, value in initial.items()}
-    before = peak()
+    before = peak_memory()
     common, sent = Downlink(initial, precision).encode(now, ConfigRecord())
     update = {name: sent[name] + noise(rng, sent[name]) for name in trained}
     started = time.perf_counter()
@@ -77,7 +76,12 @@ def measure(model: str, precision: str) -> list[str]:
         assert np.isfinite(decode(array, sent[name])).all()
     decoding = time.perf_counter() - started
     sizes = (records.payload_bytes(content) / 1e6 for content in (common, RecordDict({records.ARRAYS: reply})))
-    numbers = [*(f"{size:.2f}" for size in sizes), f"{encoding:.2f}", f"{decoding:.2f}", f"{peak() - before:.0f}"]
+    numbers = [
+        *(f"{size:.2f}" for size in sizes),
+        f"{encoding:.2f}",
+        f"{decoding:.2f}",
+        f"{(peak_memory() - before) * 2**20 / 1e6:.0f}",
+    ]
     return [*numbers, str(sum(len(part) for part in chunks.values()))]
 
 
@@ -97,11 +101,6 @@ def weights(model: str) -> tuple[dict[str, np.ndarray], set[str]]:
 
 def noise(rng: np.random.Generator, like: np.ndarray) -> np.ndarray:
     return rng.standard_normal(like.shape, np.float32) * np.float32(1e-3)
-
-
-def peak() -> float:
-    """Largest resident set so far, in MB (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 if __name__ == "__main__":
