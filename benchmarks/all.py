@@ -1,4 +1,4 @@
-"""What the program costs, as ratios within one run, each with its limit: `make bench`, 20 minutes on two cores.
+"""What the program costs, as ratios within one run, each with its limit: `make bench`.
 
     python benchmarks/all.py [--out build/bench] [--only training,metrics] [--threads 2] [--overwrite]
 
@@ -34,7 +34,7 @@ PARTS = {
     "sites": "engines.py --memory 1,10 --encoder tiny --size 128",
     "server": "scale.py --sites 100,1000",
     "traffic": "traffic.py --models lite0",
-    "engines": "engines.py --engines process,ray,deploy --encoder tiny --sites 2 --rounds 3",
+    "engines": "engines.py --engines process,deploy --encoder tiny --sites 2 --rounds 3",
 }
 Row = dict[str, Any]
 

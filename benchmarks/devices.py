@@ -49,7 +49,7 @@ TRAININGS = (
     ("resnet18", 4, 2, 40, 3.0),
     ("resnet101", 1, 2, 40, 2.5),
 )
-ENCODING, FINE_TUNING, SAVED = 8.0, 5.0, 0.7  # limits
+ENCODING, FINE_TUNING, SAVED = 8.0, 5.0, 0.2  # limits
 PRODUCT = "a matrix product of as many operations"
 
 
