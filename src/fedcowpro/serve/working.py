@@ -166,7 +166,11 @@ def segment(server: TheServer, session: TheSession) -> dict[str, Any]:
 @router.post("/refine", status_code=202)
 def refine(server: TheServer, session: TheSession) -> dict[str, Any]:
     """Fine-tune a network on the drawn slices and all open volumes, in the background; minutes."""
-    return _start(server, session, server.engine.refine)
+
+    def work(volumes: Sequence[OpenVolume], job: Job) -> None:
+        session.network = server.engine.refine(volumes, job)
+
+    return _start(server, session, work)
 
 
 @router.post("/volumes/{key}/exchange")
