@@ -11,6 +11,8 @@ import pytest
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import ORGANS, Kind, Phantom, make_phantom, write_phantom, write_site
 
+pytestmark = pytest.mark.slow
+
 KINDS: tuple[Kind, ...] = ("ct", "t1", "t2", "brachy")
 
 

@@ -460,6 +460,7 @@ def test_a_site_below_its_source_is_no_part_of_it(raw: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look for processes in")
+@pytest.mark.slow
 def test_workers_end_with_a_killed_process(raw: Path) -> None:
     for seed in range(20, 60):
         write_case(raw, str(seed), seed)

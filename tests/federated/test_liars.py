@@ -26,6 +26,8 @@ from fedcowpro.federated.transport import messages as records
 from fedcowpro.model.checkpoint import load_checkpoint
 from fedcowpro.model.segmenter import build_model
 
+pytestmark = pytest.mark.slow
+
 Experiment = Callable[..., ExperimentConfig]
 Sites = dict[str, Path]
 Finished = Callable[[ExperimentConfig], Path]

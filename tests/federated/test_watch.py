@@ -115,13 +115,19 @@ def test_spark_keeps_the_order_and_gaps() -> None:
 
 @pytest.mark.parametrize("table", [False, True])
 def test_the_starter_sees_a_bar_and_on_request_the_table(
-    sites: dict[str, Path], experiment: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: bool
+    sites: dict[str, Path],
+    experiment: Experiment,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    table: bool,
 ) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal; a file gets a line every half minute
     federate(experiment(rounds=1, local_steps=1), sites, tmp_path, progress=True, watch=table)
     text = capsys.readouterr().err
     assert "round 1/1" in text
     assert ("cosine" in text) == table
-    assert text.endswith("\n")  # what is said next begins a line
+    assert text.removesuffix("\x1b[?25h").endswith("\n")  # what is said next begins a line; the cursor is back
 
 
 def test_texts_of_sites_are_shown_without_control_characters(run: Path) -> None:

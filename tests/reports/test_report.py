@@ -18,6 +18,8 @@ from fedcowpro.reports.demo_report import sections
 from fedcowpro.reports.demo_report.report import Overlay, write_report
 from html_page import Page
 
+pytestmark = pytest.mark.slow
+
 
 def scores(rows: list[tuple[str, str, str, str, str, float]], **more: object) -> pd.DataFrame:
     """Rows (method, site, case, organ, protocol, dice)."""

@@ -278,6 +278,16 @@ def test_every_case_of_a_site_supports_in_turn(done: Path, run: Run) -> None:
     pd.testing.assert_frame_equal(table[table["support_case"] == "2"].reset_index(drop=True), fixed)
 
 
+def test_examples_may_come_from_another_pool(run: Run) -> None:
+    """Its case may have the number of a query's, and its organs other values."""
+    site = {"pool": "ct", "support": 1, "query": [1, 3], "support_pool": "t2"}
+    options = {"arms": {"one": {"regime": "untrained"}}, "compare": "one", "seeds": [0]}
+    out = run("foreign", evaluation={"ct-by-t2": site}, train={"sites": {"a": [{"pool": "ct", "cases": 2}]}}, **options)
+    table = read_table(out)
+    found = {(row.case, row.modality, row.support_case, row.organ) for row in table.itertuples()}
+    assert found == {(case, "ct", "t2.1", organ) for case in ("1", "3") for organ in ("liver", "spleen")}
+
+
 def test_arms_may_train_networks_on_the_example(run: Run) -> None:
     """From the encoder of the arm's own training, once for each seed."""
     lite0 = {"model": {"encoder": "lite0", "channels": None}}

@@ -164,6 +164,21 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {"e": {"pool": "ct", "support": 9, "query": [9]}}},
         "evaluation 'e': 9 twice",
     ),
+    "examples of an unknown pool": (
+        {"evaluation": {"e": {"pool": "ct", "support": 9, "query": [8], "support_pool": "pet"}}},
+        "no pool 'pet'",
+    ),
+    "turns with a pool of examples": (
+        {"evaluation": {"e": {"pool": "ct", "support": 9, "query": [8], "support_pool": "mr", "every_support": True}}},
+        "not with a support_pool",
+    ),
+    "an example of another pool that trains": (
+        {
+            "train": {"sites": {"a": [{"pool": "mr", "cases": [1]}]}},
+            "evaluation": {"e": {"pool": "ct", "support": 1, "query": [1], "support_pool": "mr"}},
+        },
+        "site 'a' trains on case '1' of pool 'mr'",
+    ),
     "unknown organ": (
         {"evaluation": {"e": {"pool": "ct", "support": 9, "query": [8], "organs": ["livr"]}}},
         "pool 'ct' has no organ livr",

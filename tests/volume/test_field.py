@@ -52,14 +52,17 @@ def test_only_known_endings_are_cut() -> None:
 def test_the_result_of_another_query_is_not_replaced(tmp_path: Path) -> None:
     mask = save(tmp_path / "ct_mask.nii.gz")
     with pytest.raises(FedCoWProError, match="no record"):
-        require_own(mask, mask, overwrite=False)
-    require_own(mask, mask, overwrite=True)
+        require_own(mask, mask, "a", overwrite=False)
+    require_own(mask, mask, "a", overwrite=True)
     one, other = save(tmp_path / "1.nii"), save(tmp_path / "2.nii", VOXELS + 1)
-    (tmp_path / "ct_mask.json").write_text(f'{{"query": "{one}", "query_digest": "0"}}')
-    require_own(one, mask, overwrite=False)
+    (tmp_path / "ct_mask.json").write_text(f'{{"query": "{one}", "query_digest": "0", "settings_digest": "a"}}')
+    require_own(one, mask, "a", overwrite=False)
+    with pytest.raises(FedCoWProError, match="other"):
+        require_own(one, mask, "b", overwrite=False)
+    require_own(one, mask, "b", overwrite=True)
     for overwrite in (False, True):
         with pytest.raises(FedCoWProError, match="another query"):
-            require_own(other, mask, overwrite=overwrite)
+            require_own(other, mask, "a", overwrite=overwrite)
 
 
 @pytest.mark.parametrize("parts", [(0.0, 0.0, 1.000001), (0.9, 0.9, 0.9), (np.nan, 0, 0)])

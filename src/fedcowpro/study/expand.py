@@ -11,7 +11,7 @@ from typing import Any
 from fedcowpro.config import ExperimentConfig, parse
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.evaluation.protocol import Teaching
-from fedcowpro.study.layout import Member, Sites, require_cases, require_pool, training_sites
+from fedcowpro.study.layout import Member, Sites, require_cases, require_pool, supports, training_sites
 from fedcowpro.study.spec import Arm, Evaluation, Regime, Study
 
 # Set by the study itself, the same for all arms.
@@ -53,10 +53,10 @@ def expand(study: Study) -> tuple[Variant, ...]:
     evaluations = {name: _evaluation(study, arm, name) for name, arm in arms.items()}
     everywhere = [study.evaluation, *evaluations.values()]
     held_out = {
-        Member(site.pool, case)
+        member
         for sites in everywhere
         for site in sites.values()
-        for case in (*site.support, *site.query)
+        for member in (*supports(site), *(Member(site.pool, case) for case in site.query))
     }
     variants: list[Variant] = []
     for name, arm in (arms or {"": Arm()}).items():
@@ -165,14 +165,16 @@ def _evaluation(study: Study, arm: Arm, name: str) -> dict[str, Evaluation]:
 
 
 def _require_evaluation(study: Study, evaluation: Evaluation, where: str) -> None:
-    require_pool(evaluation.pool, study.pools, where)
-    pool, cases = study.pools[evaluation.pool], (*evaluation.support, *evaluation.query, *evaluation.training)
-    require_cases([Member(evaluation.pool, case) for case in cases], study.pools, where)
-    if twice := sorted({case for case in cases if cases.count(case) > 1}):
+    for name in (evaluation.pool, evaluation.support_pool or evaluation.pool):
+        require_pool(name, study.pools, where)
+    others = [Member(evaluation.pool, case) for case in (*evaluation.query, *evaluation.training)]
+    members = [*supports(evaluation), *others]
+    require_cases(members, study.pools, where)
+    if twice := sorted({member.case for member in members if members.count(member) > 1}):
         raise FedCoWProError(
             f"{where}: {', '.join(twice)} twice", "cases that support, teach or are scored, each once", "drop one"
         )
-    known = pool.organ_names
+    known = study.pools[evaluation.pool].organ_names
     if known is not None and (unknown := sorted(set(evaluation.organs) - set(known.values()))):
         raise FedCoWProError(
             f"{where}: pool '{evaluation.pool}' has no organ {', '.join(unknown)}",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.study.spec import Layout, Pool, Spread
+from fedcowpro.study.spec import Evaluation, Layout, Pool, Spread
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Member:
 
 
 Sites = Mapping[str, tuple[Member, ...]]
+
+
+def supports(evaluation: Evaluation) -> tuple[Member, ...]:
+    """The annotated cases of an evaluation site."""
+    return tuple(Member(evaluation.support_pool or evaluation.pool, case) for case in evaluation.support)
 
 
 def training_sites(layout: Layout, pools: Mapping[str, Pool], held_out: Collection[Member], where: str) -> Sites:

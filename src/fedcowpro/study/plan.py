@@ -16,8 +16,8 @@ from fedcowpro.data.preparation.manifest import Role
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.protocol import Teaching
 from fedcowpro.study.expand import Variant
-from fedcowpro.study.layout import Member
-from fedcowpro.study.spec import Study
+from fedcowpro.study.layout import Member, supports
+from fedcowpro.study.spec import Evaluation, Study
 
 COST = "cost.json"  # in a run folder: what the training took
 
@@ -128,11 +128,15 @@ class _Composer:
     def training(self, members: Sequence[Member]) -> Site:
         return self._compose([Part(self._pools[one.pool], one.case, one.id, "train") for one in members])
 
-    def evaluation(self, pool: str, support: Sequence[str], query: Sequence[str], train: Sequence[str]) -> Site:
-        roles: dict[str, Role] = {
-            **dict.fromkeys(support, "support"), **dict.fromkeys(train, "train"), **dict.fromkeys(query, "query"),
-        }  # fmt: skip
-        return self._compose([Part(self._pools[pool], case, case, role) for case, role in roles.items()])
+    def evaluation(self, asked: Evaluation) -> Site:
+        roles: dict[str, Role] = {**dict.fromkeys(asked.training, "train"), **dict.fromkeys(asked.query, "query")}
+        # Cases of two pools may have the same number.
+        examples = [
+            Part(self._pools[one.pool], one.case, one.case if one.pool == asked.pool else one.id, "support")
+            for one in supports(asked)
+        ]
+        others = [Part(self._pools[asked.pool], case, case, role) for case, role in roles.items()]
+        return self._compose([*examples, *others])
 
     def _compose(self, parts: Sequence[Part]) -> Site:
         key = _digest([__version__, [(part.site.digest, part.case, part.id, part.role) for part in parts]])
@@ -167,7 +171,7 @@ def _scoring(
     sites = {}
     names = []
     for name, evaluation in variant.evaluation.items():
-        site = composer.evaluation(evaluation.pool, evaluation.support, evaluation.query, evaluation.training)
+        site = composer.evaluation(evaluation)
         sites[name] = Scored(path=site.path, organs=evaluation.organs, every_support=evaluation.every_support)
         in_turn = ("in turn",) if evaluation.every_support else ()
         roles = [(case.id, case.role) for case in site.cases] if variant.teaching else []

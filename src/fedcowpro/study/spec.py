@@ -146,15 +146,22 @@ class Evaluation(Config):
     """An evaluation site: annotated cases, together one example, and the cases that are segmented like it.
 
     `every_support`: each of these cases alone is the example for all the others, in turn. `training`: cases that arms
-    with `teaching` learn from, too.
+    with `teaching` learn from, too. `support_pool`: where the example comes from, such as a CT for MR queries.
     """
 
     pool: str
     support: CaseIds
+    support_pool: str | None = Field(None, description="None = `pool`")
     query: CaseIds
     training: Annotated[tuple[CaseId, ...], BeforeValidator(_several)] = ()
     every_support: bool = False
     organs: tuple[str, ...] = Field((), description="names; none = all that the pool has")
+
+    @model_validator(mode="after")
+    def _takes_turns_in_its_pool(self) -> Evaluation:
+        if self.every_support and self.support_pool is not None:
+            raise ValueError("every_support: not with a support_pool")
+        return self
 
 
 class OtherEvaluation(Config):

@@ -14,6 +14,8 @@ from made import RESAMPLES, scores, write_study
 from fedcowpro.reports.comparison.page import compare_page
 from html_page import Page
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
