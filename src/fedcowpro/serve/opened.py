@@ -265,7 +265,8 @@ class OpenVolume:
         annotation = self.annotation()
         labels = annotation.labels
         millilitre = self.volume.grid.millilitres
-        counts = np.bincount(labels.ravel(), minlength=256)
+        each = (np.bincount(one.ravel(), minlength=256) for one in labels)  # all at once would be made int64
+        counts = sum(each, np.zeros(256, np.int64))
         return {
             "id": self.id,
             "refined": self.before is not None,
