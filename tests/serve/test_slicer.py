@@ -14,12 +14,14 @@ import pytest
 from fastapi.testclient import TestClient
 from test_working import labels_of, paint, segment, truth
 
+from fedcowpro.oneshot.segmentation import Segmentation
 from fedcowpro.serve.app import create_app
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.folder import DataFolder
 from fedcowpro.serve.guard import TAB, Policy
 from fedcowpro.serve.server import Server
 from fedcowpro.serve.store import Project
+from fedcowpro.volume.volume import Volume
 from serve_pages import SMALL, Page, Serving
 
 pytest.importorskip("python_multipart", reason="the extra 'serve' is not installed")
@@ -146,6 +148,24 @@ def test_an_image_of_slicers_own(page: Page, phantoms: Path) -> None:
     assert slicer.get(f"/session/{key}").status_code == 404
     assert slicer.put("/session/", files={"files": ("a.nii.gz", b"no volume")}).status_code == 415
     assert slicer.put("/session/", files={"other": ("a.nii.gz", file)}).status_code == 400
+
+
+def test_the_network_that_was_refined_is_a_model(page: Page, phantoms: Path) -> None:
+    slicer, (_, other) = Slicer(page), keys_of(page)
+    assert slicer.post("/infer/refined", params={"image": other}).status_code == 404
+    labels = truth(phantoms, "2")
+
+    class Network:
+        def segment(self, volume: Volume, modality: str, *, extents: object) -> Segmentation:
+            assert (volume.name, modality, extents) == ("image_2.nii.gz", "ct", {})
+            return Segmentation((1,), labels, None, {1: 0.5}, np.full((1, len(labels)), 0.5, np.float32))
+
+    session = page.app.state.server.sessions.find(page.cookies["fedcowpro"])
+    session.network = Network()
+    assert set(slicer.get("/info/").json()["models"]) == {"example", "refined"}
+    said, mask = slicer.infer(other, "refined")
+    assert said["confidence"] == {"liver": 0.5}
+    np.testing.assert_array_equal(from_head(mask), labels)
 
 
 def test_refusals_say_why(page: Page) -> None:

@@ -335,6 +335,8 @@ async function toNext() {
 
 // ---------------------------------------------------------------- where organs end
 
+const MOST_ENDS = 4; // rows of labels under the strip
+
 const endsOf = (volume, value) => volume.info.extents[value] ?? [null, null];
 
 async function setEnds(value, [first, last]) {
@@ -369,7 +371,8 @@ function askedFor() {
 }
 
 function renderEnds() {
-  const values = current ? labels.values().filter((value) => value === labels.active || isShown(current, value)) : [];
+  const shown = current ? labels.values().filter((value) => value === labels.active || isShown(current, value)) : [];
+  const values = shown.length > MOST_ENDS ? [labels.active] : shown; // the image needs the room
   ends.show(viewer.size[2], values.map((value) => ({ value, name: labels.name(value), ends: endsOf(current, value) })));
   const asked = job ? undefined : askedFor();
   $("ask").hidden = asked === undefined;
