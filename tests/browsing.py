@@ -53,6 +53,7 @@ def go_to(page: Page, z: int) -> None:
 
 def segment(page: Page) -> None:
     """Press the button and wait for the end."""
+    page.evaluate("document.getElementById('live').textContent = ''")  # that of the time before
     page.click("#segment")
     expect(page.locator("#live")).to_have_text("The volumes are segmented.", timeout=TIMEOUT)
     expect(page.locator("#job")).to_be_hidden(timeout=TIMEOUT)

@@ -147,10 +147,12 @@ def test_dicom_seg_of_a_multi_frame_file(by_example: ByExample, phantoms: Path, 
     query = tmp_path / "2.25.4711.17"
     write_enhanced(query, [np.round(volume.voxels)], volume.spacing, modality="ct")
     (seg,) = segment_files(by_example, [query], tmp_path / "seg", file_format="dicom-seg")
+    (outlined,) = segment_files(by_example, [query], tmp_path / "rt", file_format="rtstruct")
     (plain,) = segment_files(by_example, [query], tmp_path / "nifti")
     assert (seg.mask.name, plain.mask.name) == ("2.25.4711.17_mask.dcm", "2.25.4711.17_mask.nii.gz")
     like = read_volume(query)
-    np.testing.assert_array_equal(read_labels(seg.mask, like).voxels, read_labels(plain.mask, like).voxels)
+    for other in (seg, outlined):
+        np.testing.assert_array_equal(read_labels(other.mask, like).voxels, read_labels(plain.mask, like).voxels)
 
 
 # ---------------------------------------------------------------- results of earlier calls

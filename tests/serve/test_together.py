@@ -15,6 +15,9 @@ import pandas as pd
 import pytest
 from test_working import labels_of, paint, segment, truth
 
+from fedcowpro.volume import measure
+from fedcowpro.volume.nifti import read_image, write_labels
+from fedcowpro.volume.read import read_labels
 from serve_pages import Page, Serving
 
 
@@ -37,6 +40,7 @@ def open_all(page: Page, path: str = "") -> dict:  # type: ignore[type-arg]
 
 
 def test_a_folder_opens_but_for_label_maps_and_what_cannot(page: Page) -> None:
+    assert page.get("/api/folder").json()["images"] == 4  # one of them is damaged
     job = open_all(page)
     assert job["state"] == "done"
     assert len(job["notes"]) == 1
@@ -70,6 +74,20 @@ def test_a_mask_beside_an_image_is_an_example_or_a_start(page: Page, phantoms: P
     assert page.post(f"/api/volumes/{keys[1]}/mask", params={"use": "example"}).status_code == 404
 
 
+def test_a_mask_brings_its_names_and_those_that_were_given_stay(page: Page) -> None:
+    open_all(page)
+    key = page.get("/api/state").json()["volumes"][0]["id"]
+    path = page.app.state.server.data.root / "label_1.nii.gz"
+    image = read_image(path.with_name("image_1.nii.gz"))
+    labels = read_labels(path, image).voxels
+    write_labels(path, labels, image.grid, {1: "liver", 2: "right kidney", 99: "not there"})
+    page.put("/api/labels", json={"labels": [{"value": 1, "name": "organ 1"}, {"value": 2, "name": "mine"}]})
+    answer = page.post(f"/api/volumes/{key}/mask", params={"use": "start"}).json()
+    names = {one["value"]: one["name"] for one in answer["labels"]}
+    assert (names[1], names[2]) == ("liver", "mine")
+    assert 99 not in names
+
+
 def test_thumbnails_and_all_masks_in_one_archive(page: Page, phantoms: Path) -> None:
     open_all(page)
     keys = [one["id"] for one in page.get("/api/state").json()["volumes"]]
@@ -88,9 +106,17 @@ def test_thumbnails_and_all_masks_in_one_archive(page: Page, phantoms: Path) -> 
     assert names == [*(f"image_{case}_mask.nii.gz" for case in (1, 2, 3)), "volumes.csv"]
     assert list(table["name"]) == ["liver & <gall>"] * 3
     assert list(table["painted"]) == [1, 0, 0]
-    counted = int((np.asanyarray(mask.dataobj) == 1).sum())
+    assert list(table["mask"]) == names[:3]
+    assert set(measure.COLUMNS) < set(table.columns)
+    image = nib.load(phantoms / "ct" / "image_1.nii.gz")
+    inside = np.asanyarray(mask.dataobj) == 1
     voxel = np.prod(mask.header.get_zooms()) / 1000
-    assert table["millilitres"][0] == pytest.approx(counted * voxel, rel=0.01)
+    row = table.iloc[0]
+    assert row["millilitres"] == pytest.approx(inside.sum() * voxel, rel=0.01)
+    assert row["voxels"] == inside.sum()
+    assert row["mean"] == pytest.approx(image.get_fdata()[inside].mean(), abs=0.01)
+    assert row["sd"] == pytest.approx(image.get_fdata()[inside].std(), abs=0.01)
+    assert 1 <= row["first_slice"] <= 6 <= row["last_slice"] <= 10
     (extension,) = mask.header.extensions
     (label,) = ElementTree.fromstring(bytes(extension.get_content()).rstrip(b"\0")).iter("Label")
     assert (label.get("Key"), label.text) == ("1", "liver & <gall>")

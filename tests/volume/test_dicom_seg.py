@@ -15,7 +15,7 @@ from dicom_files import NAME, NUMBER, grid_for, write_enhanced, write_series
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.volume import nifti
 from fedcowpro.volume.dicom import Series, find, find_series, read_image
-from fedcowpro.volume.dicom.organ_codes import code_of
+from fedcowpro.volume.dicom.organ_codes import ORGAN, TERMS, code_of
 from fedcowpro.volume.dicom.seg_reader import (
     SegmentationLabels,
     find_segmentations,
@@ -312,6 +312,8 @@ def test_without_highdicom_the_remedy_is_named(tmp_path: Path, series: Series, m
         ("right adrenal gland", "23451007", "Right"),
         ("femoral heads", "2812003", None),
         ("urinary bladder", "89837001", None),
+        ("left atrium", "82471001", None),
+        ("iliac_artery_left", "73634005", "Left"),
         ("tumour of nobody", "91772007", None),
     ],
 )
@@ -331,6 +333,13 @@ def test_codes_are_those_of_the_standard() -> None:
     ours = [*organ_codes._CODES.values(), organ_codes.ORGAN, organ_codes.CATEGORY, *organ_codes.SIDES.values()]
     for value, meaning in ours:
         assert getattr(codes.SCT, "".join(word.capitalize() for word in meaning.split())).value == value
+
+
+def test_terms_to_choose_from_have_codes_of_their_own() -> None:
+    found = [code_of(term) for term in TERMS]
+    assert len({(value, side) for (value, _), side in found}) == len(TERMS) > 70
+    assert not any(value == ORGAN[0] for (value, _), _ in found)
+    assert {"liver", "left kidney", "right kidney", "left atrium"} <= set(TERMS)
 
 
 @pytest.mark.slow

@@ -74,7 +74,9 @@ def segment(
     file_format: Annotated[
         str,
         typer.Option(
-            "--format", autocompletion=one_of("nifti", "dicom-seg"), help="nifti, or dicom-seg for DICOM series."
+            "--format",
+            autocompletion=one_of("nifti", "dicom-seg", "rtstruct"),
+            help="nifti, or dicom-seg or rtstruct for DICOM series.",
         ),
     ] = "nifti",
     overwrite: Annotated[
@@ -144,8 +146,8 @@ def segment(
     from fedcowpro.volume.find import find_volumes
 
     pairs = example_pairs(support or [], support_mask or [])
-    if file_format not in ("nifti", "dicom-seg"):
-        raise FedCoWProError(f"--format {file_format}", "nifti or dicom-seg", "correct --format")
+    if file_format not in ("nifti", "dicom-seg", "rtstruct"):
+        raise FedCoWProError(f"--format {file_format}", "nifti, dicom-seg or rtstruct", "correct --format")
     if again:
         raise FedCoWProError("--again", "its new name", "use --overwrite")
     known = known_part(painted)

@@ -23,6 +23,7 @@ from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
 from fedcowpro.oneshot.support import Support, encode_example, join_examples
 from fedcowpro.volume.accept import Painted
 from fedcowpro.volume.find import output_names
+from fedcowpro.volume.measure import NOTHING, measure
 from fedcowpro.volume.nifti import write_labels, write_probabilities
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.read import is_series, read_labels, read_volume, require_volume
@@ -31,9 +32,10 @@ from fedcowpro.volume.volume import Volume
 if TYPE_CHECKING:
     from fedcowpro.volume.dicom import Series
 
-MaskFormat = Literal["nifti", "dicom-seg"]
+MaskFormat = Literal["nifti", "dicom-seg", "rtstruct"]
 Draw = Callable[[Path, np.ndarray, np.ndarray, Mapping[int, str]], None]
-_ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm"}
+_ENDING = {"nifti": ".nii.gz", "dicom-seg": ".dcm", "rtstruct": ".dcm"}
+_CALLED = {"dicom-seg": "DICOM-SEG", "rtstruct": "RTSTRUCT"}
 
 
 class Segmenter(Protocol):
@@ -139,7 +141,7 @@ def segment_files(
         out: folder, made where missing.
         modality: of the queries; None guesses each from its values.
         probabilities: write OUT/<query>_probabilities.nii.gz too, float32, one last axis entry per organ.
-        file_format: 'nifti', or 'dicom-seg' for OUT/<query>_mask.dcm, an object of the query's own study.
+        file_format: 'nifti', or 'dicom-seg' or 'rtstruct' for OUT/<query>_mask.dcm, an object of the query's own study.
         preview: draws OUT/<query>_preview.png from (file, image, label map, names); None = no picture.
         organs: label value -> name, for masks and pictures; one without is 'label 1', ... where it needs a name.
         extent: ends of organs in the one query, by label value or name (see `read_extents`).
@@ -227,12 +229,15 @@ class _Options:
         for file in (self.mask(stem), self.scores(stem) if self.probabilities else self.mask(stem)):
             _require_short(file)
         require_volume(query)
-        if self.file_format == "dicom-seg":
+        if self.file_format != "nifti":
             if not is_series(query):
                 raise FedCoWProError(
-                    f"DICOM-SEG of {query}", "a DICOM series as query", "give its folder, or write NIfTI masks"
+                    f"{_CALLED[self.file_format]} of {query}",
+                    "a DICOM series as query",
+                    "give its folder, or write NIfTI masks",
                 )
-            _require_referable(query)
+            if self.file_format == "dicom-seg":
+                _require_referable(query)
 
     def finished(self, stem: Path, query: Path) -> Segmented | None:
         """What an earlier run made, if all of it is there."""
@@ -264,7 +269,7 @@ def _segment_file(
         write_labels(mask, found.labels, volume.grid, names)
     else:
         numbered = {value: f"label {value}" for value in segmenter.organs}
-        _write_dicom_seg(mask, found.labels, query, numbered | dict(names))
+        _write_dicom(mask, found.labels, query, numbered | dict(names), options.file_format)
     result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)
@@ -276,12 +281,7 @@ def _as_changed(query: Path, mask: Path, modality: Modality | None) -> Segmented
     with collecting():
         volume = read_volume(query)
         kind = modality_of(volume, modality)
-    if mask.suffix == ".dcm":
-        from fedcowpro.volume.dicom.seg_reader import read_segmentation
-
-        labels = read_segmentation(mask, volume).voxels
-    else:
-        labels = read_labels(mask, volume).voxels
+    labels = read_labels(mask, volume).voxels
     organs = tuple(int(value) for value in np.unique(labels) if value)
     unknown = np.full((len(organs), len(labels)), np.nan, np.float32)
     found = Segmentation(organs, labels, None, dict.fromkeys(organs, float("nan")), unknown)
@@ -290,16 +290,15 @@ def _as_changed(query: Path, mask: Path, modality: Modality | None) -> Segmented
 
 
 def _count(found: Segmentation, volume: Volume) -> dict[int, OrganFound]:
-    voxel = volume.grid.millilitres
-    organs = {}
-    for organ in found.organs:
-        mask = found.labels == organ
-        count = int(mask.sum())
-        organs[organ] = OrganFound(
-            count, count * voxel, int(mask.any(axis=(1, 2)).sum()), float(found.confidence[organ]),
-            found.doubts.get(organ, ()),
-        )  # fmt: skip
-    return organs
+    measured = measure(found.labels, volume)
+    return {
+        organ: OrganFound(
+            **vars(measured.get(organ, NOTHING)),
+            confidence=float(found.confidence[organ]),
+            doubts=found.doubts.get(organ, ()),
+        )
+        for organ in found.organs
+    }
 
 
 def _require_short(file: Path) -> None:
@@ -315,11 +314,16 @@ def _require_short(file: Path) -> None:
             ) from None  # fmt: skip
 
 
-def _write_dicom_seg(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str]) -> None:
-    from fedcowpro.volume.dicom.seg_reader import write_segmentation
-
+def _write_dicom(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str], kind: MaskFormat) -> None:
     (series,) = _series_of(query)  # `read_volume` has refused another number
-    write_segmentation(path, labels, series, organs)
+    if kind == "rtstruct":
+        from fedcowpro.volume.dicom.structure_set import write_structure_set
+
+        write_structure_set(path, labels, series, organs)
+    else:
+        from fedcowpro.volume.dicom.seg_reader import write_segmentation
+
+        write_segmentation(path, labels, series, organs)
 
 
 def _require_referable(query: Path) -> None:

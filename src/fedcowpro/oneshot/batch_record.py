@@ -24,24 +24,22 @@ from fedcowpro.core.files import digest_of, write_atomic
 from fedcowpro.core.notes import inform
 from fedcowpro.core.versions import versions
 from fedcowpro.oneshot.doubts import by_doubt
+from fedcowpro.volume import measure
+from fedcowpro.volume.measure import Measured
 
 RUN_FILE, TABLE_FILE = "segment.json", "summary.csv"
-COLUMNS = ("query", "organ", "name", "millilitres", "voxels", "slices", "confidence", "modality", "status", "doubts")
+COLUMNS = ("query", "organ", "name", *measure.COLUMNS, "confidence", "modality", "status", "doubts")
 
 
 @dataclass(frozen=True)
-class OrganFound:
+class OrganFound(Measured):
     """What was found of one organ.
 
     Attributes:
-        slices: that show it.
         confidence: 0..1; nan = not found.
         doubts: what looks wrong with the mask, in sentences (see `oneshot.doubts`).
     """
 
-    voxels: int
-    millilitres: float
-    slices: int
     confidence: float
     doubts: tuple[str, ...] = ()
 
@@ -197,9 +195,8 @@ def write_run(
     table.writerows(row for row in earlier if not (row[0] in failed and row[COLUMNS.index("status")] == "failed"))
     for result in results:
         for organ, found in result.organs.items():
-            numbers = (f"{found.millilitres:.2f}", found.voxels, found.slices, f"{found.confidence:.3f}")
-            state = result.modality, _status(result), "; ".join(found.doubts)
-            table.writerow([result.query, organ, names.get(organ, ""), *numbers, *state])
+            state = f"{found.confidence:.3f}", result.modality, _status(result), "; ".join(found.doubts)
+            table.writerow([result.query, organ, names.get(organ, ""), *measure.cells(found), *state])
     for query in failures:
         table.writerow([query, *[""] * (len(COLUMNS) - 3), "failed", ""])
     write_atomic(out / TABLE_FILE, text.getvalue())

@@ -18,10 +18,12 @@ from starlette.staticfiles import StaticFiles
 
 from fedcowpro import __version__
 from fedcowpro.core.errors import FedCoWProError
-from fedcowpro.serve import opening, together, working
-from fedcowpro.serve.guard import Guard, tab_of
+from fedcowpro.serve import opening, slicer, together, working
+from fedcowpro.serve.guard import SLICER, Guard, tab_of
 from fedcowpro.serve.limits import Refused
 from fedcowpro.serve.server import Server, TheServer, TheSession
+from fedcowpro.serve.sessions import slicer_key
+from fedcowpro.volume.dicom.organ_codes import TERMS
 
 STATIC = Path(__file__).parent / "static"
 _SWEEP = 15.0  # s between looks for idle sessions
@@ -45,6 +47,7 @@ def create_app(server: Server) -> FastAPI:
     app.include_router(opening.router)
     app.include_router(working.router)
     app.include_router(together.router)
+    app.include_router(slicer.router)
     app.add_api_route("/", _page, response_class=FileResponse)
     app.add_api_route("/api/session", _begin, methods=["POST"])
     app.add_api_route("/api/state", _state)
@@ -106,6 +109,8 @@ async def _state(server: TheServer, session: TheSession) -> dict[str, Any]:
         "limits": {"upload": server.limits.upload, "volumes": server.limits.volumes},
         "idle": server.limits.idle,
         "kept": session.bench is not None,
+        "slicer": SLICER + slicer_key(session.key),
+        "terms": TERMS,
         "absent": list(session.absent.values()),
         "settings": session.settings,
         "labels": session.labels_to_json(),

@@ -12,13 +12,14 @@ from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.core.notes import collecting
 from fedcowpro.oneshot.encoded import EncodedVolume, encode_volume
 from fedcowpro.oneshot.next_slice import doubt_of_slices, gain_of_slices
-from fedcowpro.oneshot.segmentation import segment_encoded
-from fedcowpro.oneshot.support import build_support
+from fedcowpro.oneshot.segmentation import Segmentation, segment_encoded
+from fedcowpro.oneshot.support import Support, build_support
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.opened import OWN, Like, OpenVolume
 
 if TYPE_CHECKING:
     from fedcowpro.config import Modality, PrepareConfig
+    from fedcowpro.oneshot.organ_model import OrganModel
     from fedcowpro.oneshot.predictor import OneShotPredictor
 
 
@@ -51,19 +52,7 @@ class Engine:
             FedCoWProError: nothing was drawn.
             Cancelled: the job was stopped; volumes that were encoded stay encoded.
         """
-        examples = [volume for volume in volumes if any(one.any() for one in volume.drawn.values())]
-        if not examples:
-            raise FedCoWProError("no painted slice", "an organ on one slice at least", "paint an organ, then segment")
-        # An example that set the size of pixels before goes on doing so, or all would have to be encoded anew.
-        first = next((volume for volume in examples if volume.encoded_like == OWN), examples[0])
-        features = {first.id: self._encode(first, OWN, job)}
-        placement = features[first.id].placement
-        for volume in volumes:
-            if volume is not first:
-                features[volume.id] = self._encode(volume, (placement.pixel, placement.size), job)
-        job.report("building the example", 0, 1)
-        drawn = sorted((volume for volume in volumes if volume.drawn), key=lambda volume: volume is not first)
-        support = build_support(self.predictor, [(features[one.id], one.annotation()) for one in drawn])
+        support, features = self._support(volumes, volumes, job)
         for number, volume in enumerate(volumes):
             job.report(f"segmenting {volume.volume.name}", number, len(volumes))
             with collecting() as notes:
@@ -74,13 +63,44 @@ class Engine:
                 volume.notes = tuple(dict.fromkeys((*volume.notes, *notes)))
         job.report("finished", len(volumes), len(volumes))
 
-    def refine(self, volumes: Sequence[OpenVolume], job: Job, steps: int | None = None) -> None:
+    def segment_one(self, volumes: Sequence[OpenVolume], volume: OpenVolume, job: Job) -> Segmentation:
+        """As `segment`, but for one of the volumes, which keeps the masks that it has.
+
+        Raises:
+            FedCoWProError, Cancelled: as `segment`.
+        """
+        support, features = self._support(volumes, [volume], job)
+        return segment_encoded(self.predictor, support, features[volume.id], extents=volume.annotation().extents)
+
+    def _support(
+        self, volumes: Sequence[OpenVolume], queries: Sequence[OpenVolume], job: Job
+    ) -> tuple[Support, dict[str, EncodedVolume]]:
+        """The example that the volumes' drawn slices make, and features of the examples and queries among them."""
+        examples = [volume for volume in volumes if any(one.any() for one in volume.drawn.values())]
+        if not examples:
+            raise FedCoWProError("no painted slice", "an organ on one slice at least", "paint an organ, then segment")
+        # An example that set the size of pixels before goes on doing so, or all would have to be encoded anew.
+        first = next((volume for volume in examples if volume.encoded_like == OWN), examples[0])
+        drawn = sorted((volume for volume in volumes if volume.drawn), key=lambda volume: volume is not first)
+        needed = {volume.id for volume in (*queries, *drawn)}
+        features = {first.id: self._encode(first, OWN, job)}
+        placement = features[first.id].placement
+        for volume in volumes:
+            if volume is not first and volume.id in needed:
+                features[volume.id] = self._encode(volume, (placement.pixel, placement.size), job)
+        job.report("building the example", 0, 1)
+        return build_support(self.predictor, [(features[one.id], one.annotation()) for one in drawn]), features
+
+    def refine(self, volumes: Sequence[OpenVolume], job: Job, steps: int | None = None) -> OrganModel:
         """Fine-tune a network on the drawn slices and on all volumes, and give each its masks; the old ones are kept.
 
         Args:
             volumes: of one session; those with drawn slices are the examples.
             job: reports progress and says when to stop.
             steps: of training; None = `MINUTES` of time.
+
+        Returns:
+            The network.
 
         Raises:
             FedCoWProError: nothing was drawn, or a model that cannot be fine-tuned.
@@ -119,6 +139,7 @@ class Engine:
         for volume, result in zip(volumes, results, strict=True):
             volume.take(result, volume.result)
         job.report("finished", len(volumes), len(volumes))
+        return made
 
     def suggest(self, volumes: Sequence[OpenVolume]) -> dict[str, Any]:
         """The slice of all segmented volumes that is most worth painting (see `next_slice`); nothing where none is."""

@@ -34,6 +34,11 @@ class Entry:
     size: int
     why: str = ""
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a NIfTI file that by its name is no label map."""
+        return self.kind == "nifti" and not is_label_map(PurePath(self.path))
+
 
 @dataclass(frozen=True)
 class DataFolder:
@@ -106,8 +111,7 @@ class DataFolder:
 
     def images(self, relative: str = "") -> list[str]:
         """Paths of the NIfTI images directly in a folder; label maps, by their names, are none."""
-        entries = [entry.path for entry in self.listing(relative) if entry.kind == "nifti"]
-        return [path for path in entries if not is_label_map(PurePath(path))]
+        return [entry.path for entry in self.listing(relative) if entry.is_image]
 
     def mask_of(self, place: str) -> Path | None:
         """The label map that lies beside an image, told by names and grids; None = there is none, or no single one."""

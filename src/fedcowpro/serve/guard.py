@@ -44,6 +44,7 @@ _HEADERS = {
 }
 _SMALL = MEBIBYTE  # of a body that is no upload
 _UPLOADS, _SLICES = "/api/uploads/", "/slices"
+SLICER = "/slicer/"  # then a key; no browser talks to these routes
 _LASTING = 90 * 24 * 3600  # s
 _WRITER = "/api/writer"
 _BEGIN = "/api/session"  # of the API alone this can be had without a session
@@ -151,6 +152,12 @@ class Guard:
             raise Refused(421, "a request to another host", "this server's name", "see --allow-host")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and path != "/":
             raise Refused(403, "a request from another site", "requests of this page", "open the page itself")
+        if path.startswith(SLICER):  # a browser says where a request comes from, or has no reason to be here
+            if "origin" in headers:
+                raise Refused(403, "a request of a browser", "3D Slicer", "give its MONAI Label module the address")
+            if method not in ("GET", "HEAD"):
+                self._require_small(method, path, headers)
+            return None
         if method not in ("GET", "HEAD"):
             origin = headers.get("origin")
             if HEADER not in headers or (origin is not None and origin.partition("://")[2] != host):
@@ -178,7 +185,7 @@ class Guard:
         length = headers.get("content-length", "")
         if "transfer-encoding" in headers or not length.isdigit():
             raise Refused(411, "a body of unknown length", "a Content-Length", "send it in one piece")
-        large = path.startswith(_UPLOADS) or path.endswith(_SLICES)
+        large = path.startswith((_UPLOADS, SLICER)) or path.endswith(_SLICES)
         most = self._limits.upload if large else _SMALL
         if int(length) > most:
             raise Refused(

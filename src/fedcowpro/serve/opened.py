@@ -237,11 +237,16 @@ class OpenVolume:
         """uint8 (depth, height, width): drawn slices as they were drawn, the others as predicted."""
         return self.annotation().labels
 
-    def annotation(self) -> Annotation:
-        """`labels`, which slices were drawn, and the ends; what is predicted beyond these is left out."""
+    def annotation(self, masks: Segmentation | None = None) -> Annotation:
+        """`labels`, which slices were drawn, and the ends; what is predicted beyond these is left out.
+
+        Args:
+            masks: instead of those that the volume has.
+        """
         painted = np.zeros(self.shape[0], bool)
         with self.lock:
-            labels = np.zeros(self.shape, np.uint8) if self.result is None else self.result.labels.copy()
+            found = masks or self.result
+            labels = np.zeros(self.shape, np.uint8) if found is None else found.labels.copy()
             depth = self.shape[0]
             extents = {
                 value: (first or 0, depth - 1 if last is None else last)
@@ -260,7 +265,8 @@ class OpenVolume:
         annotation = self.annotation()
         labels = annotation.labels
         millilitre = self.volume.grid.millilitres
-        counts = np.bincount(labels.ravel(), minlength=256)
+        each = (np.bincount(one.ravel(), minlength=256) for one in labels)  # all at once would be made int64
+        counts = sum(each, np.zeros(256, np.int64))
         return {
             "id": self.id,
             "refined": self.before is not None,

@@ -41,8 +41,13 @@ def folder(server: TheServer, path: str = "") -> dict[str, Any]:
     """What a folder of the data folder holds."""
     if server.data is None:
         raise Refused(404, "no data folder", "--data FOLDER", "drop files on the page, or start the server with --data")
-    entries = [asdict(entry) for entry in server.data.listing(path)]
-    return {"path": path, "entries": entries, "series": server.data.has_dicom(path)}
+    entries = server.data.listing(path)
+    return {
+        "path": path,
+        "entries": [asdict(entry) for entry in entries],
+        "images": sum(entry.is_image for entry in entries),
+        "series": server.data.has_dicom(path),
+    }
 
 
 @router.post("/open")

@@ -19,7 +19,7 @@ from fedcowpro.serve.guard import Policy
 from fedcowpro.serve.jobs import Worker
 from fedcowpro.serve.limits import Limits, Refused
 from fedcowpro.serve.opened import BYTES_PER_SLICE, BYTES_PER_VOXEL, OpenVolume
-from fedcowpro.serve.sessions import Session, Sessions
+from fedcowpro.serve.sessions import Session, Sessions, opens_slicer
 from fedcowpro.serve.store import Bench, Origin, Project, VolumeStore
 
 _PRIVATE = r"/(?:benches/[0-9a-f]{32}/files/)?(?:[0-9a-f]{16}/)*(?:unpacked/)?"  # of a session and of an upload
@@ -81,6 +81,20 @@ class Server:
             session.bench = self.project.bench(session.key)
             self._restore(session, session.bench)
             return session
+
+    def begin_by_slicer(self, key: str) -> Session:
+        """The session of an address for 3D Slicer; with a project also after the server was started again.
+
+        Raises:
+            Refused: no session has this address. Where there is a token, somebody has to enter it at the page first.
+        """
+        session = self.sessions.of_slicer(key)
+        kept = self.project if self.policy.token is None else None
+        if session is None and kept is not None and opens_slicer(kept.key, key):
+            session = self.begin(None)
+        if session is None:
+            raise Refused(401, "an address that no page has", "the address that the page shows", "copy it again")
+        return session
 
     def _restore(self, session: Session, bench: Bench) -> None:
         state = bench.state()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import secrets
 import shutil
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedcowpro.serve.content import Contents
 from fedcowpro.serve.jobs import Job
@@ -19,8 +21,21 @@ from fedcowpro.serve.opened import OpenVolume
 from fedcowpro.serve.store import Bench
 from fedcowpro.volume.organ_colours import organ_colours
 
+if TYPE_CHECKING:
+    from fedcowpro.oneshot.organ_model import OrganModel
+
 log = logging.getLogger(__name__)
 _SILENT = 100.0  # s; tabs in the background say something once a minute
+
+
+def slicer_key(key: str) -> str:
+    """What stands in the address for 3D Slicer instead of a session's key, which cannot be told from it."""
+    return hmac.new(key.encode(), b"3D Slicer", hashlib.sha256).hexdigest()
+
+
+def opens_slicer(key: str, given: str) -> bool:
+    """Whether an address for 3D Slicer has the `slicer_key` of a session's key; in constant time."""
+    return hmac.compare_digest(slicer_key(key).encode(), given.encode(errors="replace"))
 
 
 @dataclass
@@ -57,6 +72,7 @@ class Session:
         absent: volumes of the bench that could not be opened again, by id: why.
         bench: where all of it is kept; None = nowhere.
         writer: the browser's tab that may change things, and the time of its last word, by the sessions' clock.
+        network: that was refined last in this visit.
         lock: held while volumes change.
     """
 
@@ -71,6 +87,7 @@ class Session:
     absent: dict[str, str] = field(default_factory=dict)
     bench: Bench | None = None
     writer: tuple[str, float] | None = None
+    network: OrganModel | None = None
     job: Job | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -164,6 +181,11 @@ class Sessions:
         if session is not None:
             session.seen = self._clock()
         return session
+
+    def of_slicer(self, key: str) -> Session | None:
+        """The session of an address for 3D Slicer, which then is not idle; None = none (any more)."""
+        found = [one.key for one in list(self._sessions.values()) if opens_slicer(one.key, key)]
+        return self.find(found[0]) if found else None
 
     def knows(self, key: str | None) -> bool:
         """Whether a session of this key was begun here, be it dropped since."""

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import math
 import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from fedcowpro.core.errors import FedCoWProError
+from fedcowpro.oneshot.batch import MaskFormat
 from fedcowpro.serve.content import stem_for_header
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Refused
-from fedcowpro.serve.opened import window_of
+from fedcowpro.serve.opened import OpenVolume, window_of
 from fedcowpro.serve.opening import open_from_data
 from fedcowpro.serve.server import TheServer, TheSession
-from fedcowpro.volume.nifti import write_labels
+from fedcowpro.serve.sessions import Session
+from fedcowpro.serve.working import ENDINGS, write_mask
+from fedcowpro.volume import measure
+from fedcowpro.volume.measure import Measured
+from fedcowpro.volume.nifti import label_names
 from fedcowpro.volume.read import read_labels
 
 router = APIRouter(prefix="/api")
 _SIDE = 96  # pixels of a thumbnail
-COLUMNS = ("volume", "label", "name", "millilitres", "slices", "painted", "confidence", "modality")
+COLUMNS = ("volume", "mask", "label", "name", *measure.COLUMNS, "confidence", "modality", "painted", "doubts")
 
 
 class Folder(BaseModel):
@@ -73,7 +82,9 @@ def take_mask(key: str, use: Literal["example", "start"], server: TheServer, ses
         raise Refused(404, "no label map beside this image", "one on its grid with a name like it", "paint it")
     labels = read_labels(path, opened.volume).voxels
     values = [int(value) for value in np.unique(labels) if value]
-    names = {value: f"label {value}" for value in values} | session.names
+    own = {value: name[:64] for value, name in label_names(path).items() if value in values}
+    given = {value: name for value, name in session.names.items() if value not in own or name != f"organ {value}"}
+    names = {value: f"label {value}" for value in values} | own | given
     if len(names) > 32:
         raise Refused(400, f"a label map with {len(values)} labels", "at most 32 labels in all", "take fewer")
     session.names = dict(sorted(names.items()))
@@ -103,43 +114,54 @@ def thumbnail(key: str, session: TheSession) -> Response:
 
 
 @router.get("/export-all")
-def export_all(session: TheSession, kind: Annotated[Literal["nifti"], Query(alias="format")] = "nifti") -> Response:
-    """A zip archive with the mask of every volume that has one, and a table of them."""
+def export_all(server: TheServer, session: TheSession) -> Response:
+    """A zip archive with the masks of every volume that has some, of DICOM series as DICOM too, and a table of them."""
     with session.lock:
         volumes = list(session.volumes.values())
-    table = io.StringIO()
+    table, packed, used, left_out = io.StringIO(), io.BytesIO(), set[str](), []
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(COLUMNS)
-    packed, used = io.BytesIO(), set()
+    kinds: tuple[MaskFormat, ...] = ("nifti", "dicom-seg", "rtstruct") if find_spec("highdicom") else ("nifti",)
     with tempfile.TemporaryDirectory(dir=session.folder) as folder, zipfile.ZipFile(packed, "w") as archive:
         for volume in volumes:
-            labels = volume.labels()
-            values = [int(value) for value in np.unique(labels) if value]
-            if not values:
+            measured = measure.measure(volume.labels(), volume.volume)
+            if not measured:
                 continue
-            stem = stem_for_header(volume.volume.name)
-            name = next(one for one in _names(stem) if one not in used)
-            used.add(name)
-            path = Path(folder) / f"{name}_mask.nii.gz"
-            write_labels(path, labels, volume.volume.grid, session.names_of(values))
-            archive.write(path, path.name)
-            info = volume.to_json()
-            for value in values:
-                shown = (labels == value).any(axis=(1, 2))
-                drawn = sum(1 for one in volume.drawn.values() if (one == value).any())
-                sure = info["confidence"].get(value)
-                measured = (f"{info['volumes'][value]:.2f}", int(shown.sum()), drawn, "" if sure is None else sure)
-                rows.writerow([volume.volume.name, value, session.names_of([value])[value], *measured, volume.modality])
+            stem = next(one for one in _names(stem_for_header(volume.volume.name)) if one not in used)
+            used.add(stem)
+            for kind in kinds if volume.series is not None else kinds[:1]:
+                path = Path(folder) / f"{stem}{ENDINGS[kind]}"
+                try:
+                    write_mask(path, volume, session, kind)
+                    archive.write(path, path.name)
+                except FedCoWProError as error:
+                    if kind == "nifti":
+                        raise
+                    left_out.append(f"{path.name}: {server.without_paths(error)['error']['got']}")
+            rows.writerows(_rows(volume, stem + ENDINGS["nifti"], measured, session))
         if not used:
             raise Refused(409, "nothing is labelled", "a labelled voxel", "paint or segment first")
         archive.writestr("volumes.csv", table.getvalue())
+        if left_out:
+            archive.writestr("left-out.txt", "\n".join(left_out) + "\n")
     headers = {"content-disposition": 'attachment; filename="masks.zip"'}
     return Response(packed.getvalue(), media_type="application/zip", headers=headers)
 
 
-def _names(stem: str) -> Any:
+def _rows(volume: OpenVolume, mask: str, measured: Mapping[int, Measured], session: Session) -> Iterator[list[str]]:
+    """A row per label of a volume."""
+    result = volume.result
+    names = session.names_of(measured)
+    for value, found in measured.items():
+        drawn = sum(1 for one in list(volume.drawn.values()) if (one == value).any())
+        sure = math.nan if result is None else result.confidence.get(value, math.nan)
+        doubts = () if result is None else result.doubts.get(value, ())
+        shown = "" if math.isnan(sure) else f"{sure:.3f}"
+        state = [shown, volume.modality, str(drawn), "; ".join(doubts)]
+        yield [volume.volume.name, mask, str(value), names[value], *measure.cells(found), *state]
+
+
+def _names(stem: str) -> Iterator[str]:
     yield stem
-    number = 2
-    while True:
+    for number in itertools.count(2):
         yield f"{stem}_{number}"
-        number += 1

@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -16,6 +16,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from fedcowpro.oneshot.batch import MaskFormat
 from fedcowpro.serve.content import stem_for_header
 from fedcowpro.serve.jobs import Job
 from fedcowpro.serve.limits import Refused
@@ -27,6 +28,7 @@ from fedcowpro.volume.nifti import write_labels
 router = APIRouter(prefix="/api")
 _TICK, _BEAT = 0.1, 10.0  # s between looks at a job, and between signs of life on a quiet stream
 _BINARY = "application/octet-stream"
+ENDINGS: dict[MaskFormat, str] = {"nifti": "_mask.nii.gz", "dicom-seg": "_mask.dcm", "rtstruct": "_structures.dcm"}
 
 
 class Label(BaseModel):
@@ -164,7 +166,11 @@ def segment(server: TheServer, session: TheSession) -> dict[str, Any]:
 @router.post("/refine", status_code=202)
 def refine(server: TheServer, session: TheSession) -> dict[str, Any]:
     """Fine-tune a network on the drawn slices and all open volumes, in the background; minutes."""
-    return _start(server, session, server.engine.refine)
+
+    def work(volumes: Sequence[OpenVolume], job: Job) -> None:
+        session.network = server.engine.refine(volumes, job)
+
+    return _start(server, session, work)
 
 
 @router.post("/volumes/{key}/exchange")
@@ -223,35 +229,41 @@ async def events(key: str, server: TheServer, session: TheSession) -> StreamingR
 
 
 @router.get("/volumes/{key}/export")
-def export(
-    key: str, session: TheSession, kind: Annotated[Literal["nifti", "dicom-seg"], Query(alias="format")] = "nifti"
-) -> Response:
+def export(key: str, session: TheSession, kind: Annotated[MaskFormat, Query(alias="format")] = "nifti") -> Response:
     """The labels on the image's own grid, as a file."""
     opened = session.volume(key)
-    ending, media = (".nii.gz", "application/gzip") if kind == "nifti" else (".dcm", "application/dicom")
     with tempfile.TemporaryDirectory(dir=session.folder) as folder:
-        path = Path(folder) / f"mask{ending}"
-        if kind == "nifti":
-            found = opened.labels()
-            values = [int(value) for value in np.unique(found) if value]
-            write_labels(path, found, opened.volume.grid, session.names_of(values))
-        else:
-            _write_dicom(path, opened, session)
+        path = Path(folder) / f"{stem_for_header(opened.volume.name)}{ENDINGS[kind]}"
+        write_mask(path, opened, session, kind)
         content = path.read_bytes()
-    name = f"{stem_for_header(opened.volume.name)}_mask{ending}"
-    return Response(content, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
+    media = "application/gzip" if kind == "nifti" else "application/dicom"
+    return Response(content, media_type=media, headers={"content-disposition": f'attachment; filename="{path.name}"'})
 
 
-def _write_dicom(path: Path, opened: OpenVolume, session: Session) -> None:
-    from fedcowpro.volume.dicom.seg_reader import write_segmentation
+def write_mask(path: Path, opened: OpenVolume, session: Session, kind: MaskFormat) -> None:
+    """Write the labels of a volume as they are now.
 
-    if opened.series is None:
-        raise Refused(409, "DICOM-SEG of a volume that is no DICOM series", "a DICOM series", "save as NIfTI")
+    Raises:
+        Refused: DICOM of a volume that is no DICOM series, or without a labelled voxel.
+        FedCoWProError: images that a DICOM object cannot refer to.
+    """
     found = opened.labels()
-    values = sorted({int(value) for value in set(found[found > 0])})
-    if not values:
+    names = session.names_of([int(value) for value in np.unique(found) if value])
+    if kind == "nifti":
+        write_labels(path, found, opened.volume.grid, names)
+        return
+    if opened.series is None:
+        raise Refused(409, "DICOM of a volume that is no DICOM series", "a DICOM series", "save as NIfTI")
+    if not names:
         raise Refused(409, "nothing is labelled", "a labelled voxel", "paint or segment first")
-    write_segmentation(path, found, opened.series, session.names_of(values))
+    if kind == "dicom-seg":
+        from fedcowpro.volume.dicom.seg_reader import write_segmentation
+
+        write_segmentation(path, found, opened.series, names)
+    else:
+        from fedcowpro.volume.dicom.structure_set import write_structure_set
+
+        write_structure_set(path, found, opened.series, names)
 
 
 def _numbers(text: str) -> list[int]:

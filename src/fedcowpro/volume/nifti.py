@@ -57,6 +57,22 @@ def read_labels(path: Path, like: Volume) -> Volume:
     return label_volume(voxels_of(image, path), grid, like, str(path))
 
 
+def label_names(path: Path) -> dict[int, str]:
+    """Names of label values in a file's header, as `write_labels` and TotalSegmentator write them; none = no table.
+
+    Raises:
+        FedCoWProError: missing, damaged or non-NIfTI file.
+    """
+    for extension in open_nifti(Path(path)).header.extensions:
+        try:
+            table = ElementTree.fromstring(bytes(extension.get_content()).rstrip(b"\0"))
+        except (ElementTree.ParseError, TypeError, ValueError):  # of another kind
+            continue
+        found = [(one.get("Key", ""), " ".join((one.text or "").split())) for one in table.iter("Label")]
+        return {int(key): name for key, name in found if key.isdecimal() and 0 < int(key) < 256 and name}
+    return {}
+
+
 def write_labels(path: Path, labels_dhw: np.ndarray, grid: Grid, names: Mapping[int, str] | None = None) -> None:
     """Write a label map on the native grid: the file's shape, affine and form codes, uint8.
 

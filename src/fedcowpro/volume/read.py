@@ -50,7 +50,9 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_labels(path: Path, like: Volume) -> Volume:
-    """Read the label map of an image from NIfTI, NRRD, MetaImage or a DICOM segmentation; uint8, 0 is background.
+    """Read the label map of an image; uint8, 0 is background.
+
+    From NIfTI, NRRD, MetaImage, a DICOM segmentation or an RT structure set.
 
     Raises:
         FedCoWProError: as `nifti.read_labels`; an unknown format; an extra that is not installed.
@@ -64,6 +66,12 @@ def read_labels(path: Path, like: Volume) -> Volume:
 
             return itk.read_labels(path, like)
         if _is_dicom(path):
+            from fedcowpro.volume.dicom.headers import STRUCTURE_SET_CLASS, kind_of, read_header
+
+            if path.is_file() and kind_of(read_header(path)) == STRUCTURE_SET_CLASS:
+                from fedcowpro.volume.dicom.structure_reader import read_structure_set
+
+                return read_structure_set(path, like)
             from fedcowpro.volume.dicom.seg_reader import read_segmentation
 
             return read_segmentation(path, like)
@@ -134,6 +142,6 @@ def _unknown(path: Path) -> FedCoWProError:
         return missing(path)
     return FedCoWProError(
         f"{path}: unknown format",
-        f"a volume ({', '.join(ENDINGS)}), a folder with one DICOM series, or for labels a DICOM segmentation",
+        f"a volume ({', '.join(ENDINGS)}), a folder with one DICOM series, or for labels DICOM SEG or RTSTRUCT",
         "convert it, for example with dcm2niix",
     )

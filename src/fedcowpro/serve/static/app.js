@@ -335,6 +335,8 @@ async function toNext() {
 
 // ---------------------------------------------------------------- where organs end
 
+const MOST_ENDS = 4; // rows of labels under the strip
+
 const endsOf = (volume, value) => volume.info.extents[value] ?? [null, null];
 
 async function setEnds(value, [first, last]) {
@@ -369,7 +371,8 @@ function askedFor() {
 }
 
 function renderEnds() {
-  const values = current ? labels.values().filter((value) => value === labels.active || isShown(current, value)) : [];
+  const shown = current ? labels.values().filter((value) => value === labels.active || isShown(current, value)) : [];
+  const values = shown.length > MOST_ENDS ? [labels.active] : shown; // the image needs the room
   ends.show(viewer.size[2], values.map((value) => ({ value, name: labels.name(value), ends: endsOf(current, value) })));
   const asked = job ? undefined : askedFor();
   $("ask").hidden = asked === undefined;
@@ -418,10 +421,10 @@ function render() {
   $("clear").disabled = !current;
   $("interpolate").disabled = Boolean(job) || !current?.painted.size;
   $("save-nifti").disabled = !current || !(current.painted.size || segmented);
-  $("save-dicom").disabled = $("save-nifti").disabled;
+  $("save-dicom").disabled = $("save-rtstruct").disabled = $("save-nifti").disabled;
   $("save-all").hidden = volumes.size < 2;
   $("save-all").disabled = ![...volumes.values()].some((volume) => volume.painted.size || volume.info.segmented);
-  $("save-dicom").hidden = !(current?.info.dicom && server.dicom_seg);
+  $("save-dicom").hidden = $("save-rtstruct").hidden = !(current?.info.dicom && server.dicom_seg);
   const step = !current ? "open" : !painted ? "paint" : job || !segmented ? "segment" : "correct";
   for (const section of document.querySelectorAll("section[id^=step-]")) section.removeAttribute("aria-current");
   $(`step-${step}`).setAttribute("aria-current", "step");
@@ -650,10 +653,10 @@ function wire() {
   click("slice-up", () => goTo(viewer.slice + 1));
   click("show-help", () => $("help").showModal());
   click("alert-close", hideError);
-  for (const format of ["nifti", "dicom"]) {
+  $("slicer-address").addEventListener("focus", () => $("slicer-address").select());
+  for (const [format, kind] of [["nifti", "nifti"], ["dicom", "dicom-seg"], ["rtstruct", "rtstruct"]]) {
     click(`save-${format}`, () => attempt(async () => {
       await flush();
-      const kind = format === "dicom" ? "dicom-seg" : "nifti";
       say(`${await api.download(`/api/volumes/${current.info.id}/export?format=${kind}`)} is saved.`);
     }));
   }
@@ -743,6 +746,8 @@ async function start() {
   $("choose-folder").hidden = !server.dicom;
   $("model").textContent = server.model;
   $("version").textContent = server.version;
+  $("slicer-address").value = location.origin + server.slicer;
+  $("terms").replaceChildren(...server.terms.map((value) => make("option", { value })));
   wire();
   viewer.start($("plane"), $("canvas"));
   labels.set(server.labels);

@@ -58,7 +58,7 @@ export class Labels extends EventTarget {
       radio.addEventListener("change", () => this.choose(label.value));
       const swatch = make("span", { className: "swatch", textContent: label.value, attributes: { "aria-hidden": "true" } });
       swatch.style.backgroundColor = colour(label.value);
-      const name = make("input", { type: "text", value: label.name, maxLength: 64 });
+      const name = make("input", { type: "text", value: label.name, maxLength: 64, attributes: { list: "terms" } });
       name.setAttribute("aria-label", `Name of label ${label.value}`);
       name.addEventListener("change", () => {
         const text = name.value.trim();

@@ -23,12 +23,11 @@ export class Opening {
 
   async browse(path) {
     await attempt(async () => {
-      const { entries, series } = await api.folder(path);
+      const { entries, images, series } = await api.folder(path);
       $("browse-place").textContent = path ? `In ${path}` : "Volumes that the server was started with";
       const items = [];
       if (path) items.push(this.#item("↑ Folder above", () => this.browse(path.split("/").slice(0, -1).join("/"))));
-      const images = entries.filter((entry) => entry.kind === "nifti");
-      if (images.length > 1) items.push(this.#item(`Open all of this folder (${images.length} files)`, () => this.#openAll(path)));
+      if (images > 1) items.push(this.#item(`Open all of this folder (${images} images)`, () => this.#openAll(path)));
       if (series) items.push(this.#item("Open this folder as a DICOM series", () => this.#openPlace(path)));
       for (const entry of entries) {
         if (entry.kind === "unusable") {

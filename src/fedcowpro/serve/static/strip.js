@@ -33,12 +33,15 @@ export class Strip {
     const [text, edge] = [style.getPropertyValue("--text"), style.getPropertyValue("--edge")];
     const cell = width / this.depth;
     const top = 9; // the row of marks
-    for (let z = 0; z < this.depth; z++) {
-      const [left, known] = [z * cell, this.confidence?.[z]];
-      if (known === null || known === undefined) {
-        hatch(pen, left, top, cell, height - top, edge);
+    const unknown = (z) => z < this.depth && (this.confidence?.[z] ?? null) === null;
+    for (let z = 0, run = 0; z < this.depth; z++) {
+      const left = z * cell;
+      if (unknown(z)) {
+        run += 1; // hatched at once: hundreds of small areas take a software renderer a second
+        if (!unknown(z + 1)) hatch(pen, left + cell - run * cell, top, run * cell, height - top, edge);
       } else {
-        pen.fillStyle = ramp(known);
+        run = 0;
+        pen.fillStyle = ramp(this.confidence[z]);
         pen.fillRect(left, top, Math.max(1, cell - (cell > 4 ? 1 : 0)), height - top);
       }
       if (this.painted.has(z)) {

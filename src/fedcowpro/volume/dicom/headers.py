@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # CT and MR images: classic, enhanced, legacy converted enhanced.
 IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{tail}" for tail in ("2", "2.1", "2.2", "4", "4.1", "4.4"))
+STRUCTURE_SET_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"  # outlines, as radiotherapy has them
 SEGMENTATION_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.66.{tail}" for tail in ("4", "7"))  # by segment, label map
 # Where scanners write the diffusion weighting besides the standard's place: Siemens, Philips, GE.
 B_VALUES = (0x00189087, 0x0019100C, 0x20011003, 0x00431039)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,13 +125,24 @@ def _segments(header: Dataset, path: Path) -> dict[int, tuple[int, str]]:
         listed = [one for one in header.get("SegmentSequence") or [] if int(one.SegmentNumber) > 0]  # 0: background
         numbers = [int(one.SegmentNumber) for one in listed]
         names = [str(one.get("SegmentLabel") or "").strip() for one in listed]
-        ours = [_VALUE.fullmatch(str(one.get("SegmentDescription") or "")) for one in listed]
+        described = [str(one.get("SegmentDescription") or "") for one in listed]
+    values = values_of(numbers, described, path)
+    return {number: (values[number], name) for number, name in zip(numbers, names, strict=True)}
+
+
+def values_of(numbers: Sequence[int], described: Sequence[str], path: Path) -> dict[int, int]:
+    """Number of a segment or region -> label value: that in its description where this program wrote it.
+
+    Raises:
+        FedCoWProError: none, or more than there are label values.
+    """
+    ours = [_VALUE.fullmatch(text) for text in described]
     values = [int(match[1]) if match else 0 for match in ours]
     if not all(0 < value < 256 for value in values) or len(set(values)) < len(values):
-        values = numbers
+        values = list(numbers)
     if not values or max(values) > 255:
         raise FedCoWProError(f"{path}: {len(values)} segments", "1 to 255 segments", "give another segmentation")
-    return {number: (value, name) for number, value, name in zip(numbers, values, names, strict=True)}
+    return dict(zip(numbers, values, strict=True))
 
 
 def _label_slices(dataset: Dataset, values: Mapping[int, int], path: Path) -> Iterator[tuple[Plane, np.ndarray]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAME = "FedCoWPro"
 # Patient and study attributes that must be there but may be empty; anonymisers remove them altogether.
-_MAY_BE_EMPTY = (
+MAY_BE_EMPTY = (
     "PatientID",
     "PatientName",
     "PatientBirthDate",
@@ -85,7 +85,7 @@ def _object(
     """The object that `write_segmentation` writes."""
     hd = library("highdicom")
     layout = layout_of(series.slices, series.name)
-    _require_fitting(labels_dhw, layout, organs, series.name)
+    require_fitting(labels_dhw, layout, organs, series.name)
     values = sorted(organs)
     numbers = np.zeros(256, np.uint8)
     numbers[values] = np.arange(1, len(values) + 1)
@@ -101,9 +101,9 @@ def _object(
                 plane_positions=positions,
                 segmentation_type="BINARY",
                 segment_descriptions=[_segment(hd, i, value, organs[value]) for i, value in enumerate(values, 1)],
-                series_instance_uid=_uid("series", digest.hexdigest()),
+                series_instance_uid=uid_of("series", digest.hexdigest()),
                 series_number=series_number,
-                sop_instance_uid=_uid("instance", digest.hexdigest()),
+                sop_instance_uid=uid_of("instance", digest.hexdigest()),
                 instance_number=1,
                 manufacturer=NAME,
                 manufacturer_model_name=NAME,
@@ -144,7 +144,8 @@ def _segment(hd: Any, number: int, value: int, organ: str) -> Any:
     return segment
 
 
-def _require_fitting(labels: np.ndarray, layout: Layout, organs: Mapping[int, str], name: str) -> None:
+def require_fitting(labels: np.ndarray, layout: Layout, organs: Mapping[int, str], name: str) -> None:
+    """Refuse labels of another type or shape than the slices', and labels without a name."""
     if labels.dtype != np.uint8:
         raise FedCoWProError(f"labels of type {labels.dtype}", "uint8 labels", "convert the labels to uint8")
     if labels.shape != layout.grid.internal_shape:
@@ -166,7 +167,7 @@ def _sources(hd: Any, layout: Layout, name: str) -> tuple[list[Dataset], list[An
     """The images that the slices are in, and the slices' positions where a file holds more frames than them."""
     headers = list(layout.headers.values())
     for header in headers:
-        for attribute in _MAY_BE_EMPTY:
+        for attribute in MAY_BE_EMPTY:
             if attribute not in header:
                 setattr(header, attribute, "")
     if not headers[0].get("FrameOfReferenceUID"):
@@ -184,6 +185,6 @@ def _sources(hd: Any, layout: Layout, name: str) -> tuple[list[Dataset], list[An
     return headers, [hd.PlanePositionSequence("PATIENT", [float(x) for x in place]) for place in places]
 
 
-def _uid(what: str, digest: str) -> str:
+def uid_of(what: str, digest: str) -> str:
     """A UID made from a UUID, as the standard has it, that is a function of the content."""
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{NAME} {__version__} {what} {digest}').int}"
