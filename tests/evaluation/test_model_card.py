@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fedcowpro.federated.server.server_app import model_card
 from fedcowpro.federated.site.local_training import SiteFacts
 from fedcowpro.model.checkpoint import save_checkpoint
 from fedcowpro.model.segmenter import build_model
+from fedcowpro.oneshot.loading import default_model
+from fedcowpro.reports.show import show
 
 SECTIONS = [
     "Model details", "Intended use", "Factors", "Metrics", "Training data", "Training",
@@ -125,6 +128,16 @@ def test_a_checkpoint_alone_has_a_card_of_what_it_knows(tmp_path: Path) -> None:
     assert "| model.weights | none |" in text
     with pytest.raises(FedCoWProError, match="no readable file"):
         write_model_card(tmp_path / "nothing.safetensors")
+
+
+def test_the_model_of_the_package_has_a_card_of_its_own(tmp_path: Path) -> None:
+    """It was trained at no site of a federation."""
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(default_model().with_suffix(suffix), tmp_path)
+    text = write_model_card(tmp_path / default_model().name).read_text()
+    assert "- Training cases: 12" in text
+    assert "Sites:" not in text
+    assert "12 cases and 288 slices\n" in show(tmp_path / default_model().name)
 
 
 def test_settings_of_another_run_are_left_out(run: Path) -> None:

@@ -151,10 +151,11 @@ def _data(card: Mapping[str, Any], record: Mapping[str, Any]) -> str:
     data = card.get("data")
     if not data:
         return "Not recorded in this checkpoint.\n"
-    modalities = ", ".join(f"{kind} at {number} sites" for kind, number in data["modalities"].items())
-    facts = {
-        "Sites": data["sites"],
-        "Modalities": modalities.replace(" 1 sites", " 1 site"),
+    facts: dict[str, Any] = {}
+    if "sites" in data:  # the model of the package saw none
+        modalities = ", ".join(f"{kind} at {number} sites" for kind, number in data["modalities"].items())
+        facts |= {"Sites": data["sites"], "Modalities": modalities.replace(" 1 sites", " 1 site")}
+    facts |= {
         "Training cases": data["cases"],
         "Slices": f"{data['train_slices']} of {data['size']} x {data['size']} pixels",
         "Labels": "none seen by the training",

@@ -183,9 +183,9 @@ def _checkpoint(path: Path) -> str:
     state, card = load_checkpoint(path)
     data = card.get("data", {})
     modalities = ", ".join(f"{kind} at {count}" for kind, count in data.get("modalities", {}).items())
-    counts = (
-        f"{data.get('cases')} cases and {data.get('train_slices')} slices of {data.get('sites')} sites ({modalities})"
-    )
+    counts = f"{data.get('cases')} cases and {data.get('train_slices')} slices"
+    if "sites" in data:  # the model of the package saw none
+        counts += f" of {data['sites']} sites ({modalities})"
     facts = {
         "checkpoint": f"{path}, {sum(tensor.numel() for tensor in state.values()):,} values",
         "round": f"{card.get('round', _UNKNOWN)} of {card.get('rounds', _UNKNOWN)}",
