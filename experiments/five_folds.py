@@ -1,10 +1,11 @@
 """Five folds over 16 MR and 16 CT volumes: every case is a query once, and what trains never saw it.
 
     FEDCOWPRO_REAL_DATA=DATA python experiments/five_folds.py run WORK [--seeds 0 1 2] [--workers 2]
-    python experiments/five_folds.py table docs/results/five-folds.csv docs/results/finetuned.csv
+    python experiments/five_folds.py table docs/results/five-folds.csv docs/results/finetuned.csv [--figure FILE.svg]
 
 `run` goes on where it was interrupted, and writes WORK/five-folds.csv after each fold; about 3 hours of one core a
-seed. `table` prints the tables of docs/results.md: the same text from the same scores, byte for byte.
+seed. `table` prints the tables of docs/results.md, the same text from the same scores, byte for byte, and draws every
+case of every comparison.
 
 The design was fixed before the first fold was run. In fold f of a modality, cases f, f+5, f+10 (and f+15) query; one
 case of each of the next two folds is an example, alone; the others train, unlabelled, at two sites in turn. Settings
@@ -164,20 +165,61 @@ def table(scores: Sequence[Path]) -> str:
         pair, within = whole.pairs[0], _compared(rows, one, "gt-range")
         assert within is not None
         seeds = max(method.seeds for method in whole.methods)
+        shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
         lines.append(
             f"| {one.claim} | {_means(whole)} | {_difference(whole)} | {pair.wins} / {pair.losses} of {whole.cases} | "
-            f"{p:.3f} | {seeds} | {_verdict(whole, p)} | {_means(within)} | {_difference(within)} |"
+            f"{shown} | {seeds} | {_verdict(whole, p)} | {_means(within)} | {_difference(within)} |"
         )
     return "\n".join(lines) + "\n\n" + "\n".join(_levels(rows)) + "\n"
 
 
+def figure(scores: Sequence[Path], file: Path) -> None:
+    """The difference of every case, by comparison: a dot each, and the mean with its interval."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = pd.concat([read_results(path) for path in scores])
+    shown = [(one, found) for one in PRIMARY if (found := _compared(rows, one, "whole-volume")) is not None]
+    drawing = Figure(figsize=(9, 0.9 * len(shown) + 1.2), layout="constrained")
+    axes = drawing.subplots()
+    axes.axvline(0, color="0.5", linewidth=1)
+    for place, (one, found) in enumerate(shown):
+        by_case = _differences(rows, one)
+        spread = np.linspace(-0.18, 0.18, len(by_case))
+        for modality, colour in (("mr", "#0072b2"), ("ct", "#d55e00")):
+            mine = by_case.index.get_level_values("site").str.startswith(modality)
+            axes.plot(by_case[mine], place + spread[mine], "o", color=colour, alpha=0.6, markersize=5, label=modality)
+        pair = found.pairs[0]
+        axes.plot([pair.interval.low, pair.interval.high], [place + 0.32] * 2, color="black", linewidth=2)
+        axes.plot([pair.difference], [place + 0.32], "D", color="black", markersize=6)
+    labels = [f"{one.first}\nagainst {one.second}{', other modality' if one.foreign else ''}" for one, _ in shown]
+    axes.set_yticks(range(len(shown)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("difference of whole-volume Dice; black: mean and 95 % interval")
+    handles = axes.get_legend_handles_labels()[0]
+    axes.legend(handles[:2], ["MR query", "CT query"], loc="lower right", frameon=False)
+    with mpl.rc_context({"svg.hashsalt": "five folds"}):
+        drawing.savefig(file, metadata={"Date": None})
+
+
+def _differences(rows: pd.DataFrame, one: Primary) -> pd.Series:
+    """Of each case, over organs, examples and seeds."""
+    mine = _of(rows, one, "whole-volume")
+    means = mine.groupby(["method", "site", "case"])["dice"].mean()
+    return (means[one.first] - means[one.second]).dropna().sort_values()
+
+
 def _compared(rows: pd.DataFrame, one: Primary, protocol: str) -> Comparison | None:
-    mine = rows[(rows["site"].str.contains("-by-") == one.foreign) & (rows["protocol"] == protocol)]
-    if one.second == "prototypes":  # only two of its examples have three seeds
-        mine = mine[mine["seed"] == 0]
+    mine = _of(rows, one, protocol)
     if not {one.first, one.second} <= set(mine["method"]):
         return None
     return compare(mine, np.random.default_rng(0), protocol=protocol, methods=[one.first, one.second])
+
+
+def _of(rows: pd.DataFrame, one: Primary, protocol: str) -> pd.DataFrame:
+    mine = rows[(rows["site"].str.contains("-by-") == one.foreign) & (rows["protocol"] == protocol)]
+    # Only two of the examples of fine-tuning have three seeds.
+    return mine[mine["seed"] == 0] if one.second == "prototypes" else mine
 
 
 def _means(found: Comparison) -> str:
@@ -220,11 +262,14 @@ def main() -> None:
     runner.add_argument("--workers", type=int)
     tabler = commands.add_parser("table")
     tabler.add_argument("scores", type=Path, nargs="+")
+    tabler.add_argument("--figure", type=Path, help="where to draw all cases, .svg")
     options = parser.parse_args()
     if options.command == "run":
         run(options.work, options.seeds, options.workers)
     else:
         print(table(options.scores), end="")
+        if options.figure is not None:
+            figure(options.scores, options.figure)
 
 
 if __name__ == "__main__":

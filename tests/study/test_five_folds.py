@@ -69,3 +69,10 @@ def test_the_sites_alone_stand_as_their_mean_and_not_before_all_are_scored(folds
     assert [(one.method, one.site, one.case, one.dice) for one in found.itertuples()] == [
         ("a site alone", "mr", "1", 0.15), ("federated", "mr", "1", 0.9),
     ]  # fmt: skip
+
+
+def test_the_page_of_results_has_the_tables_of_its_scores(folds: ModuleType) -> None:
+    kept = ROOT / "docs" / "results"
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for made in folds.table([kept / "five-folds.csv", kept / "finetuned.csv"]).strip().split("\n\n"):
+        assert made in page

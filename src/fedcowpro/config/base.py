@@ -16,7 +16,7 @@ from fedcowpro.core.errors import FedCoWProError
 ModelT = TypeVar("ModelT", bound="Config")
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+|mps)$", description="what computes")]
 
-_GONE = "was removed: docs/results.md has what it was worth"
+_GONE = "was removed: docs/results-studies.md has what it was worth"
 _ENCODINGS = "was removed with the encodings in 8 bits and of the largest entries"
 # Settings of earlier versions: class -> field, or (field, value) -> what has become of it.
 OLD_NAMES: dict[str, dict[str | tuple[str, str], str]] = {

@@ -31,7 +31,7 @@ class OrganUNet(nn.Module):
 
     Ronneberger et al. 2015, with the encoder's strides 16, 8, 4 and, if asked for, 2. Its batch statistics stay those
     of the pretraining: one volume would spoil them. So do its layers up to stride 4: their edges and textures are
-    those of any picture, and learning them takes two fifths of a step and gives nothing (docs/results.md).
+    those of any picture, and learning them takes two fifths of a step and gives nothing (docs/results-studies.md).
 
     Args:
         organs: number of organs.

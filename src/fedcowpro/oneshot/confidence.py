@@ -9,7 +9,7 @@
 
 `mask_confidence` and `slice_confidence` estimate the Dice from these by a logistic function, fitted to phantoms
 (`benchmarks/confidence.py`). Where an example is annotated as a whole, a mask is compared with it instead:
-`compared_confidence`, fitted to real MR and CT (`benchmarks/confidence_real.py`). Figures are in docs/results.md.
+`compared_confidence`, fitted to real MR and CT (`benchmarks/confidence_real.py`). docs/results-studies.md has figures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What looks wrong with a mask, in plain sentences: found by comparing it with the example, without any truth.
 
 A doubt is no proof: a large patient has a large liver, and a volume may end within an organ. It says where to look.
-The bounds are wide enough that most good masks have none; how much worse masks with a doubt are, docs/results.md says.
+The bounds are wide enough that most good masks have none; docs/results-studies.md says how much worse others are.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ WIDTH = (120.0, 700.0)
 SHOWN = 0.6
 # Measured at least 0.96.
 USABLE = 0.5
-# About one MR volume of the abdomen; the real sites of docs/results.md have 120 to 500.
+# About one MR volume of the abdomen; the real sites of docs/results-studies.md have 120 to 500.
 TRAIN_SLICES = 30
 # Median per slice; measured at least 16.
 SEGMENTS = 5
