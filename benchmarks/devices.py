@@ -36,9 +36,10 @@ from fedcowpro.model.lite0 import Lite0Encoder
 from fedcowpro.model.segmenter import build_model
 from fedcowpro.model.unet import OrganUNet
 from fedcowpro.oneshot.predictor import OneShotPredictor
-from fedcowpro.training.finetuning import FineTuning, Recipe, scaled
+from fedcowpro.training.finetuning import FineTuning
 from fedcowpro.training.loop import fit
 from fedcowpro.training.pool import Example
+from fedcowpro.training.recipe import Recipe, scaled
 
 REPEATS = 3
 # Encoder, episodes a step, steps that are timed on a CPU and on another device, limit of the ratio.

@@ -14,7 +14,8 @@ import pytest
 from fedcowpro.cli import main
 from fedcowpro.data.phantom import write_site
 from fedcowpro.oneshot import fine_tuning
-from fedcowpro.training.finetuning import FineTuning, Recipe
+from fedcowpro.training.finetuning import FineTuning
+from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.read import read_labels, read_volume
 
 pytestmark = pytest.mark.slow

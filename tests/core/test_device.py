@@ -30,9 +30,10 @@ from fedcowpro.model.unet import build_unet
 from fedcowpro.oneshot.postprocess import _filter_at_once, guided_filter
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.training import distortion, finetuning, loop
-from fedcowpro.training.finetuning import FineTuning, Learner, Recipe
+from fedcowpro.training.finetuning import FineTuning, Learner
 from fedcowpro.training.organ_loss import class_balance
 from fedcowpro.training.pool import Example, Unlabelled, pool_of_examples
+from fedcowpro.training.recipe import Recipe
 
 META = torch.device("meta")
 SMALL = Recipe(window=(64, 64), widths=(16, 8, 8), batch=4, steps=(3, 2), spacing=4.0)

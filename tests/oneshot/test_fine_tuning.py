@@ -23,8 +23,9 @@ from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support
-from fedcowpro.training.finetuning import FineTuning, Progress, Recipe
+from fedcowpro.training.finetuning import FineTuning, Progress
 from fedcowpro.training.pool import IGNORE, Unlabelled
+from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.nifti import write_labels
 from fedcowpro.volume.preprocess import Placement
 from fedcowpro.volume.read import read_labels, read_volume

@@ -13,7 +13,7 @@ from fedcowpro.oneshot.loading import load_predictor
 from fedcowpro.serve.engine import Engine
 from fedcowpro.serve.jobs import Cancelled, Job
 from fedcowpro.serve.opened import OpenVolume
-from fedcowpro.training.finetuning import Recipe
+from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.nifti import read_image
 from fedcowpro.volume.read import read_labels
 from serve_pages import Page

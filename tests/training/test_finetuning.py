@@ -13,11 +13,12 @@ from fedcowpro.model.lite0 import Lite0Encoder
 from fedcowpro.model.unet import OrganUNet, build_unet
 from fedcowpro.oneshot.whole_volume import predict_probabilities
 from fedcowpro.training.distortion import Distortion, distort
-from fedcowpro.training.finetuning import FineTuning, Recipe
+from fedcowpro.training.finetuning import FineTuning
 from fedcowpro.training.frame import frame_of
 from fedcowpro.training.organ_loss import organ_loss
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled, pool_of_examples
-from fedcowpro.training.self_labels import self_labels
+from fedcowpro.training.recipe import Recipe, recipe_for
+from fedcowpro.training.self_labels import alignment, self_labels
 
 SMALL = Recipe(window=(64, 96), widths=(16, 8, 8), batch=2, steps=(3, 2), spacing=4.0)
 
@@ -98,6 +99,17 @@ def test_grey_values_do_not_depend_on_the_share_of_air() -> None:
     assert frame == frame_of(shifted, 2.0, 2.0, (64, 96))
 
 
+def test_grey_values_are_changed_most_where_the_modality_is_another() -> None:
+    chance = {
+        (kinds, others): recipe_for(set(kinds.split()), set(others.split())).distortion.convolution
+        for kinds, others in [("ct", "ct"), ("mr", "mr"), ("ct", "ct mr"), ("mr", "ct"), ("ct mr", "mr"), ("ct mr", "")]
+    }
+    assert chance["ct", "ct"] == chance["ct mr", "mr"] == chance["ct mr", ""] == 0
+    assert recipe_for({"mr"}, {"mr"}).align
+    assert not recipe_for({"ct"}, {"ct"}).align
+    assert 0 < chance["mr", "mr"] < chance["ct", "ct mr"] == chance["mr", "ct"]
+
+
 def test_images_and_labels_move_together() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.zeros(4, 64, 96)
@@ -159,6 +171,48 @@ def test_self_labels_believe_the_largest_part_only() -> None:
     assert (weights[:, 20:22, 20:22] == 0).all()
     assert known[0].tolist() == [True, True, False]  # the second organ is smaller than it can be
     assert not (labels == 2).any()
+
+
+class Columns(torch.nn.Module):
+    """Takes the first columns for organ 1 and the next for organ 2, as many as the first pixel says."""
+
+    organs = 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(images), 3, 8, 8)
+        for one, image in zip(logits, images, strict=True):
+            first = int(image[1, 0, 0])
+            one[1, :, :first] = 1.0
+            one[2, :, first:4] = 1.0
+            one[0, :, 4:] = 1.0
+        return logits
+
+
+def test_labels_are_moved_to_the_shares_of_the_example() -> None:
+    """By what most volumes have: one patient with a large organ does not count."""
+    frames = [torch.full((5, 8, 8), float(columns)) for columns in (3, 3, 1)]
+    shift = alignment(Columns(), frames, torch.tensor([0.5, 0.5]))  # type: ignore[arg-type]
+    assert shift.tolist() == pytest.approx([0, np.log(0.5 / 0.75), np.log(0.5 / 0.25)])
+    limits = alignment(Columns(), frames, torch.tensor([0.01, 0.99]))  # type: ignore[arg-type]
+    assert limits.tolist() == pytest.approx([0, -1.5, np.log(0.99 / 0.25)])
+    plain, moved = (
+        self_labels(Columns(), frames[0], torch.zeros(2), (0, 1), by)[0]  # type: ignore[arg-type]
+        for by in (None, shift)
+    )
+    assert (plain[..., :3] == 1).all()
+    assert (moved[..., :4] == 2).all()  # the network was sure by a logit of 1 only
+
+
+@pytest.mark.parametrize(("volumes", "painted", "aligned"), [(5, 4, True), (4, 4, False), (5, 3, False)])
+def test_shares_count_with_whole_examples_and_enough_volumes(
+    encoder: dict[str, torch.Tensor], volumes: int, painted: int, aligned: bool
+) -> None:
+    slices, labels = body()
+    example = Example(slices, labels, 3.0, painted=np.arange(len(slices)) < painted)
+    of = FineTuning(encoder, [example], 2, [Unlabelled(slices, 3.0)] * volumes, replace(SMALL, align=True))
+    assert (of._shares is not None) == aligned
+    if of._shares is not None:
+        assert of._shares.sum() == pytest.approx(1)
 
 
 def tuning(encoder: dict[str, torch.Tensor]) -> FineTuning:

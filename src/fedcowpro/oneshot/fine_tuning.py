@@ -24,9 +24,9 @@ from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
 from fedcowpro.oneshot.support import encode_example, join_examples
-from fedcowpro.training.distortion import Distortion
-from fedcowpro.training.finetuning import FineTuning, Progress, Recipe, scaled
+from fedcowpro.training.finetuning import FineTuning, Progress
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
+from fedcowpro.training.recipe import Recipe, recipe_for, scaled
 from fedcowpro.volume.checks import UNKNOWN
 from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
@@ -37,7 +37,6 @@ _EVERY = 50  # steps between two files to go on from
 _GUESSES: tuple[Modality, ...] = ("ct",)
 _GUESSED = 8  # volumes; more cost a minute each on a CPU and teach little
 _AT_ONCE = 4  # slices
-_CROSS = 0.8  # chance of random convolutions where example and unlabelled volumes differ in modality
 
 
 def fine_tune(
@@ -74,8 +73,7 @@ def fine_tune(
         targets: modalities of the volumes to be segmented, where they are not among `unlabelled`.
         minutes: time for everything; the result then depends on the machine's speed.
         steps: of training in all, instead; None = the recipe's own number.
-        recipe: settings; None = the defaults, with random convolutions where a volume is of another
-            modality than the examples.
+        recipe: settings; None = those of `recipe_for`.
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
             steps and at the end of an interrupted one.
@@ -100,8 +98,7 @@ def fine_tune(
     kinds = {kind[id(volume)] for volume, _ in examples}
     other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
     if recipe is None:
-        crosses = any(of not in kinds for of in [*other_kinds, *targets])
-        recipe = Recipe(distortion=Distortion(convolution=_CROSS if crosses else 0.0))
+        recipe = recipe_for(kinds, {*other_kinds, *targets})
     if steps is not None:
         recipe = scaled(recipe, steps, len(others) > 0)
     inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)

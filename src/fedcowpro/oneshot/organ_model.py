@@ -21,7 +21,7 @@ from fedcowpro.oneshot.extent import Extents, outside
 from fedcowpro.oneshot.postprocess import keep_components
 from fedcowpro.oneshot.segmentation import Segmentation, write_likeliest
 from fedcowpro.oneshot.whole_volume import predict_probabilities
-from fedcowpro.training.finetuning import Recipe
+from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.preprocess import modality_of, preprocess
 from fedcowpro.volume.volume import Volume
 

@@ -29,8 +29,7 @@ class Distortion:
         curve: largest change at the 6 knots of the curve of grey values.
         bias: standard deviation of the logarithm of the field.
         noise: largest standard deviation, in units of the slices.
-        convolution: probability that a sample passes through random convolutions (Ouyang et al. 2021, GIN): for an
-            example of another modality; within one they harm.
+        convolution: probability that a sample passes through random convolutions (Ouyang et al. 2021, GIN).
     """
 
     angle: float = 15.0

@@ -1,7 +1,7 @@
 """From one annotated volume to a network for its organs: fine-tuning, then self-training on unlabelled volumes.
 
 Fixed schedules: with one annotated volume there is nothing to validate on. Learning rate, weights of classes and the
-beginning with guesses were chosen on real volumes (docs/results.md); the rest follows a prototype.
+beginning with guesses were chosen on real volumes (docs/results-studies.md); the rest follows a prototype.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,53 +22,12 @@ from fedcowpro.core.allocator import keep_large_blocks
 from fedcowpro.core.device import CPU, LateValues, device_of, fused, take_step, training_on
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet, build_unet
-from fedcowpro.training.distortion import Distortion, distort
+from fedcowpro.training.distortion import distort
 from fedcowpro.training.frame import frame_of
 from fedcowpro.training.organ_loss import class_balance, organ_loss
 from fedcowpro.training.pool import Example, Pool, Unlabelled, frames_of, pool_of, pool_of_examples
-from fedcowpro.training.self_labels import believed, self_labels
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of fine-tuning.
-
-    Attributes:
-        spacing: common in-plane spacing, mm per pixel.
-        window: height and width of what is learned from, pixels, multiples of 32.
-        widths: channels of the decoder (see `OrganUNet`).
-        batch: slices a step.
-        lr: highest rate of the decoder; `encoder_share` of it is the encoder's.
-        steps: of each round: the first on the examples, the others on examples and unlabelled volumes.
-        round_lr: share of `lr` with which a later round begins: it goes on with the weights of the one before.
-        labelled_share: of a batch of a later round.
-        average: decay of the moving average of weights, which is what a round gives.
-        sure: probabilities from the first (weight 0) to the second (weight 1) of these make a label's weight.
-        least: an organ whose largest area in a slice is less than this share of that in the examples is not found,
-            and unknown in that volume.
-        distortion: augmentation.
-    """
-
-    spacing: float = 2.0
-    window: tuple[int, int] = (160, 192)
-    widths: tuple[int, ...] = (96, 64, 48)
-    batch: int = 8
-    lr: float = 2e-3
-    encoder_share: float = 0.3
-    weight_decay: float = 1e-2
-    steps: tuple[int, ...] = (800, 400, 400)
-    round_lr: float = 0.5
-    labelled_share: float = 0.4
-    average: float = 0.98
-    sure: tuple[float, float] = (0.5, 0.9)
-    least: float = 0.2
-    distortion: Distortion = field(default_factory=Distortion)
-
-
-def scaled(recipe: Recipe, steps: int, unlabelled: bool) -> Recipe:
-    """A recipe with `steps` steps in all, shared out among its rounds; one round where nothing is unlabelled."""
-    rounds = recipe.steps if unlabelled else recipe.steps[:1]
-    return replace(recipe, steps=tuple(max(1, round(steps * of / sum(rounds))) for of in rounds))
+from fedcowpro.training.recipe import Recipe
+from fedcowpro.training.self_labels import alignment, believed, self_labels
 
 
 class Learner:
@@ -205,6 +164,8 @@ class FineTuning:
         self._labelled = labelled.to(device)
         self._frames = frames_of(unlabelled, settings.spacing, settings.window)
         self._least = _smallest_areas(examples, organs) * settings.least / settings.spacing**2
+        aligned = settings.align and len(unlabelled) >= _FEWEST
+        self._shares = _shares(examples, labelled) if aligned else None
         self._unlabelled = self._guessed(unlabelled)
         net = build_unet(organs, encoder, seed, settings.widths).to(device)
         balance = class_balance(labelled)
@@ -310,7 +271,7 @@ class FineTuning:
     def _begin_round(self) -> None:
         if self.round == 0:
             return
-        self._unlabelled = own_labels(self.network(), self._frames, self._least, self.recipe)
+        self._unlabelled = own_labels(self.network(), self._frames, self._least, self.recipe, self._shares)
         self._learner.restart()
 
     def _train_step(self) -> None:
@@ -324,10 +285,17 @@ class FineTuning:
             raise FedCoWProError(got, error.expected, error.remedy) from error
 
 
+_FEWEST = 5  # unlabelled volumes whose median tells what a patient is like
 _LABELLING = 1.1  # time of all rounds over that of their steps: labelling volumes between the rounds
 
 
-def own_labels(net: OrganUNet, frames: Sequence[Tensor], least: Tensor, recipe: Recipe) -> Pool | None:
+def own_labels(
+    net: OrganUNet,
+    frames: Sequence[Tensor],
+    least: Tensor,
+    recipe: Recipe,
+    shares: Float[Tensor, " k"] | None = None,
+) -> Pool | None:
     """Slices of unlabelled volumes with a network's own labels; None where it is sure of nothing.
 
     Args:
@@ -335,12 +303,24 @@ def own_labels(net: OrganUNet, frames: Sequence[Tensor], least: Tensor, recipe: 
         frames: grey values (see `frames_of`).
         least: see `self_labels`.
         recipe: settings.
+        shares: of the organs in the examples, to which labels are aligned (see `alignment`); None = as they are.
     """
     if not frames:
         return None
-    found = [self_labels(net, frame, least, recipe.sure) for frame in frames]
+    shift = None if shares is None else alignment(net, frames, shares)
+    found = [self_labels(net, frame, least, recipe.sure, shift) for frame in frames]
     pool = pool_of(frames, *zip(*found, strict=True))
     return pool.to(device_of(net)) if pool.chance.any() else None
+
+
+def _shares(examples: Sequence[Example], labelled: Pool) -> Float[Tensor, " k"] | None:
+    """Share of each organ in all organs of the examples; None where they do not show all organs as a whole."""
+    organs = labelled.known.shape[1] - 1
+    for one in examples:
+        if not (one.painted is None or one.painted.all()) or not (one.organs is None or len(one.organs) == organs):
+            return None
+    counts = torch.bincount(labelled.labels.flatten(), minlength=organs + 1)[1:].float()
+    return counts / counts.sum()
 
 
 def _smallest_areas(examples: Sequence[Example], organs: int) -> Float[Tensor, " k"]:

@@ -15,9 +15,10 @@ from torch import Tensor
 from fedcowpro.core.device import device_of, training_on
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.unet import OrganUNet
-from fedcowpro.training.finetuning import Learner, Recipe, average_decay, own_labels, schedule
+from fedcowpro.training.finetuning import Learner, average_decay, own_labels, schedule
 from fedcowpro.training.organ_loss import class_balance
 from fedcowpro.training.pool import Example, Unlabelled, frames_of, pool_of_examples
+from fedcowpro.training.recipe import Recipe
 
 _SMALLEST = 25.0  # mm2: an organ whose largest area in a volume is less is not found there, and unknown
 
@@ -53,7 +54,7 @@ def learn_round(
     steps: int,
     phase: Phase,
     generator: torch.Generator,
-    recipe: Recipe | None = None,
+    recipe: Recipe,
 ) -> Lesson | None:
     """Train the federation's network at one site for one round; None where the site has nothing to learn from.
 
@@ -64,12 +65,12 @@ def learn_round(
         steps: of this round.
         phase: for the learning rate, which follows one schedule over all rounds of a half.
         generator: of all draws.
-        recipe: settings; None = the defaults.
+        recipe: settings.
 
     Raises:
         FedCoWProError: a loss that is NaN or infinite.
     """
-    recipe, organs = recipe or Recipe(), net.organs
+    organs = net.organs
     labelled = (
         pool_of_examples(examples, organs, recipe.spacing, recipe.window).to(device_of(net)) if examples else None
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedcowpro.config import ExperimentConfig, FederationConfig
 from fedcowpro.federated.monitoring.rounds import STATISTICS, Arrays
-from fedcowpro.training.finetuning import Recipe
+from fedcowpro.training.recipe import Recipe
 
 _FEWEST = 3  # sites for a median that one of them does not decide
 # Times the round's median. In runs of CT, T1 and T2 sites the longest honest update, of weights as of running

@@ -18,6 +18,7 @@ from fedcowpro.federated.monitoring.rounds import ORGANS
 from fedcowpro.federated.site.local_training import LocalUpdate, learnt_names, site_generator
 from fedcowpro.training.loop import FitReport
 from fedcowpro.training.pool import IGNORE, Example, Unlabelled
+from fedcowpro.training.recipe import recipe_for
 from fedcowpro.training.teaching import Phase, learn_round, received_unet
 
 
@@ -58,6 +59,7 @@ def teaching_update(
         steps=teaching.local_steps,
         phase=phase,
         generator=site_generator(config.seed, f"{name}/teaching", round_number),
+        recipe=recipe_for(site.modalities),
     )
     state = dict(received) if lesson is None else lesson.state
     losses = {} if lesson is None else {"total": lesson.loss, ORGANS: lesson.loss}
