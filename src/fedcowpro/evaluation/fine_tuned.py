@@ -16,7 +16,7 @@ from fedcowpro.evaluation.episodes import Episode
 from fedcowpro.evaluation.protocol import Teaching
 from fedcowpro.evaluation.run import Masks, annotated_volumes, numbered_volume
 from fedcowpro.model.checkpoint import state_digest
-from fedcowpro.oneshot.fine_tuning import fine_tune
+from fedcowpro.oneshot.fine_tuning import fine_tune, settings
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.volume.volume import Volume
@@ -97,6 +97,7 @@ class FineTuned:
             [one.case for one in episode.supports],
             episode.queries,
             [(name, sites[name].digest, sites[name].labelled_digest) for name in used],
+            settings(),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

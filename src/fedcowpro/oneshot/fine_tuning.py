@@ -21,7 +21,7 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.model.checkpoint import read_card, state_digest
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.loading import Loaded
-from fedcowpro.oneshot.organ_model import OrganModel
+from fedcowpro.oneshot.organ_model import MODALITIES, OrganModel
 from fedcowpro.oneshot.postprocess import count_parts
 from fedcowpro.oneshot.support import encode_example, join_examples
 from fedcowpro.training.finetuning import FineTuning, Progress
@@ -153,6 +153,11 @@ def fine_tune(
         "use": "Research only; not a medical device.",
     }
     return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
+
+
+def settings() -> dict[str, Any]:
+    """The settings of fine-tuning by modality: what a network that somebody keeps depends on, too."""
+    return {kind: asdict(recipe_for({kind})) for kind in MODALITIES}
 
 
 def _made(path: Path, inputs: str, device: torch.device) -> OrganModel | None:
