@@ -3,9 +3,9 @@
     FEDCOWPRO_REAL_DATA=DATA python experiments/five_folds.py run WORK [--seeds 0 1 2] [--workers 2]
     python experiments/five_folds.py table docs/results/five-folds.csv docs/results/finetuned.csv [--figure FILE.svg]
 
-`run` goes on where it was interrupted, and writes WORK/five-folds.csv after each fold; about 3 hours of one core a
-seed. `table` prints the tables of docs/results.md, the same text from the same scores, byte for byte, and draws every
-case of every comparison.
+`run` goes on where it was interrupted, and writes WORK/five-folds.csv after each fold, which took 65 minutes beside
+other work. `table` prints the tables of docs/results.md, the same text from the same scores, byte for byte, and draws
+every case of every comparison.
 
 The design was fixed before the first fold was run. In fold f of a modality, cases f, f+5, f+10 (and f+15) query; one
 case of each of the next two folds is an example, alone; the others train, unlabelled, at two sites in turn. Settings
@@ -31,7 +31,9 @@ import pandas as pd
 import yaml
 
 from fedcowpro.core.files import write_atomic
+from fedcowpro.evaluation.metrics import METRICS
 from fedcowpro.evaluation.protocol import COLUMNS, read_results
+from fedcowpro.evaluation.statistics.cells import collect
 from fedcowpro.evaluation.statistics.compare import Comparison, compare
 from fedcowpro.evaluation.statistics.hypotheses import holm
 from fedcowpro.study.run import run_study
@@ -41,7 +43,6 @@ FOLDS = 5
 HERE = Path(__file__).parent
 TRAINING_SITES = ("mr-a", "mr-b", "ct-a", "ct-b")
 ALONE = "a site alone"
-NUMBERS = ("dice", "iou", "precision", "recall", "relative_volume_error", "hd95", "nsd")
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,23 @@ def gather(work: Path) -> None:
     rows["method"] = rows["arm"].where(~rows["arm"].str.endswith(" alone"), ALONE)
     rows["site"] = rows["site"].str.replace(r"-\d$", "", regex=True)
     rows["support_site"] = rows["site"]
-    keys = [name for name in COLUMNS if name not in NUMBERS]
+    keys = [name for name in COLUMNS if name not in METRICS]
     # A mean over fewer than the four sites would favour those that were scored.
     expected = rows["method"].map(lambda method: len(TRAINING_SITES) if method == ALONE else 1)
     grouped = rows.groupby(keys, sort=True)
     rows = rows[grouped["arm"].transform("size") == expected]
-    means = rows.groupby(keys, sort=True)[list(NUMBERS)].agg(lambda values: values.mean(skipna=False)).reset_index()
+    means = rows.groupby(keys, sort=True)[list(METRICS)].agg(lambda values: values.mean(skipna=False)).reset_index()
     text = means[list(COLUMNS)].to_csv(index=False, float_format="%.4f", na_rep="nan", lineterminator="\n")
     write_atomic(work / "five-folds.csv", text)
 
 
-def table(scores: Sequence[Path]) -> str:
+def read(scores: Sequence[Path]) -> pd.DataFrame:
+    """The scores of several files."""
+    return pd.concat([read_results(path) for path in scores])
+
+
+def table(rows: pd.DataFrame) -> str:
     """The primary comparisons as Markdown."""
-    rows = pd.concat([read_results(path) for path in scores])
     primary = [_compared(rows, one, "whole-volume") for one in PRIMARY]
     adjusted = holm([found.pairs[0].p for found in primary if found is not None])
     values = iter(adjusted)
@@ -173,12 +178,11 @@ def table(scores: Sequence[Path]) -> str:
     return "\n".join(lines) + "\n\n" + "\n".join(_levels(rows)) + "\n"
 
 
-def figure(scores: Sequence[Path], file: Path) -> None:
+def figure(rows: pd.DataFrame, file: Path) -> None:
     """The difference of every case, by comparison: a dot each, and the mean with its interval."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    rows = pd.concat([read_results(path) for path in scores])
     shown = [(one, found) for one in PRIMARY if (found := _compared(rows, one, "whole-volume")) is not None]
     drawing = Figure(figsize=(9, 0.9 * len(shown) + 1.2), layout="constrained")
     axes = drawing.subplots()
@@ -203,10 +207,11 @@ def figure(scores: Sequence[Path], file: Path) -> None:
 
 
 def _differences(rows: pd.DataFrame, one: Primary) -> pd.Series:
-    """Of each case, over organs, examples and seeds."""
-    mine = _of(rows, one, "whole-volume")
-    means = mine.groupby(["method", "site", "case"])["dice"].mean()
-    return (means[one.first] - means[one.second]).dropna().sort_values()
+    """Of each case that is compared, in ascending order."""
+    cells = collect(_of(rows, one, "whole-volume"), "dice", methods=[one.first, one.second])
+    first, second = (cells.values[name].mean(axis=0) for name in (one.first, one.second))
+    cases = pd.MultiIndex.from_tuples(cells.cases, names=["site", "case"])
+    return pd.Series(first - second, cases).sort_values()
 
 
 def _compared(rows: pd.DataFrame, one: Primary, protocol: str) -> Comparison | None:
@@ -267,9 +272,10 @@ def main() -> None:
     if options.command == "run":
         run(options.work, options.seeds, options.workers)
     else:
-        print(table(options.scores), end="")
+        rows = read(options.scores)
+        print(table(rows), end="")
         if options.figure is not None:
-            figure(options.scores, options.figure)
+            figure(rows, options.figure)
 
 
 if __name__ == "__main__":

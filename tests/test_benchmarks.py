@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from common import script
 
 HERE = Path(__file__).parents[1] / "benchmarks"
 SCRIPT = """
@@ -24,11 +25,7 @@ sys.exit({code})
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(HERE))
-    spec = importlib.util.spec_from_file_location("all_benchmarks", HERE / "all.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = script(HERE / "all.py")
     for name, value, code in (("good", 4.0, 0), ("slow", 9.0, 0), ("broken", 1.0, 3)):
         (tmp_path / f"{name}.py").write_text(SCRIPT.format(here=str(HERE), value=value, code=code))
     monkeypatch.setattr(module, "HERE", tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import script
 from fedcowpro.data.episodes.sampler import EpisodeSampler
 from fedcowpro.data.preparation.site import Site
 from fedcowpro.federated.site.local_training import local_update, site_generator
@@ -19,12 +19,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "attacks.py"
 
 @pytest.fixture(scope="module")
 def attacks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("attacks", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(FILE)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import ORGANS, SMALL
+from common import ORGANS, SMALL, script
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.data.phantom import write_site
 from fedcowpro.evaluation import run
@@ -26,13 +24,7 @@ QUERIES = ("2", "3", "4", "5")
 
 @pytest.fixture(scope="module")
 def faces() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("faces", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["faces"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script(FILE)
 
 
 @pytest.mark.parametrize("kind", ["ct", "t2"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
+from common import script
 from fedcowpro.study.expand import expand
 from fedcowpro.study.read import load_study
 
@@ -18,13 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def folds() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("five_folds", ROOT / "experiments" / "five_folds.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["five_folds"] = module
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "experiments" / "five_folds.py")
 
 
 def test_every_case_queries_once_and_never_where_it_trained(folds: ModuleType, tmp_path: Path) -> None:
@@ -55,7 +48,7 @@ def test_the_sites_alone_stand_as_their_mean_and_not_before_all_are_scored(folds
         values = {
             "method": "fedcowpro", "seed": 0, "case": case, "site": "mr-2", "organ": "liver",
             "protocol": "whole-volume", "support_site": "mr-2", "support_case": 5, "support_slices": 3,
-            **dict.fromkeys(folds.NUMBERS, 0.5), "dice": dice,
+            **dict.fromkeys(folds.METRICS, 0.5), "dice": dice,
         }  # fmt: skip
         return ",".join([arm, *(str(values[name]) for name in folds.COLUMNS)]) + "\n"
 
@@ -74,5 +67,5 @@ def test_the_sites_alone_stand_as_their_mean_and_not_before_all_are_scored(folds
 def test_the_page_of_results_has_the_tables_of_its_scores(folds: ModuleType) -> None:
     kept = ROOT / "docs" / "results"
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    for made in folds.table([kept / "five-folds.csv", kept / "finetuned.csv"]).strip().split("\n\n"):
+    for made in folds.table(folds.read([kept / "five-folds.csv", kept / "finetuned.csv"])).strip().split("\n\n"):
         assert made in page

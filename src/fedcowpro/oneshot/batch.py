@@ -268,8 +268,11 @@ def _segment_file(
     if options.file_format == "nifti":
         write_labels(mask, found.labels, volume.grid, names)
     else:
+        from fedcowpro.volume.dicom.masks import write_masks
+
+        (series,) = _series_of(query)  # `read_volume` has refused another number
         numbered = {value: f"label {value}" for value in segmenter.organs}
-        _write_dicom(mask, found.labels, query, numbered | dict(names), options.file_format)
+        write_masks(mask, found.labels, series, numbered | dict(names), options.file_format)
     result = Segmented(query, mask, kind, _count(found, volume), notes=tuple(notes))
     if options.settings is not None:
         write_record(result, options.settings)
@@ -312,18 +315,6 @@ def _require_short(file: Path) -> None:
                 f"{file}: a name too long for the disk", "room for the name of the query and its ending",
                 "give the query a shorter name",
             ) from None  # fmt: skip
-
-
-def _write_dicom(path: Path, labels: np.ndarray, query: Path, organs: Mapping[int, str], kind: MaskFormat) -> None:
-    (series,) = _series_of(query)  # `read_volume` has refused another number
-    if kind == "rtstruct":
-        from fedcowpro.volume.dicom.structure_set import write_structure_set
-
-        write_structure_set(path, labels, series, organs)
-    else:
-        from fedcowpro.volume.dicom.seg_reader import write_segmentation
-
-        write_segmentation(path, labels, series, organs)
 
 
 def _require_referable(query: Path) -> None:

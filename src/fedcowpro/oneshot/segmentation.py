@@ -116,8 +116,8 @@ def segment_encoded(
     if not trust:
         margins[:] = np.nan
         return Segmentation(organs, labels, scores, dict.fromkeys(organs, float("nan")), margins)
-    shown = np.stack([(labels == organ).any(axis=(1, 2)) for organ in organs])
-    margins[~shown] = np.nan
+    areas = np.stack([(labels == organ).sum(axis=(1, 2)) for organ in organs])
+    margins[areas == 0] = np.nan
     guessed = labels
     if annotation is not None:  # what was painted says nothing of the rest
         margins[:, annotation.painted] = np.nan
@@ -127,17 +127,17 @@ def segment_encoded(
     facts = facts_of(encoded.volume, encoded.modality, labels, organs)
     examples = [example.facts for example in support.examples]
     confidence = {}
-    for organ, of, shows in zip(organs, margins, shown, strict=True):
+    for organ, of, area in zip(organs, margins, areas, strict=True):
         own = np.flatnonzero((annotation.labels == organ).any(axis=(1, 2)) & annotation.painted) if annotation else ()
         distance = None
         if len(own):
             distance = np.abs(np.arange(shape[0])[:, None] - own).min(axis=1) * encoded.volume.spacing[0]
         like = [one.organs[organ] for one in examples if organ in one.organs]
-        cues = None if len(own) else compared_cues(of, (labels == organ).sum(axis=(1, 2)), facts.organs[organ], like)
+        cues = None if len(own) else compared_cues(of, area, facts.organs[organ], like)
         confidence[organ] = mask_confidence(reverse[organ], of, len(own)) if cues is None else compared_confidence(cues)
         of[:] = slice_confidence(reverse[organ], of, distance)
         if annotation is not None:
-            of[shows & annotation.painted] = 1
+            of[(area > 0) & annotation.painted] = 1
     return Segmentation(organs, labels, scores, confidence, margins, doubts_of(facts, examples))
 
 

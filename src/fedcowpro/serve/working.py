@@ -256,14 +256,9 @@ def write_mask(path: Path, opened: OpenVolume, session: Session, kind: MaskForma
         raise Refused(409, "DICOM of a volume that is no DICOM series", "a DICOM series", "save as NIfTI")
     if not names:
         raise Refused(409, "nothing is labelled", "a labelled voxel", "paint or segment first")
-    if kind == "dicom-seg":
-        from fedcowpro.volume.dicom.seg_reader import write_segmentation
+    from fedcowpro.volume.dicom.masks import write_masks
 
-        write_segmentation(path, found, opened.series, names)
-    else:
-        from fedcowpro.volume.dicom.structure_set import write_structure_set
-
-        write_structure_set(path, found, opened.series, names)
+    write_masks(path, found, opened.series, names, kind)
 
 
 def _numbers(text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 from fedcowpro.config import Modality
@@ -27,7 +27,7 @@ class Recipe:
         least: an organ whose largest area in a slice is less than this share of that in the examples is not found,
             and unknown in that volume.
         align: move a teacher's labels to the shares that the organs have in the examples (see `alignment`), where the
-            examples are whole and there are five volumes or more.
+            examples are whole and there are five volumes or more; no site of a federation does.
         distortion: augmentation.
     """
 
@@ -48,18 +48,18 @@ class Recipe:
     distortion: Distortion = field(default_factory=Distortion)
 
 
-# Chance of random convolutions within a modality, and from one to another (docs/results-studies.md): in MR they and
+# Chance of random convolutions within MR and from one modality to another (docs/results-studies.md): in MR they and
 # alignment keep spleen and left kidney apart, in CT they harm.
-_CONVOLUTION: Mapping[Modality, float] = {"mr": 0.3, "ct": 0.0}
-_ACROSS = 0.8
+_WITHIN_MR, _ACROSS = 0.3, 0.8
 
 
 def recipe_for(examples: Collection[Modality], others: Collection[Modality] = ()) -> Recipe:
     """The recipe for examples of some modalities and volumes, to learn from or to segment, of others."""
     if any(kind not in examples for kind in others):
         return Recipe(distortion=Distortion(convolution=_ACROSS))
-    chance = min((_CONVOLUTION[kind] for kind in examples), default=0.0)
-    return Recipe(align=chance > 0, distortion=Distortion(convolution=chance))
+    if set(examples) == {"mr"}:
+        return Recipe(align=True, distortion=Distortion(convolution=_WITHIN_MR))
+    return Recipe()
 
 
 def scaled(recipe: Recipe, steps: int, unlabelled: bool) -> Recipe:
