@@ -3,9 +3,8 @@
     FEDCOWPRO_REAL_DATA=DATA python experiments/five_folds.py run WORK [--seeds 0 1 2] [--workers 2]
     python experiments/five_folds.py table docs/results/five-folds.csv docs/results/finetuned.csv [--figure FILE.svg]
 
-`run` goes on where it was interrupted, and writes WORK/five-folds.csv after each fold, which took 65 minutes beside
-other work. `table` prints the tables of docs/results.md, the same text from the same scores, byte for byte, and draws
-every case of every comparison.
+`run` goes on where it was interrupted, and writes WORK/five-folds.csv after each study of a fold. `table` prints the
+tables of docs/results.md, the same text from the same scores, byte for byte, and draws every case of every comparison.
 
 The design was fixed before the first fold was run. In fold f of a modality, cases f, f+5, f+10 (and f+15) query; one
 case of each of the next two folds is an example, alone; the others train, unlabelled, at two sites in turn. Settings
@@ -13,14 +12,16 @@ are those of experiments/shared/real.yaml, the same for all arms; those of infer
 cases with other roles.
 
 **Primary comparisons** (PRIMARY; whole-volume Dice, mean over organs, examples and seeds, paired by case; Holm over
-the six). All else is exploratory. The comparison of self-training takes its scores from docs/results/finetuned.csv:
-four examples a modality, which were not chosen by folds, 15 queries each.
+the six). All else is exploratory; what is asked there (REGIMES: sites that differ, small sites, unequal sites, longer
+training) was written down before it was run, too. The comparison of self-training takes its scores from
+docs/results/finetuned.csv: four examples a modality, which were not chosen by folds, 15 queries each.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,14 @@ from fedcowpro.study.table import read_table
 FOLDS = 5
 HERE = Path(__file__).parent
 TRAINING_SITES = ("mr-a", "mr-b", "ct-a", "ct-b")
-ALONE = "a site alone"
+ONE_VOLUME_SITES = ("mr-1", "mr-2", "ct-1", "ct-2")
+# Means over sites that trained alone: over all four, or over the two of the query's modality or of the other one.
+ALONE, SAME, OTHER = "a site alone", "a site of the same modality alone", "a site of the other modality alone"
+EXPECTED = {ALONE: 4, SAME: 2, OTHER: 2}
 
 
 @dataclass(frozen=True)
-class Primary:
+class Claim:
     """`first` is claimed to be better than `second`, on sites whose examples are of the same modality or not."""
 
     claim: str
@@ -56,25 +60,65 @@ class Primary:
 
 
 PRIMARY = (
-    Primary("Training, federated, against none", "federated", "untrained"),
-    Primary("Federated against the mean of the four sites alone, with as many steps a site", "federated", ALONE),
-    Primary("Federated against all volumes at one place, with as many steps in all", "federated", "pooled"),
-    Primary("Fused Dice loss (FedCoWPro) against none (FedAvg-CoWPro)", "federated", "no Dice terms"),
-    Primary("Fine-tuned and self-trained against prototypes", "self-trained", "prototypes"),
-    Primary(
+    Claim("Training, federated, against none", "federated", "untrained"),
+    Claim("Federated against the mean of the four sites alone, with as many steps a site", "federated", ALONE),
+    Claim("Federated against all volumes at one place, with as many steps in all", "federated", "pooled"),
+    Claim("Fused Dice loss (FedCoWPro) against none (FedAvg-CoWPro)", "federated", "no Dice terms"),
+    Claim("Fine-tuned and self-trained against prototypes", "self-trained", "prototypes"),
+    Claim(
         "Example of the other modality: with random convolutions against without",
         "federated, random convolutions", "federated", foreign=True,
     ),
 )  # fmt: skip
-ARMS: dict[str, Any] = {
-    "untrained": {"regime": "untrained"},
-    "federated": {},
-    **{f"{site} alone": {"regime": "single-site", "site": site} for site in TRAINING_SITES},
-    "pooled": {"regime": "pooled", "config": {"federation.local_steps": 40}},
-    "no Dice terms": {"config": {"loss": {"spatial_dice": 0, "edge_dice": 0}}},
-    "federated, random convolutions": {"config": {"augment.random_convolution": 0.5}},
+REGIMES = (
+    Claim("Four sites, against a site that has volumes of the query's modality", "federated", SAME),
+    Claim("Four sites, against a site that has volumes of the other modality only", "federated", OTHER),
+    Claim(
+        "Twenty sites of one volume, against such a site of the query's modality alone",
+        "federated, one volume a site", f"{SAME}, one volume",
+    ),
+    Claim(
+        "Two large sites and four of one volume, against such a small site of the query's modality alone",
+        "federated, unequal sites", f"{SAME}, one volume",
+    ),
+    Claim("Four times the rounds: federated against none", "federated, long", "untrained"),
+    Claim("Four times the rounds: federated against the mean of the four sites alone", "federated, long",
+          f"{ALONE}, long"),
+    Claim("Four times the rounds: federated against all volumes at one place", "federated, long", "pooled, long"),
+)  # fmt: skip
+_POOLED = {"federation.local_steps": 40}
+_LONG = {"federation.rounds": 24}
+# The arms of each study of a fold. An arm "X alone..." is scored as a part of the means over sites.
+ARMS: dict[str, dict[str, Any]] = {
+    "": {
+        "untrained": {"regime": "untrained"},
+        "federated": {},
+        **{f"{site} alone": {"regime": "single-site", "site": site} for site in TRAINING_SITES},
+        "pooled": {"regime": "pooled", "config": _POOLED},
+        "no Dice terms": {"config": {"loss": {"spatial_dice": 0, "edge_dice": 0}}},
+        "federated, random convolutions": {"config": {"augment.random_convolution": 0.5}},
+    },
+    "foreign": {
+        "untrained": {"regime": "untrained"},
+        "federated": {},
+        "federated, random convolutions": {"config": {"augment.random_convolution": 0.5}},
+    },
+    "small": {
+        "untrained": {"regime": "untrained"},
+        "federated, one volume a site": {"train": "one volume a site"},
+        "federated, unequal sites": {"train": "unequal sites"},
+        **{
+            f"{site} alone, one volume": {"regime": "single-site", "site": site, "train": "one volume a site"}
+            for site in ONE_VOLUME_SITES
+        },
+    },
+    "long": {
+        "untrained": {"regime": "untrained"},
+        "federated, long": {"config": _LONG},
+        **{f"{site} alone, long": {"regime": "single-site", "site": site, "config": _LONG} for site in TRAINING_SITES},
+        "pooled, long": {"regime": "pooled", "config": _POOLED | _LONG},
+    },
 }
-FOREIGN_ARMS = ("untrained", "federated", "federated, random convolutions")
 
 
 def fold_of(cases: Sequence[Any], fold: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -84,17 +128,31 @@ def fold_of(cases: Sequence[Any], fold: int) -> tuple[list[Any], list[Any], list
     return queries, examples, [case for case in cases if case not in (*queries, *examples)]
 
 
-def study_of(pools: dict[str, Any], fold: int, seeds: Sequence[int], foreign: bool) -> dict[str, Any]:
-    """A fold as a study file; `foreign`: with examples of the other modality."""
+def layouts(training: dict[str, list[Any]]) -> dict[str, Any]:
+    """The training cases of all pools at sites: two a pool in turn, one a volume, or two of one volume and the rest."""
+    ways: dict[str, dict[str, list[dict[str, Any]]]] = {"two a pool": {}, "one volume a site": {}, "unequal sites": {}}
+
+    def add(way: str, site: str, pool: str, cases: list[Any]) -> None:
+        ways[way][site] = [{"pool": pool, "cases": cases}]
+
+    for name, cases in training.items():
+        for start, letter in enumerate("ab"):
+            add("two a pool", f"{name}-{letter}", name, cases[start::2])
+        for number, case in enumerate(cases, 1):
+            add("one volume a site", f"{name}-{number}", name, [case])
+            if number <= 2:
+                add("unequal sites", f"{name}-{number}", name, [case])
+        add("unequal sites", f"{name}-large", name, cases[2:])
+    return {way: {"sites": sites} for way, sites in ways.items()}
+
+
+def study_of(pools: dict[str, Any], fold: int, seeds: Sequence[int], part: str) -> dict[str, Any]:
+    """A fold as a study file: of the arms of `part`; "foreign" has examples of the other modality."""
     parts = {name: fold_of(pool["cases"], fold) for name, pool in pools.items()}
-    sites = {
-        f"{name}-{letter}": [{"pool": name, "cases": training[start::2]}]
-        for name, (_, _, training) in parts.items()
-        for start, letter in enumerate("ab")
-    }
+    trained_at = layouts({name: training for name, (_, _, training) in parts.items()})
     evaluation = {}
     for name, (queries, examples, _) in parts.items():
-        if foreign:
+        if part == "foreign":
             other = next(one for one in parts if one != name)
             evaluation[f"{name}-by-{other}"] = {
                 "pool": name, "support_pool": other, "support": parts[other][1][0], "query": queries,
@@ -103,26 +161,29 @@ def study_of(pools: dict[str, Any], fold: int, seeds: Sequence[int], foreign: bo
             for number, example in enumerate(examples, 1):
                 evaluation[f"{name}-{number}"] = {"pool": name, "support": example, "query": queries}
     return {
-        "name": f"fold-{fold + 1}{'-foreign' if foreign else ''}",
+        "name": f"fold-{fold + 1}{f'-{part}' if part else ''}",
         "question": "How good are masks on volumes that nothing was trained on?",
         "pools": pools,
-        "train": {"sites": sites},
+        "train": trained_at["two a pool"],
         "evaluation": evaluation,
         "base": str(HERE / "shared" / "real.yaml"),
-        "arms": {name: ARMS[name] for name in (FOREIGN_ARMS if foreign else ARMS)},
+        "arms": {
+            name: arm | {"train": trained_at[arm["train"]]} if "train" in arm else arm
+            for name, arm in ARMS[part].items()
+        },
         "compare": "untrained",
         "seeds": list(seeds),
     }
 
 
-def run(work: Path, seeds: Sequence[int], workers: int | None) -> None:
-    """All folds of a seed before the next seed."""
+def run(work: Path, seeds: Sequence[int], workers: int | None, parts: Sequence[str] = tuple(ARMS)) -> None:
+    """All folds of a seed, part by part, before the next seed."""
     pools = yaml.safe_load((HERE / "shared" / "real-pools.yaml").read_text(encoding="utf-8"))
     work.mkdir(parents=True, exist_ok=True)
     for count in range(1, len(seeds) + 1):
-        for fold in range(FOLDS):
-            for foreign in (False, True):
-                study = study_of(pools, fold, seeds[:count], foreign)
+        for part in parts:
+            for fold in range(FOLDS):
+                study = study_of(pools, fold, seeds[:count], part)
                 file = work / f"{study['name']}.yaml"
                 write_atomic(file, yaml.safe_dump(study, sort_keys=False))
                 print(f"seed {seeds[count - 1]}, {study['name']}", flush=True)
@@ -131,20 +192,30 @@ def run(work: Path, seeds: Sequence[int], workers: int | None) -> None:
 
 
 def gather(work: Path) -> None:
-    """WORK/five-folds.csv: one row a score, under the name of its arm; the four sites alone as their mean."""
+    """WORK/five-folds.csv: one row a score, under the name of its arm; the sites alone as their means."""
     tables = [read_table(path.parent) for path in sorted(work.glob("fold-*/table.csv"))]
     rows = pd.concat([table[[*COLUMNS, "arm"]] for table in tables])
-    rows["method"] = rows["arm"].where(~rows["arm"].str.endswith(" alone"), ALONE)
     rows["site"] = rows["site"].str.replace(r"-\d$", "", regex=True)
     rows["support_site"] = rows["site"]
+    rows["method"] = [methods_of(arm, site) for arm, site in zip(rows["arm"], rows["site"], strict=True)]
+    named = {name for one in (*PRIMARY, *REGIMES) for name in (one.first, one.second)}
+    rows = rows.explode("method")
+    rows = rows[rows["method"].isin(named)].drop_duplicates([name for name in rows if name not in METRICS])
     keys = [name for name in COLUMNS if name not in METRICS]
-    # A mean over fewer than the four sites would favour those that were scored.
-    expected = rows["method"].map(lambda method: len(TRAINING_SITES) if method == ALONE else 1)
-    grouped = rows.groupby(keys, sort=True)
-    rows = rows[grouped["arm"].transform("size") == expected]
+    # A mean over fewer than all of its sites would favour those that were scored.
+    expected = rows["method"].map(lambda method: EXPECTED.get(method.partition(",")[0], 1))
+    rows = rows[rows.groupby(keys, sort=True)["arm"].transform("size") == expected]
     means = rows.groupby(keys, sort=True)[list(METRICS)].agg(lambda values: values.mean(skipna=False)).reset_index()
     text = means[list(COLUMNS)].to_csv(index=False, float_format="%.4f", na_rep="nan", lineterminator="\n")
     write_atomic(work / "five-folds.csv", text)
+
+
+def methods_of(arm: str, site: str) -> list[str]:
+    """The methods to which an arm's scores on an evaluation site (mr, ct) belong."""
+    alone = re.fullmatch(r"(\w+)-\w+ alone(.*)", arm)
+    if alone is None:
+        return [arm]
+    return [ALONE + alone[2], (SAME if alone[1] == site else OTHER) + alone[2]]
 
 
 def read(scores: Sequence[Path]) -> pd.DataFrame:
@@ -152,30 +223,43 @@ def read(scores: Sequence[Path]) -> pd.DataFrame:
     return pd.concat([read_results(path) for path in scores])
 
 
+_COLUMNS = "comparison | whole volumes: first, second | difference (95 %) | cases better / worse | seeds"
+_WITHIN = "within the extent: first, second | difference (95 %)"
+
+
 def table(rows: pd.DataFrame) -> str:
-    """The primary comparisons as Markdown."""
+    """The primary comparisons, the regimes and the levels of all arms as Markdown."""
     primary = [_compared(rows, one, "whole-volume") for one in PRIMARY]
-    adjusted = holm([found.pairs[0].p for found in primary if found is not None])
-    values = iter(adjusted)
-    lines = [
-        "| comparison | whole volumes: first, second | difference (95 %) | cases better / worse | p, Holm over all | "
-        "seeds | verdict | within the extent: first, second | difference (95 %) |",
-        "| -- " * 9 + "|",
-    ]
+    adjusted = iter(holm([found.pairs[0].p for found in primary if found is not None]))
+    lines = [f"| {_COLUMNS} | p, Holm over all | verdict | {_WITHIN} |", "| -- " * 9 + "|"]
     for one, whole in zip(PRIMARY, primary, strict=True):
         if whole is None:
             lines.append(f"| {one.claim} | not measured |" + " |" * 7)
             continue
-        p = next(values)
-        pair, within = whole.pairs[0], _compared(rows, one, "gt-range")
-        assert within is not None
-        seeds = max(method.seeds for method in whole.methods)
+        p = next(adjusted)
         shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
-        lines.append(
-            f"| {one.claim} | {_means(whole)} | {_difference(whole)} | {pair.wins} / {pair.losses} of {whole.cases} | "
-            f"{shown} | {seeds} | {_verdict(whole, p)} | {_means(within)} | {_difference(within)} |"
+        lines.append(f"{_compared_row(one, whole)} {shown} | {_verdict(whole, p)} | {_within(rows, one)} |")
+    regimes = [f"| {_COLUMNS} | {_WITHIN} |", "| -- " * 7 + "|"]
+    for one in REGIMES:
+        whole = _compared(rows, one, "whole-volume")
+        regimes.append(
+            f"| {one.claim} | not measured |" + " |" * 5
+            if whole is None
+            else f"{_compared_row(one, whole)} {_within(rows, one)} |"
         )
-    return "\n".join(lines) + "\n\n" + "\n".join(_levels(rows)) + "\n"
+    return "\n\n".join("\n".join(part) for part in (lines, regimes, list(_levels(rows)))) + "\n"
+
+
+def _compared_row(one: Claim, whole: Comparison) -> str:
+    pair, seeds = whole.pairs[0], max(method.seeds for method in whole.methods)
+    cases = f"{pair.wins} / {pair.losses} of {whole.cases}"
+    return f"| {one.claim} | {_means(whole)} | {_difference(whole)} | {cases} | {seeds} |"
+
+
+def _within(rows: pd.DataFrame, one: Claim) -> str:
+    within = _compared(rows, one, "gt-range")
+    assert within is not None
+    return f"{_means(within)} | {_difference(within)}"
 
 
 def figure(rows: pd.DataFrame, file: Path) -> None:
@@ -201,12 +285,12 @@ def figure(rows: pd.DataFrame, file: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("difference of whole-volume Dice; black: mean and 95 % interval")
     handles = axes.get_legend_handles_labels()[0]
-    axes.legend(handles[:2], ["MR query", "CT query"], loc="lower right", frameon=False)
+    axes.legend(handles[:2], ["MR query", "CT query"], loc="upper right", frameon=False)
     with mpl.rc_context({"svg.hashsalt": "five folds"}):
         drawing.savefig(file, metadata={"Date": None})
 
 
-def _differences(rows: pd.DataFrame, one: Primary) -> pd.Series:
+def _differences(rows: pd.DataFrame, one: Claim) -> pd.Series:
     """Of each case that is compared, in ascending order."""
     cells = collect(_of(rows, one, "whole-volume"), "dice", methods=[one.first, one.second])
     first, second = (cells.values[name].mean(axis=0) for name in (one.first, one.second))
@@ -214,14 +298,14 @@ def _differences(rows: pd.DataFrame, one: Primary) -> pd.Series:
     return pd.Series(first - second, cases).sort_values()
 
 
-def _compared(rows: pd.DataFrame, one: Primary, protocol: str) -> Comparison | None:
+def _compared(rows: pd.DataFrame, one: Claim, protocol: str) -> Comparison | None:
     mine = _of(rows, one, protocol)
     if not {one.first, one.second} <= set(mine["method"]):
         return None
     return compare(mine, np.random.default_rng(0), protocol=protocol, methods=[one.first, one.second])
 
 
-def _of(rows: pd.DataFrame, one: Primary, protocol: str) -> pd.DataFrame:
+def _of(rows: pd.DataFrame, one: Claim, protocol: str) -> pd.DataFrame:
     mine = rows[(rows["site"].str.contains("-by-") == one.foreign) & (rows["protocol"] == protocol)]
     # Only two of the examples of fine-tuning have three seeds.
     return mine[mine["seed"] == 0] if one.second == "prototypes" else mine
@@ -265,12 +349,13 @@ def main() -> None:
     runner.add_argument("work", type=Path)
     runner.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     runner.add_argument("--workers", type=int)
+    runner.add_argument("--parts", nargs="+", choices=list(ARMS), default=list(ARMS), help="'' = primary comparisons")
     tabler = commands.add_parser("table")
     tabler.add_argument("scores", type=Path, nargs="+")
     tabler.add_argument("--figure", type=Path, help="where to draw all cases, .svg")
     options = parser.parse_args()
     if options.command == "run":
-        run(options.work, options.seeds, options.workers)
+        run(options.work, options.seeds, options.workers, options.parts)
     else:
         rows = read(options.scores)
         print(table(rows), end="")

@@ -24,17 +24,17 @@ def test_every_case_queries_once_and_never_where_it_trained(folds: ModuleType, t
     pools = yaml.safe_load((ROOT / "experiments" / "shared" / "real-pools.yaml").read_text(encoding="utf-8"))
     asked: dict[str, list[str]] = {"mr": [], "ct": []}
     for fold in range(folds.FOLDS):
-        for foreign in (False, True):
+        for part in folds.ARMS:
             file = tmp_path / "fold.yaml"
-            file.write_text(yaml.safe_dump(folds.study_of(pools, fold, [0], foreign)), encoding="utf-8")
+            file.write_text(yaml.safe_dump(folds.study_of(pools, fold, [0], part)), encoding="utf-8")
             for variant in expand(load_study(file)):
                 for name, site in variant.evaluation.items():
                     used = {(site.pool, case) for case in site.query}
                     used |= {(site.support_pool or site.pool, case) for case in site.support}
                     trained = {(one.pool, one.case) for members in variant.sites.values() for one in members}
                     assert not used & trained
-                    assert foreign == (site.support_pool is not None)
-                    if variant.arm == "untrained" and name in ("mr-1", "ct-1"):
+                    assert (part == "foreign") == (site.support_pool is not None)
+                    if not part and variant.arm == "untrained" and name in ("mr-1", "ct-1"):
                         asked[site.pool] += site.query
     assert {name: sorted(cases, key=int) for name, cases in asked.items()} == {
         name: [str(case) for case in pool["cases"]] for name, pool in pools.items()
@@ -60,7 +60,10 @@ def test_the_sites_alone_stand_as_their_mean_and_not_before_all_are_scored(folds
     folds.gather(tmp_path)
     found = folds.read_results(tmp_path / "five-folds.csv")
     assert [(one.method, one.site, one.case, one.dice) for one in found.itertuples()] == [
-        ("a site alone", "mr", "1", 0.15), ("federated", "mr", "1", 0.9),
+        ("a site alone", "mr", "1", 0.15),
+        ("a site of the other modality alone", "mr", "1", 0.25),
+        ("a site of the same modality alone", "mr", "1", 0.05),
+        ("federated", "mr", "1", 0.9),
     ]  # fmt: skip
 
 
