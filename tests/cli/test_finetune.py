@@ -110,6 +110,50 @@ def test_ctrl_c_keeps_a_model_and_the_same_command_goes_on(
     assert "interrupted" not in said
     digests = [json.loads(path.with_suffix(".json").read_text())["weights_digest"] for path in (learnt, part)]
     assert digests[0] == digests[1]
+    assert not part.with_suffix(".resume").exists()
+
+
+def test_segment_writes_no_mask_of_a_network_that_is_not_finished(
+    run: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedcowpro.training.finetuning._LABELLING", 1e6)
+    step = FineTuning._train_step
+
+    def interrupted(tuning: FineTuning) -> None:
+        if tuning.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(tuning)
+
+    query, out = scans / "image_3.nii.gz", tmp_path / "masks"
+    command = ["segment", "--finetune", *example(scans), "--query", query, "--out", out, "--minutes", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuning, "_train_step", interrupted)
+        code, said = run(*command)
+    assert code == 130
+    assert "interrupted" in said
+    assert not list(out.glob("*_mask*"))
+    code, said = run(*command)
+    assert code == 0, said
+    assert (out / "image_3_mask.nii.gz").is_file()
+
+
+def test_a_query_that_cannot_be_used_does_not_keep_the_others_from_their_masks(
+    run: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedcowpro.training.finetuning._LABELLING", 1e6)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((scans / "image_2.nii.gz").read_bytes()[:2000])
+    queries = [scans / "image_3.nii.gz", broken, scans / "label_2.nii.gz"]
+    command = ["segment", "--finetune", *example(scans), "--out", tmp_path / "masks", "--minutes", 1]
+    code, said = run(*command, *(word for query in queries for word in ("--query", query)))
+    assert code == 3, said
+    assert "label map" in said
+    assert [path.name for path in (tmp_path / "masks").glob("*_mask.nii.gz")] == ["image_3_mask.nii.gz"]
+    more = [*command, "--query", scans / "image_3.nii.gz", "--query", scans / "image_2.nii.gz"]
+    code, said = run(*more)
+    assert code == 2
+    code, said = run(*more, "--overwrite")
+    assert code == 0, said
 
 
 def test_segment_can_fine_tune_first(run: Run, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,11 +176,27 @@ def test_a_finished_model_is_neither_made_again_nor_overwritten(run: Run, scans:
     assert (out.read_bytes(), out.stat().st_mtime_ns) == before
 
 
+def test_a_card_of_something_else_is_not_written_over(run: Run, scans: Path, tmp_path: Path) -> None:
+    (tmp_path / "organs.json").write_text("mine")
+    code, said = run(*learn(scans, tmp_path / "organs.safetensors"))
+    assert code == 2
+    assert "organs.json" in said
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_organs_that_no_example_shows_are_told(run: Run, scans: Path, tmp_path: Path) -> None:
+    code, said = run(*learn(scans, tmp_path / "organs.safetensors", "--organs", "1=liver,77=gallbladder"))
+    assert code == 0, said
+    assert "gallbladder" in said
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
         (["--out", "organs.pt"], ".safetensors"),
-        (["--minutes", "0"], "--minutes"),
+        (["--minutes", "0"], "minutes"),
+        (["--minutes", "inf"], "minutes"),
+        (["--steps", "0"], "steps"),
         (["--painted", "some"], "--painted"),
         (["--support", "other.nii.gz"], "--support-mask"),
     ],
@@ -152,7 +212,14 @@ def test_mistakes_are_refused(run: Run, scans: Path, tmp_path: Path, change: lis
 def test_what_a_network_cannot_honour_is_refused(run: Run, scans: Path, learnt: Path, tmp_path: Path) -> None:
     query = scans / "image_3.nii.gz"
     command = ["segment", "--model", learnt, "--query", query, "--out", tmp_path / "masks"]
-    for more in ([*example(scans)], ["--refine", "3"], ["--organs", "1=liver,2=kidney"], ["--finetune"]):
+    for more in (
+        [*example(scans)],
+        ["--refine", "3"],
+        ["--organs", "1=liver,2=kidney"],
+        ["--finetune"],
+        ["--painted", "all"],
+        ["--minutes", "3"],
+    ):
         code, said = run(*command, *more)
         assert code == 2, (more, said)
     code, said = run("segment", "--query", query, "--out", tmp_path / "masks")

@@ -64,6 +64,8 @@ def test_a_network_of_another_example_is_not_taken(
 def test_unknown_teachings_and_sites_without_training_cases_are_refused(ct_site: Site, tmp_path: Path) -> None:
     with pytest.raises(FedCoWProError, match="teaching"):
         evaluate(None, {"ct": ct_site.path}, teachings=["finetuned"])
+    with pytest.raises(FedCoWProError, match="name of its own"):
+        evaluate(None, {"ct": ct_site.path}, teachings=["fine-tuned"], method="fine-tuned")
     alone = tmp_path / "alone"
 
     compose_site(alone, [Part(ct_site, "1", "1", "support"), Part(ct_site, "3", "3", "query")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,53 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_network(scans: Path, loa
     last = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, on_step=count)
     assert seen == list(range(1, 13))
     assert digest(last) == digest(whole)
-    assert not resume.exists()
+
+
+@pytest.mark.parametrize("stop_at", [3, 9])
+def test_the_time_is_kept_to_after_an_interruption_at_any_step(scans: Path, stop_at: int) -> None:
+    def tuning() -> FineTuning:
+        encoder = load_predictor(None).predictor.model.encoder.state_dict()
+        prepared = fine_tuning._example(load_predictor(None), *example(scans), "ct", tuple(ORGANS))
+        return FineTuning(encoder, [prepared], len(ORGANS), recipe=replace(RECIPE, steps=(400,)))
+
+    first, second = tuning(), tuning()
+    first.run(minutes=1e-3, stop=lambda: first.step == stop_at)
+    second.load_state_dict(first.state_dict())
+    second.run(minutes=1e-3)
+    assert second.steps == (20,)
+
+
+def test_other_pixels_names_and_settings_are_other_inputs(scans: Path, loaded: Loaded) -> None:
+    image, annotation = example(scans)
+    wider = replace(image, spacing=(image.spacing[0], 2 * image.spacing[1], 2 * image.spacing[2]))
+    config = loaded.predictor.config.model_copy(update={"threshold": 0.9})
+    other = replace(loaded, predictor=OneShotPredictor(loaded.predictor.model, config))
+
+    def inputs(*given: object, names: dict[int, str] = ORGANS) -> str:
+        model = fine_tune(*given, organs=names, recipe=RECIPE, stop=lambda: True)  # type: ignore[arg-type]
+        return str(model.card["inputs"])
+
+    found = [
+        inputs(loaded, [(image, annotation)], [volume(scans, 2)]),
+        inputs(loaded, [(wider, annotation)], [volume(scans, 2)]),
+        inputs(loaded, [(image, annotation)], [replace(volume(scans, 2), spacing=wider.spacing)]),
+        inputs(loaded, [(image, annotation)], [volume(scans, 2)], names=ORGANS | {1: "spleen", 4: "liver"}),
+        inputs(other, [(image, annotation)], [volume(scans, 2)]),
+    ]
+    assert len(set(found)) == len(found)
+    assert inputs(loaded, [(image, annotation)], [volume(scans, 2)]) == found[0]
+
+
+def test_label_values_beyond_nine_keep_their_organs(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
+    """A card's keys are sorted as text: "1", "10", "2"."""
+    image, annotation = example(scans)
+    labels = annotation.labels.copy()
+    labels[labels == 4] = 10
+    names = {1: "liver", 2: "right kidney", 10: "spleen"}
+    model = fine_tune(loaded, [(image, Annotation(labels, annotation.painted))], recipe=RECIPE, organs=names)
+    again = OrganModel.load(model.save(tmp_path / "organs.safetensors"))
+    assert (again.organs, again.names) == ((1, 2, 10), names)
+    np.testing.assert_array_equal(again.segment(image).labels, model.segment(image).labels)
 
 
 def test_what_is_left_of_other_inputs_is_not_gone_on_with(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
@@ -154,6 +201,18 @@ def test_without_an_example_there_is_nothing_to_learn(loaded: Loaded) -> None:
         fine_tune(loaded, [], recipe=RECIPE)
 
 
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"minutes": -1.0}, {"minutes": float("inf")}])
+def test_no_time_and_no_steps_are_refused(scans: Path, loaded: Loaded, wrong: dict[str, float]) -> None:
+    with pytest.raises(FedCoWProError, match=r"minutes|steps"):
+        fine_tune(loaded, [example(scans)], recipe=RECIPE, **wrong)  # type: ignore[arg-type]
+
+
+def test_each_example_is_prepared_as_its_own_modality(scans: Path, loaded: Loaded) -> None:
+    given = [example(scans), example(scans)]
+    model = fine_tune(loaded, given, recipe=RECIPE, modality=["ct", "mr"], stop=lambda: True)
+    assert [one["modality"] for one in model.card["examples"]] == ["ct", "mr"]
+
+
 def test_other_encoders_and_empty_annotations_are_refused(scans: Path, loaded: Loaded, tiny_checkpoint: Path) -> None:
     with pytest.raises(FedCoWProError, match="tiny"):
         fine_tune(load_predictor(tiny_checkpoint), [example(scans)])
@@ -164,15 +223,25 @@ def test_other_encoders_and_empty_annotations_are_refused(scans: Path, loaded: L
 def test_the_class_goes_the_whole_way(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fine_tuning, "Recipe", lambda distortion: RECIPE)
     segmenter = OneShotSegmenter(organs=[1]).set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
-    segmenter.finetune([scans / "image_2.nii.gz"], steps=6, progress=False)
+    segmenter.finetune(str(scans / "image_*.nii.gz"), steps=6, progress=False)
+    assert segmenter.organ_model_.card["unlabelled"] == {"ct": 2, "mr": 0}  # the example is none of them
     found = segmenter.predict(scans / "image_3.nii.gz")
     path = segmenter.save(tmp_path / "organs.safetensors")
     fresh = OneShotSegmenter.load(path)
     np.testing.assert_array_equal(fresh.predict(scans / "image_3.nii.gz").labels, found.labels)
     with pytest.raises(FedCoWProError, match="its own organs"):
         fresh.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
+    for parameters in ({"organs": [2]}, {"spacing": 2.0}, {"inference": {"refine": 3}}):
+        with pytest.raises(FedCoWProError):
+            OneShotSegmenter.load(path, **parameters)
+    segmenter.fit([scans / "image_2.nii.gz"], steps=1, progress=False)
+    assert not hasattr(segmenter, "organ_model_")  # it began with another encoder
+    segmenter.finetune(scans / "image_2.nii.gz", steps=1, progress=False)
     segmenter.set_support(scans / "image_1.nii.gz", scans / "label_1.nii.gz")
     assert not hasattr(segmenter, "organ_model_")
+    for wrong in (scans, None, iter(())):
+        with pytest.raises(FedCoWProError):
+            segmenter.finetune(wrong, steps=1, progress=False)  # type: ignore[arg-type]
 
 
 def test_prototypes_label_volumes_of_the_examples_modality_for_the_first_round(

@@ -57,12 +57,12 @@ def finetune(
     Ctrl-C keeps the model as it is; the same command goes on from there. A finished one is not made again.
     """
     made = teach(
-        example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=None if steps else minutes,
+        example_pairs(support, support_mask), out, unlabelled or [], model=model,
+        minutes=None if steps is not None else minutes,
         steps=steps, names=organ_names(organs) or {}, painted=known_part(painted), kind=a_modality(modality), seed=seed,
         device=a_device(device, quiet), shown=not quiet,
     )  # fmt: skip
-    done, of = made.card["steps"]["done"], sum(made.card["steps"]["of"])
-    state = "" if done == of else f"interrupted after {done} of {of} steps, the same command goes on; "
+    state = "" if made.is_finished else f"interrupted after {made.told_steps}, the same command goes on; "
     echo.print(f"{out}  ({state}labels {', '.join(map(str, made.organs))})")
 
 
@@ -80,26 +80,46 @@ def teach(
     seed: int,
     device: torch.device,
     shown: bool = True,
+    overwrite: bool = False,
+    lenient: bool = False,
 ) -> OrganModel:
-    """Read the files, fine-tune with a bar of progress where it is shown, and write the model and its card."""
+    """Read the files, fine-tune with a bar of progress where it is shown, and write the model and its card.
+
+    Args:
+        pairs: annotated images and their label maps.
+        out: model to write; where it is there and of the same inputs, it is read.
+        unlabelled: images, folders and patterns.
+        overwrite: write over a model of other inputs.
+        lenient: go on without an unlabelled volume that cannot be used.
+        (the others): as the command's.
+    """
     from fedcowpro.core.progress import ProgressBar
     from fedcowpro.oneshot.annotation import read_example
-    from fedcowpro.oneshot.fine_tuning import fine_tune
+    from fedcowpro.oneshot.fine_tuning import fine_tune, require_budget
     from fedcowpro.oneshot.loading import load_predictor
-    from fedcowpro.oneshot.organ_model import require_ending
+    from fedcowpro.oneshot.organ_model import require_ending, require_free
     from fedcowpro.training.adapt import interrupt_sets
     from fedcowpro.training.finetuning import Progress
     from fedcowpro.volume.find import find_volumes
     from fedcowpro.volume.read import read_volume
 
+    require_budget(minutes, steps)
     require_ending(out)
-    if (minutes is not None and not minutes > 0) or (steps is not None and steps < 1):
-        raise FedCoWProError(f"--minutes {minutes}, --steps {steps}", "above 0", "give the time or the steps")
+    require_free(out)
     loaded = load_predictor(model, device=device)
     examples = [read_example(image, mask, painted=painted) for image, mask in pairs]
+    for _, annotation in examples:
+        annotation.require_organs(names)
     own = {path.resolve() for pair in pairs for path in pair}
     paths = [path for path in find_volumes(unlabelled) if path.resolve() not in own] if unlabelled else []
-    others = [read_volume(path) for path in paths]
+    others = []
+    for path in paths:
+        try:
+            others.append(read_volume(path))
+        except FedCoWProError:
+            if not lenient:
+                raise
+    resume = out.with_suffix(".resume")
     with interrupt_sets() as stop, ProgressBar(shown, err) as bar:
         task = bar.add_task("learning", total=None)
 
@@ -112,9 +132,11 @@ def teach(
 
         made = fine_tune(
             loaded, examples, others, organs=names, modality=kind, minutes=minutes, steps=steps, seed=seed,
-            resume=out.with_suffix(".resume"), finished=out, on_volume=compare, on_step=report, stop=stop.is_set,
+            resume=resume, finished=out, overwrite=overwrite, passed_over=(lambda *_: None) if lenient else None,
+            on_volume=compare, on_step=report, stop=stop.is_set,
         )  # fmt: skip
     if "weights_digest" not in made.card:  # else it was there and has been read
-        out.parent.mkdir(parents=True, exist_ok=True)
         made.save(out)
+    if made.is_finished:
+        resume.unlink(missing_ok=True)
     return made

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedcowpro.volume.accept import Painted
 
 SOME_FAILED = 3
+INTERRUPTED = 130
 _FINER = "Finer settings"  # a panel of the help
 
 
@@ -108,7 +109,7 @@ def segment(
     fine_tune: Annotated[
         bool, typer.Option("--finetune", help="Teach a network on the example and the queries first, see 'finetune'.")
     ] = False,
-    minutes: Annotated[float, typer.Option(help="Time for --finetune.")] = MINUTES,
+    minutes: Annotated[float | None, typer.Option(help=f"Time for --finetune; default {MINUTES:g}.")] = None,
     organs: Annotated[
         str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
     ] = None,
@@ -158,20 +159,24 @@ def segment(
         raise FedCoWProError("no query but the support's masks", "an image to segment", "correct --query")
     kind, names = a_modality(modality), organ_names(organs) or {}
     overrides = inference_overrides(support_slices, None, keep_components, refine, threshold, others=settings or ())
+    if minutes is not None and not fine_tune:
+        raise FedCoWProError(f"--minutes {minutes:g}", "--finetune beside it", "give both, or leave it out")
     segmenter: Segmenter
     place = a_device(device, quiet)
     if fine_tune or (model is not None and is_organ_model(model)):
-        if given := [*overrides, *(["spacing"] if spacing is not None else []), *(["extent"] if ends else [])]:
+        ignored = {"spacing": spacing, "extent": ends, "painted": not fine_tune and painted}
+        if given := [*overrides, *(name for name, value in ignored.items() if value)]:
             raise FedCoWProError(
                 f"{', '.join(given)} with a fine-tuned network", "settings of the comparison with an example",
                 "leave them out, or segment without --finetune",
             )  # fmt: skip
         if fine_tune:
-            network = _taught(model, pairs, queries, out, minutes, names, known, kind, place, quiet)
+            time = MINUTES if minutes is None else minutes
+            network = _taught(model, pairs, queries, out, time, names, known, kind, place, quiet, overwrite)
         else:
             network = _trained(cast("Path", model), pairs, names, place)
         segmenter, names = network, names or network.names
-        used = _settings_of_network(network, kind, file_format)
+        used = _settings_of_network(network, names, kind, file_format)
     elif not pairs:
         raise FedCoWProError(
             "no --support", "an annotated image and its mask",
@@ -248,14 +253,29 @@ def _taught(
     kind: Modality | None,
     device: torch.device,
     quiet: bool,
+    overwrite: bool,
 ) -> OrganModel:
-    """A network for the organs of the example, which stays in the folder of the masks."""
+    """A network for the organs of the example, which stays in the folder of the masks.
+
+    A query that cannot be used is told of where masks are made.
+
+    Raises:
+        Exit: interrupted; masks of a network that is not finished would stand in the way of its later ones.
+    """
     if not pairs:
         raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
-    return teach(
-        pairs, out / "organs.safetensors", queries, model=model, minutes=minutes, steps=None, names=names,
-        painted=painted, kind=kind, seed=0, device=device, shown=not quiet,
+    file = out / "organs.safetensors"
+    network = teach(
+        pairs, file, queries, model=model, minutes=minutes, steps=None, names=names, painted=painted, kind=kind,
+        seed=0, device=device, shown=not quiet, overwrite=overwrite, lenient=True,
     )  # fmt: skip
+    if not network.is_finished:
+        err.print(
+            f"interrupted after {network.told_steps}: no mask is written. The same command goes on; "
+            f"'fedcowpro segment --model {file}' segments with the network as it is, into another folder"
+        )
+        raise typer.Exit(INTERRUPTED)
+    return network
 
 
 def _trained(
@@ -270,15 +290,13 @@ def _trained(
             f"--support with {model}, which has learnt its organs", "queries alone",
             "leave --support and --support-mask out, or use another model",
         )  # fmt: skip
-    if names and set(names) != set(network.organs):
-        raise FedCoWProError(
-            f"--organs: {sorted(names)}", f"names of all labels that {model} finds: {list(network.organs)}",
-            "name each of them, or leave --organs out",
-        )  # fmt: skip
+    network.require_organs(names)
     return network
 
 
-def _settings_of_network(network: OrganModel, modality: str | None, file_format: str) -> dict[str, Any]:
+def _settings_of_network(
+    network: OrganModel, names: Mapping[int, str], modality: str | None, file_format: str
+) -> dict[str, Any]:
     """All that a mask of a fine-tuned network depends on besides its query."""
     from fedcowpro import __version__
     from fedcowpro.model.checkpoint import state_digest
@@ -287,7 +305,7 @@ def _settings_of_network(network: OrganModel, modality: str | None, file_format:
         "fedcowpro": __version__,
         "model_digest": state_digest(network.net.state_dict()),
         "network": dict(network.card["network"]),
-        "organs": {str(value): name for value, name in network.names.items()},
+        "organs": {str(value): name for value, name in names.items()},
         "modality": modality,
         "format": file_format,
     }

@@ -91,6 +91,8 @@ def evaluate(
         raise FedCoWProError(f"--grid {grid}", "native or prepared", "correct --grid")
     if unknown := set(teachings) - set(TEACHINGS):
         raise FedCoWProError(f"teaching {sorted(unknown)}", f"among {TEACHINGS}", "correct --teach")
+    if method in teachings or (untrained and method == BEFORE):
+        raise FedCoWProError(f"--method {method}, the name of another method", "a name of its own", "correct --method")
     opened = {name: Site.open(Path(path)) for name, path in sites.items()}
     overrides = dict(settings or {})
     place = choose_device(device)

@@ -15,8 +15,7 @@ from fedcowpro.data.preparation.site import Site
 from fedcowpro.evaluation.episodes import Episode
 from fedcowpro.evaluation.protocol import Teaching
 from fedcowpro.evaluation.run import Masks, annotated_volumes, numbered_volume
-from fedcowpro.model.checkpoint import state_digest
-from fedcowpro.oneshot.fine_tuning import fine_tune, settings
+from fedcowpro.oneshot.fine_tuning import begins_with, fine_tune, settings
 from fedcowpro.oneshot.loading import Loaded
 from fedcowpro.oneshot.organ_model import OrganModel
 from fedcowpro.volume.volume import Volume
@@ -58,11 +57,10 @@ class FineTuned:
         if self.teaching == "supervised":
             training = tuple(case for case in training if case in site.labelled_cases)
             examples = [numbered_volume(site, case, episode.organs, episode.organs) for case in training]
-            kind = site.modalities[0]
+            kinds = [site.record(case).modality for case in training]
         else:
             examples = annotated_volumes(sites, episode)
-            first = episode.supports[0]
-            kind = sites[first.site].record(first.case).modality
+            kinds = [sites[one.site].record(one.case).modality for one in episode.supports]
         if not examples:
             raise FedCoWProError(
                 f"site {site.path} has no training case with labels", "at least one, for 'supervised'",
@@ -77,7 +75,7 @@ class FineTuned:
             replace(self.loaded, prepare={"ct": site.settings("ct"), "mr": site.settings("mr")}),
             examples,
             prepared=others,
-            modality=kind,
+            modality=kinds,
             targets={site.record(case).modality for case in episode.queries},
             steps=self.steps,
             seed=self.seed,
@@ -86,14 +84,15 @@ class FineTuned:
         )
         if kept is not None:
             model.save(kept)
+            kept.with_suffix(".resume").unlink(missing_ok=True)
         return _Network(model, {}, self.teaching)
 
     def _key(self, sites: Mapping[str, Site], episode: Episode) -> str:
         """Digest of all that the network depends on."""
-        encoder = state_digest(self.loaded.predictor.model.encoder.state_dict())
         used = sorted({episode.site, *(example.site for example in episode.supports)})
         facts = [
-            encoder, self.loaded.predictor.device.type, self.teaching, self.steps, self.seed, episode.organs,
+            begins_with(self.loaded), self.loaded.predictor.device.type,
+            self.teaching, self.steps, self.seed, episode.organs,
             [one.case for one in episode.supports],
             episode.queries,
             [(name, sites[name].digest, sites[name].labelled_digest) for name in used],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -46,7 +47,7 @@ def fine_tune(
     *,
     prepared: Sequence[tuple[Float[np.ndarray, "d s s"], float, Modality]] = (),
     organs: Mapping[int, str] | None = None,
-    modality: Modality | None = None,
+    modality: Modality | Sequence[Modality] | None = None,
     targets: Collection[Modality] = (),
     minutes: float | None = None,
     steps: int | None = None,
@@ -54,6 +55,8 @@ def fine_tune(
     seed: int = 0,
     resume: Path | None = None,
     finished: Path | None = None,
+    overwrite: bool = False,
+    passed_over: Callable[[Volume, FedCoWProError], None] | None = None,
     on_volume: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -69,44 +72,60 @@ def fine_tune(
         unlabelled: volumes without annotation, the queries themselves among them if wanted.
         prepared: more of them as a site folder holds them: slices, mm per pixel, modality.
         organs: label values to learn, with their names; None = all that the annotations show.
-        modality: of all volumes; None = told from the values of each.
+        modality: of all volumes, or of each example; None = told from the values of each.
         targets: modalities of the volumes to be segmented, where they are not among `unlabelled`.
         minutes: time for everything; the result then depends on the machine's speed.
         steps: of training in all, instead; None = the recipe's own number.
         recipe: settings; None = those of `recipe_for`.
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
-            steps and at the end of an interrupted one.
+            steps and at the end; who has saved the finished model deletes it.
         finished: model file of an earlier call; where it is there and of the same inputs, nothing is done again.
+        overwrite: begin anew where `finished` is of other inputs.
+        passed_over: called with an unlabelled volume that cannot be used and why, after which the others are taken;
+            None = raised.
         on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
         stop: asked after each step; True ends with the model as it is then.
 
     Raises:
         FedCoWProError: no example, an annotation without an organ, another encoder than lite0, volumes that cannot be
-            used, or a file `finished` of other inputs.
+            used, minutes or steps that are no positive number, or a file `finished` of other inputs.
     """
     started = time.perf_counter()
+    require_budget(minutes, steps)
     if not examples:
         raise FedCoWProError("no annotated volume", "one at least", "give an example with its mask")
     encoder = _encoder(loaded)
-    kind = {id(one): modality_of(one, modality) for one in [*(v for v, _ in examples), *unlabelled]}
     values = _values(examples, organs)
-    annotated = [_example(loaded, volume, annotation, kind[id(volume)], values) for volume, annotation in examples]
-    others = [_unlabelled(volume, loaded.prepare[kind[id(volume)]]) for volume in unlabelled]
+    told = [modality] * len(examples) if modality is None or isinstance(modality, str) else modality
+    kinds = [modality_of(volume, said) for (volume, _), said in zip(examples, told, strict=True)]
+    annotated = [_example(loaded, *pair, of, values) for pair, of in zip(examples, kinds, strict=True)]
+    others, other_kinds = [], []
+    for volume in unlabelled:
+        try:
+            of = modality_of(volume, modality if isinstance(modality, str) else None)
+            others.append(_unlabelled(volume, loaded.prepare[of]))
+        except FedCoWProError as error:
+            if passed_over is None:
+                raise
+            passed_over(volume, error)
+            continue
+        other_kinds.append(of)
     others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
-    kinds = {kind[id(volume)] for volume, _ in examples}
-    other_kinds = [*(kind[id(volume)] for volume in unlabelled), *(of for *_, of in prepared)]
+    other_kinds += [of for *_, of in prepared]
     if recipe is None:
-        recipe = recipe_for(kinds, {*other_kinds, *targets})
+        recipe = recipe_for(set(kinds), {*other_kinds, *targets})
     if steps is not None:
         recipe = scaled(recipe, steps, len(others) > 0)
-    inputs = _digest(encoder, annotated, others, recipe, values, minutes, seed)
-    if finished is not None and (made := _made(finished, inputs, loaded.predictor.device)) is not None:
+    names = {value: (organs or {}).get(value, "") for value in values}
+    inputs = _digest([begins_with(loaded), asdict(recipe), list(names.items()), minutes, seed], annotated, others)
+    if finished is not None and (made := _made(finished, inputs, loaded.predictor.device, overwrite)) is not None:
         return made
     chosen = [index for index, of in enumerate(other_kinds) if of in kinds and of in _GUESSES][:_GUESSED]
     if chosen:
-        others = _guessed(loaded, [(*pair, kind[id(pair[0])]) for pair in examples], values, others, chosen, on_volume)
+        typed = [(*pair, of) for pair, of in zip(examples, kinds, strict=True)]
+        others = _guessed(loaded, typed, values, others, chosen, on_volume)
     tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed, loaded.predictor.device)
     if resume is not None:
         _go_on(tuning, resume, inputs)
@@ -120,27 +139,23 @@ def fine_tune(
     left = None if minutes is None else max(0.1, minutes - (time.perf_counter() - started) / 60)
     net = tuning.run(minutes=left, on_step=after, stop=stop)
     if resume is not None:
-        if tuning.round == len(tuning.steps):
-            resume.unlink(missing_ok=True)
-        else:
-            _keep(tuning, resume, inputs)
+        _keep(tuning, resume, inputs)
     parts = [
         max(count_parts(one.labels == number) for one in annotated if (one.labels == number).any())
         for number in range(1, len(values) + 1)
     ]
-    names = organs or {}
     card = {
-        "organs": {str(value): names.get(value, "") for value in values},
+        "organs": {str(value): name for value, name in names.items()},
         "parts": parts,
         "network": {"widths": list(net.widths), "spacing": recipe.spacing},
         "prepare": {name: config.model_dump(mode="json") for name, config in loaded.prepare.items()},
         "examples": [
             {
-                "modality": kind[id(volume)],
+                "modality": of,
                 "slices": len(annotation.labels),
                 "painted": "all" if annotation.is_whole else int(annotation.painted.sum()),
             }
-            for volume, annotation in examples
+            for (_, annotation), of in zip(examples, kinds, strict=True)
         ],
         "unlabelled": {name: other_kinds.count(name) for name in ("ct", "mr")},
         "inputs": inputs,
@@ -155,23 +170,40 @@ def fine_tune(
     return OrganModel(net, values, tuple(parts), recipe.spacing, dict(loaded.prepare), card)
 
 
+def require_budget(minutes: float | None, steps: int | None) -> None:
+    """Raises FedCoWProError for minutes or steps that are no positive number."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise FedCoWProError(f"{minutes} minutes", "a positive number", "give the time that it may take")
+    if steps is not None and steps < 1:
+        raise FedCoWProError(f"{steps} steps", "at least 1", "give the number of steps, or the time")
+
+
 def settings() -> dict[str, Any]:
     """The settings of fine-tuning by modality: what a network that somebody keeps depends on, too."""
     return {kind: asdict(recipe_for({kind})) for kind in MODALITIES}
 
 
-def _made(path: Path, inputs: str, device: torch.device) -> OrganModel | None:
+def begins_with(loaded: Loaded) -> list[Any]:
+    """What of a model a fine-tuning depends on: the weights, and the settings by which it guesses."""
+    model = loaded.predictor.model
+    configs = (model.config, loaded.predictor.config, *loaded.prepare.values())
+    return [state_digest(model.state_dict()), *(config.model_dump(mode="json") for config in configs)]
+
+
+def _made(path: Path, inputs: str, device: torch.device, overwrite: bool) -> OrganModel | None:
     """The model of an earlier call that is finished; None where there is none, or one that was interrupted."""
     if not path.exists():
         return None
     card = read_card(path) or {}
     if card.get("inputs") != inputs:
+        if overwrite:
+            return None
         raise FedCoWProError(
             f"{path} is there, made of another example, other volumes or settings", "a model of these, or no file",
             "choose another name, delete it, or segment with it as it is (--model)",
         )  # fmt: skip
-    steps = card.get("steps", {})
-    return OrganModel.load(path, device) if steps.get("done") == sum(steps.get("of", ())) else None
+    model = OrganModel.load(path, device)
+    return model if model.is_finished else None
 
 
 def _guessed(
@@ -265,17 +297,11 @@ def _example(
     return Example(slices, numbered, placement.pixel, shown, annotation.painted | bare)
 
 
-def _digest(
-    encoder: Mapping[str, torch.Tensor],
-    examples: Sequence[Example],
-    others: Sequence[Unlabelled],
-    recipe: Recipe,
-    values: tuple[int, ...],
-    minutes: float | None,
-    seed: int,
-) -> str:
-    total = hashlib.sha256(state_digest(encoder).encode())
-    total.update(json.dumps([asdict(recipe), values, minutes, seed]).encode())
+def _digest(settings: Sequence[Any], examples: Sequence[Example], others: Sequence[Unlabelled]) -> str:
+    """Of everything that the network depends on."""
+    volumes: list[Example | Unlabelled] = [*examples, *others]
+    sizes = [(one.slices.shape, one.spacing) for one in volumes]
+    total = hashlib.sha256(json.dumps([settings, sizes]).encode())
     for one in examples:
         for array in (one.slices, one.labels, one.painted):
             total.update(np.ascontiguousarray(array).tobytes())

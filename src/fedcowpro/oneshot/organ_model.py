@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class OrganModel:
 
     Attributes:
         net: background and organs from three neighbouring slices.
-        organs: label values, in the order of the network's outputs after the background.
+        organs: label values, ascending, as the network's outputs after the background.
         parts: of each organ, how many connected parts it may have.
         spacing: mm per pixel at which the network sees a slice.
         prepare: settings per modality.
@@ -59,6 +60,29 @@ class OrganModel:
     def names(self) -> dict[int, str]:
         """Organ names by label value, those that are known."""
         return {int(value): name for value, name in self.card["organs"].items() if name}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its training came to the end of its schedule."""
+        steps = self.card.get("steps", {})
+        return steps.get("done") == sum(steps.get("of", ()))
+
+    @property
+    def told_steps(self) -> str:
+        """How far its training came, in words."""
+        return f"{self.card['steps']['done']} of {sum(self.card['steps']['of'])} steps"
+
+    def require_organs(self, names: Mapping[int, str]) -> None:
+        """Names may be given for its organs, for all of them.
+
+        Raises:
+            FedCoWProError: other label values are named.
+        """
+        if names and set(names) != set(self.organs):
+            raise FedCoWProError(
+                f"organs {sorted(names)}", f"names of all labels that the network finds: {list(self.organs)}",
+                "name each of them, or none",
+            )  # fmt: skip
 
     def segment(
         self,
@@ -119,7 +143,7 @@ class OrganModel:
         """
         state, card = load_checkpoint(path, FORMAT)
         try:
-            organs = tuple(int(value) for value in card["organs"])
+            organs = tuple(sorted(int(value) for value in card["organs"]))  # a card is sorted as text: 1, 10, 2
             net = OrganUNet(len(organs), tuple(card["network"]["widths"]))
             net.load_state_dict(state)
             spacing, parts = float(card["network"]["spacing"]), tuple(int(n) for n in card["parts"])
@@ -157,6 +181,25 @@ def require_ending(path: Path) -> None:
     """Raises FedCoWProError for a model file of another ending than .safetensors."""
     if path.suffix != ".safetensors":
         raise FedCoWProError(f"model file {path}", "a name ending with .safetensors", "choose such a name")
+
+
+def require_free(path: Path) -> None:
+    """Say before hours of work that a model could not be written; a folder that is not there is made.
+
+    Raises:
+        FedCoWProError: a folder has its name, or a file of something else lies where its card goes.
+        OSError: its folder cannot be made or written.
+    """
+    if path.is_dir():
+        raise FedCoWProError(f"{path} is a folder", "a file to write", "choose another name")
+    card = path.with_suffix(".json")
+    if card.exists() and not path.exists():
+        raise FedCoWProError(
+            f"{card} is there, without {path.name}", "a free place for the model's card", "choose another name"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def _trust(

@@ -25,7 +25,7 @@ from fedcowpro.oneshot.organ_names import Organs, names_of
 from fedcowpro.oneshot.prediction import Prediction, Predictions
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import Example, Support, encode_example, join_examples
-from fedcowpro.training.adapt import adapt_to, interrupt_sets, listed
+from fedcowpro.training.adapt import adapt_to, interrupt_sets
 from fedcowpro.volume.accept import Given, Order, Painted, as_volume, as_volumes, several
 from fedcowpro.volume.preprocess import modality_of
 from fedcowpro.volume.volume import Volume
@@ -44,7 +44,7 @@ class OneShotSegmenter:
     Args:
         model: checkpoint file or run folder; None = the model that comes with the package.
         modality: 'ct' or 'mr' for all volumes; None = told from their values.
-        spacing: mm per pixel within a slice at which the network sees it; None = the annotated volume's own.
+        spacing: mm per pixel of slices that are compared with the example; None = the annotated volume's own.
         organs: label values to segment, with names or without: [1, 2], {'liver': 1}, or ['liver', 'spleen'] for the
             labels 1 and 2; None = all that the masks show.
         inference: fields of `InferConfig` to use instead of the model's, as {'threshold': 0.5}.
@@ -107,7 +107,8 @@ class OneShotSegmenter:
     ) -> Self:
         """Adapt the network to unlabelled volumes, self-supervised; goes on from where the model is.
 
-        Ctrl-C ends it after the step under way, and the model is usable. Annotated volumes that were set before stay.
+        Ctrl-C ends it after the step under way, and the model is usable. Annotated volumes that were set before stay; a
+        network that `finetune` made of them is forgotten.
 
         Args:
             volumes: a folder or pattern, or a list of images; all are taken for one site.
@@ -126,6 +127,7 @@ class OneShotSegmenter:
             loaded.predictor.model, volumes, self._site_config(),
             steps=steps, seed=seed, spacing=spacing, order=order, bars=progress,
         )  # fmt: skip
+        self.__dict__.pop("organ_model_", None)  # it began with the encoder before
         self.n_steps_ = getattr(self, "n_steps_", 0) + done
         self._fits = [*getattr(self, "_fits", []), {"steps": done, "asked": steps, "seed": seed}]
         if hasattr(self, "support_"):
@@ -139,7 +141,7 @@ class OneShotSegmenter:
 
     def finetune(
         self,
-        unlabelled: str | PathLike[str] | Sequence[Given] = (),
+        unlabelled: Given | Sequence[Given] = (),
         *,
         minutes: float | None = 10.0,
         steps: int | None = None,
@@ -154,8 +156,8 @@ class OneShotSegmenter:
         network is usable. A new annotated volume forgets it.
 
         Args:
-            unlabelled: volumes without annotation, best those that will be asked about: a folder or pattern, or a list
-                of images.
+            unlabelled: volumes without annotation, best those that will be asked about: an image, a folder or pattern,
+                or a list of images. Annotated volumes among them are passed over.
             minutes: time for everything.
             steps: of training in all, instead of minutes: same volumes, steps, seed and threads, same network.
             seed: of all random draws.
@@ -168,8 +170,10 @@ class OneShotSegmenter:
         """
         if not hasattr(self, "support_"):
             raise NotFittedError("finetune before set_support", "an annotated volume", "call set_support(image, mask)")
-        given = listed(unlabelled) if isinstance(unlabelled, str | PathLike) or len(unlabelled) else []
-        others = list(as_volumes(given, spacing, order))
+        given = [] if isinstance(unlabelled, Sequence) and not len(unlabelled) else several(unlabelled)
+        own = [one.encoded.volume for one in self.support_.examples]
+        read = as_volumes([unlabelled] if given is None else given, spacing, order)  # type: ignore[list-item]
+        others = [volume for volume in read if not any(_same(volume, one) for one in own)]
         with interrupt_sets() as stop, ProgressBar(progress) as bar:
             task = bar.add_task("fine-tuning", total=None)
             self.organ_model_ = fine_tune(
@@ -178,7 +182,7 @@ class OneShotSegmenter:
                 others,
                 organs=self._names_of_support(),
                 modality=self.modality,
-                minutes=None if steps else minutes,
+                minutes=None if steps is not None else minutes,
                 steps=steps,
                 seed=seed,
                 on_step=lambda step: bar.update(task, completed=step.step, total=step.steps),
@@ -251,7 +255,7 @@ class OneShotSegmenter:
     ) -> Prediction | Predictions:
         """Segment a volume, or several. In a partly annotated volume, the painted slices are what was painted.
 
-        After `finetune`, or where the model is a fine-tuned one, its network does it, without the example.
+        After `finetune`, or where the model is a fine-tuned one, its network segments all slices, without the example.
 
         Args:
             volume: an image; or for several a list of images, a folder of them, or a pattern as `scans/*.nii.gz`.
@@ -282,7 +286,7 @@ class OneShotSegmenter:
     def _predict(self, image: Volume, extent: Mapping[int | str, Extent] | None, probabilities: bool) -> Prediction:
         names = names_of(self.organs)
         if self._organ_model() is not None:
-            names = self.organ_model_.names | names
+            names = self.organ_model_.names | {value: name for value, name in names.items() if name}
             ends = read_extents(extent, image, names)
             fine = self.organ_model_.segment(image, self.modality, extents=ends, probabilities=probabilities)
             return Prediction.of(fine, image, names)
@@ -342,7 +346,12 @@ class OneShotSegmenter:
         """The fine-tuned network, where there is one; the model's card is looked at until something is loaded."""
         nothing = not hasattr(self, "organ_model_") and not hasattr(self, "loaded_")
         if nothing and self.model is not None and is_organ_model(Path(self.model)):
-            self.organ_model_ = OrganModel.load(Path(self.model), choose_device(self.device))
+            if self.spacing is not None or self.inference:
+                got = f"spacing or inference with {self.model}, a fine-tuned network"
+                raise FedCoWProError(got, "neither: they are of comparing with an example", "leave them out")
+            model = OrganModel.load(Path(self.model), choose_device(self.device))
+            model.require_organs(names_of(self.organs))
+            self.organ_model_ = model
         return getattr(self, "organ_model_", None)
 
     def _ready(self) -> Loaded:

@@ -172,6 +172,7 @@ class FineTuning:
         self._learner = Learner(net, settings, balance, torch.Generator().manual_seed(seed))
         self.steps = settings.steps if unlabelled else settings.steps[:1]
         self.round, self.step = 0, 0  # the step within the round
+        self._planned = False  # whether the steps were fitted to the minutes
 
     def run(
         self,
@@ -206,10 +207,11 @@ class FineTuning:
                 self._train_step()
                 self.step += 1
                 speed.append(time.perf_counter() - before)
-                if minutes is not None and len(speed) == 10 and self.round == 0 and self.step == 10:
+                if minutes is not None and not self._planned and len(speed) == 10 and self.round == 0:
                     left = minutes * 60 - (time.perf_counter() - started)
                     factor = left / (float(np.median(speed)) * sum(self.steps) * _LABELLING)
                     self.steps = tuple(max(20, round(count * factor)) for count in self.steps)
+                    self._planned = True
                 if on_step is not None:
                     done = sum(self.steps[: self.round]) + self.step
                     seconds = float(np.median(speed[-50:])) * (sum(self.steps) - done)
@@ -235,6 +237,7 @@ class FineTuning:
             "optimizer": copy.deepcopy(learner.optimizer.state_dict()),
             "generator": learner.generator.get_state(),
             "steps": self.steps,
+            "planned": self._planned,
             "round": self.round,
             "step": self.step,
             "labels": None if labels is None else (labels.labels.to(CPU), labels.weights.to(CPU), labels.known),
@@ -249,6 +252,7 @@ class FineTuning:
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.generator.set_state(state["generator"])
         self.round, self.step, self.steps = state["round"], state["step"], tuple(state["steps"])
+        self._planned = state["planned"]
         if self.round > 0:
             self._unlabelled = None
         if self.round > 0 and state["labels"] is not None:
@@ -338,8 +342,9 @@ def _require_organs(examples: Sequence[Example], organs: int) -> None:
     for organ in range(1, organs + 1):
         if not any((one.labels == organ).any() for one in examples):
             raise FedCoWProError(
-                f"no example shows organ {organ}", f"organs 1 to {organs}", "annotate it, or leave it out"
-            )
+                f"organ {organ} of {organs}, by label value, is too small to be seen in any example",
+                "organs of a few pixels", "annotate more of it, or leave it out",
+            )  # fmt: skip
 
 
 def _optimizer(net: OrganUNet, recipe: Recipe) -> torch.optim.AdamW:

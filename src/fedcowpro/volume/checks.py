@@ -15,6 +15,7 @@ from fedcowpro.volume.volume import OBLIQUE_DEGREES, Grid, Volume
 
 MIN_SLICES = 3
 WHOLE = 1e-3  # how far a label may be from a whole number: scaled integers are off by rounding
+_FEW = 32  # different values
 UNKNOWN = 255  # in label maps of a data set that declares voxels unknown: neither an organ nor background
 AFFINE_TOLERANCE = 0.1  # of the smallest spacing, at the corner that lies furthest off
 
@@ -29,7 +30,7 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
         modality: what the file's header says.
 
     Raises:
-        FedCoWProError: fewer than 3 slices, NaN or infinite voxels, no contrast.
+        FedCoWProError: fewer than 3 slices, NaN or infinite voxels, no contrast, the values of a label map.
     """
     depth = grid.internal_shape[0]
     if depth < MIN_SLICES or min(grid.shape) < 2:
@@ -51,6 +52,11 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
             "an image with contrast",
             "check that this file is the image and was exported completely",
         )
+    if is_label_map(voxels):
+        raise FedCoWProError(
+            f"{name}: whole numbers, {len(np.unique(voxels))} different ones, as a label map has", "an image",
+            "give the image; of a folder with both, a pattern for the images, as 'scans/image_*.nii.gz'",
+        )  # fmt: skip
     if grid.oblique:
         inform(
             f"{name}: oblique by more than {OBLIQUE_DEGREES:g} degree; slices are cut along the volume's own "
@@ -58,6 +64,18 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
             stacklevel=3,
         )
     return Volume(grid.to_internal(voxels), grid.spacing, grid, name, modality)
+
+
+def is_label_map(voxels: np.ndarray) -> bool:
+    """Whether values are few whole numbers of 0 to 255, as no scan has: its labels were taken for the image."""
+    if voxels.min() < 0 or voxels.max() > UNKNOWN:
+        return False
+    flat = voxels.reshape(-1)
+    for part in (flat[:: max(1, flat.size // 10_000)], flat):  # most images are told by a few of their voxels
+        values = np.unique(part)
+        if len(values) > _FEW or (values != np.round(values)).any():
+            return False
+    return True
 
 
 def label_volume(values: np.ndarray, grid: Grid, like: Volume, name: str) -> Volume:

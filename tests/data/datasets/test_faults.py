@@ -141,7 +141,7 @@ def test_image_and_mask_changed_over_are_told(written: Root, kind: str) -> None:
     (root / "kept").rename(labels)
     scan = scan_of(root, image)
     assert scan.labels is not None
-    with pytest.raises(FedCoWProError, match=rf"{labels.name}: \d+ voxel\(s\) that are no label, for example"):
+    with pytest.raises(FedCoWProError, match=rf"{image.name}: whole numbers, \d+ different ones, as a label map"):
         scan.labels.read(scan.image.read())
 
 
