@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy import stats
 
 from fedcowpro.core.files import write_atomic
 from fedcowpro.evaluation.metrics import METRICS
@@ -223,43 +224,64 @@ def read(scores: Sequence[Path]) -> pd.DataFrame:
     return pd.concat([read_results(path) for path in scores])
 
 
-_COLUMNS = "comparison | whole volumes: first, second | difference (95 %) | cases better / worse | seeds"
-_WITHIN = "within the extent: first, second | difference (95 %)"
+_COLUMNS = "comparison | whole volumes: first, second | difference (95 %) | in MR, in CT | cases better / worse | seeds"
+_WITHIN = "difference within the extent (95 %)"
 
 
 def table(rows: pd.DataFrame) -> str:
     """The primary comparisons, the regimes and the levels of all arms as Markdown."""
     primary = [_compared(rows, one, "whole-volume") for one in PRIMARY]
     adjusted = iter(holm([found.pairs[0].p for found in primary if found is not None]))
-    lines = [f"| {_COLUMNS} | p, Holm over all | verdict | {_WITHIN} |", "| -- " * 9 + "|"]
+    lines = [f"| {_COLUMNS} | 95 % with folds as units | p, Holm over all | verdict | {_WITHIN} |", "| -- " * 10 + "|"]
     for one, whole in zip(PRIMARY, primary, strict=True):
         if whole is None:
-            lines.append(f"| {one.claim} | not measured |" + " |" * 7)
+            lines.append(f"| {one.claim} | not measured |" + " |" * 8)
             continue
         p = next(adjusted)
         shown = "< 0.001" if p < 0.001 else f"{p:.3f}"
-        lines.append(f"{_compared_row(one, whole)} {shown} | {_verdict(whole, p)} | {_within(rows, one)} |")
+        lines.append(
+            f"{_compared_row(rows, one, whole)} {_by_fold(rows, one)} | {shown} | {_verdict(whole, p)} | "
+            f"{_within(rows, one)} |"
+        )
     regimes = [f"| {_COLUMNS} | {_WITHIN} |", "| -- " * 7 + "|"]
     for one in REGIMES:
         whole = _compared(rows, one, "whole-volume")
         regimes.append(
             f"| {one.claim} | not measured |" + " |" * 5
             if whole is None
-            else f"{_compared_row(one, whole)} {_within(rows, one)} |"
+            else f"{_compared_row(rows, one, whole)} {_within(rows, one)} |"
         )
     return "\n\n".join("\n".join(part) for part in (lines, regimes, list(_levels(rows)))) + "\n"
 
 
-def _compared_row(one: Claim, whole: Comparison) -> str:
+def _compared_row(rows: pd.DataFrame, one: Claim, whole: Comparison) -> str:
     pair, seeds = whole.pairs[0], max(method.seeds for method in whole.methods)
     cases = f"{pair.wins} / {pair.losses} of {whole.cases}"
-    return f"| {one.claim} | {_means(whole)} | {_difference(whole)} | {cases} | {seeds} |"
+    means = ", ".join(f"{mean:.3f}" for mean in (method.mean for method in whole.methods))
+    found = _differences(rows, one)
+    query = found.index.get_level_values("site").str[:2]
+    sides = ", ".join(f"{found[query == modality].mean():+.3f}" for modality in ("mr", "ct"))
+    return f"| {one.claim} | {means} | {_difference(whole)} | {sides} | {cases} | {seeds} |"
+
+
+def _by_fold(rows: pd.DataFrame, one: Claim) -> str:
+    """Student's interval of the mean over folds: the cases of a fold share their networks, those of two folds none."""
+    if one.second == "prototypes":  # a network for each example
+        return ""
+    pools = yaml.safe_load((HERE / "shared" / "real-pools.yaml").read_text(encoding="utf-8"))
+    places = {(name, str(case)): place for name, pool in pools.items() for place, case in enumerate(pool["cases"])}
+    found = _differences(rows, one)
+    means = found.groupby([places[str(site)[:2], str(case)] % FOLDS for site, case in found.index]).mean()
+    if len(means) < FOLDS:
+        return "too few folds"
+    interval = stats.t.interval(0.95, FOLDS - 1, means.mean(), stats.sem(means))
+    return f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _within(rows: pd.DataFrame, one: Claim) -> str:
     within = _compared(rows, one, "gt-range")
     assert within is not None
-    return f"{_means(within)} | {_difference(within)}"
+    return _difference(within)
 
 
 def figure(rows: pd.DataFrame, file: Path) -> None:
@@ -309,10 +331,6 @@ def _of(rows: pd.DataFrame, one: Claim, protocol: str) -> pd.DataFrame:
     mine = rows[(rows["site"].str.contains("-by-") == one.foreign) & (rows["protocol"] == protocol)]
     # Only two of the examples of fine-tuning have three seeds.
     return mine[mine["seed"] == 0] if one.second == "prototypes" else mine
-
-
-def _means(found: Comparison) -> str:
-    return ", ".join(f"{method.mean:.3f}" for method in found.methods)
 
 
 def _difference(found: Comparison) -> str:
