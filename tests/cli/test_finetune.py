@@ -194,9 +194,9 @@ def test_organs_that_no_example_shows_are_told(run: Run, scans: Path, tmp_path: 
     ("change", "part"),
     [
         (["--out", "organs.pt"], ".safetensors"),
-        (["--minutes", "0"], "minutes"),
-        (["--minutes", "inf"], "minutes"),
-        (["--steps", "0"], "steps"),
+        (["--minutes", "0"], "0.0 minutes"),
+        (["--minutes", "inf"], "inf minutes"),
+        (["--steps", "0"], "0 steps"),
         (["--painted", "some"], "--painted"),
         (["--support", "other.nii.gz"], "--support-mask"),
     ],

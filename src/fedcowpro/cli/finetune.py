@@ -57,8 +57,7 @@ def finetune(
     Ctrl-C keeps the model as it is; the same command goes on from there. A finished one is not made again.
     """
     made = teach(
-        example_pairs(support, support_mask), out, unlabelled or [], model=model,
-        minutes=None if steps is not None else minutes,
+        example_pairs(support, support_mask), out, unlabelled or [], model=model, minutes=minutes,
         steps=steps, names=organ_names(organs) or {}, painted=known_part(painted), kind=a_modality(modality), seed=seed,
         device=a_device(device, quiet), shown=not quiet,
     )  # fmt: skip
@@ -132,7 +131,7 @@ def teach(
 
         made = fine_tune(
             loaded, examples, others, organs=names, modality=kind, minutes=minutes, steps=steps, seed=seed,
-            resume=resume, finished=out, overwrite=overwrite, passed_over=(lambda *_: None) if lenient else None,
+            resume=resume, finished=out, overwrite=overwrite, lenient=lenient,
             on_volume=compare, on_step=report, stop=stop.is_set,
         )  # fmt: skip
     if "weights_digest" not in made.card:  # else it was there and has been read

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from fedcowpro.volume.accept import Painted
 
 SOME_FAILED = 3
-INTERRUPTED = 130
 _FINER = "Finer settings"  # a panel of the help
 
 
@@ -164,8 +163,8 @@ def segment(
     segmenter: Segmenter
     place = a_device(device, quiet)
     if fine_tune or (model is not None and is_organ_model(model)):
-        ignored = {"spacing": spacing, "extent": ends, "painted": not fine_tune and painted}
-        if given := [*overrides, *(name for name, value in ignored.items() if value)]:
+        others = {"spacing": spacing is not None, "extent": bool(ends), "painted": bool(painted) and not fine_tune}
+        if given := [*overrides, *(name for name, is_given in others.items() if is_given)]:
             raise FedCoWProError(
                 f"{', '.join(given)} with a fine-tuned network", "settings of the comparison with an example",
                 "leave them out, or segment without --finetune",
@@ -260,7 +259,7 @@ def _taught(
     A query that cannot be used is told of where masks are made.
 
     Raises:
-        Exit: interrupted; masks of a network that is not finished would stand in the way of its later ones.
+        KeyboardInterrupt: passed on; masks of a network that is not finished would stand in the way of later ones.
     """
     if not pairs:
         raise FedCoWProError("--finetune without --support", "an annotated image and its mask", "give both")
@@ -274,7 +273,7 @@ def _taught(
             f"interrupted after {network.told_steps}: no mask is written. The same command goes on; "
             f"'fedcowpro segment --model {file}' segments with the network as it is, into another folder"
         )
-        raise typer.Exit(INTERRUPTED)
+        raise KeyboardInterrupt
     return network
 
 
@@ -290,7 +289,7 @@ def _trained(
             f"--support with {model}, which has learnt its organs", "queries alone",
             "leave --support and --support-mask out, or use another model",
         )  # fmt: skip
-    network.require_organs(names)
+    network.require_names(names)
     return network
 
 

@@ -22,7 +22,7 @@ from fedcowpro.core.files import write_atomic
 from fedcowpro.model.checkpoint import read_card, state_digest
 from fedcowpro.oneshot.annotation import Annotation
 from fedcowpro.oneshot.loading import Loaded
-from fedcowpro.oneshot.organ_model import MODALITIES, OrganModel
+from fedcowpro.oneshot.organ_model import MODALITIES, OrganModel, is_finished
 from fedcowpro.oneshot.postprocess import count_parts
 from fedcowpro.oneshot.support import encode_example, join_examples
 from fedcowpro.training.finetuning import FineTuning, Progress
@@ -56,7 +56,7 @@ def fine_tune(
     resume: Path | None = None,
     finished: Path | None = None,
     overwrite: bool = False,
-    passed_over: Callable[[Volume, FedCoWProError], None] | None = None,
+    lenient: bool = False,
     on_volume: Callable[[int, int], None] | None = None,
     on_step: Callable[[Progress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -75,15 +75,14 @@ def fine_tune(
         modality: of all volumes, or of each example; None = told from the values of each.
         targets: modalities of the volumes to be segmented, where they are not among `unlabelled`.
         minutes: time for everything; the result then depends on the machine's speed.
-        steps: of training in all, instead; None = the recipe's own number.
+        steps: of training in all, whatever the minutes; None = the recipe's own number.
         recipe: settings; None = those of `recipe_for`.
         seed: of all random draws: same volumes, steps, seed and threads, same model.
         resume: file from which an interrupted fine-tuning of the same volumes and settings goes on, written every 50
             steps and at the end; who has saved the finished model deletes it.
         finished: model file of an earlier call; where it is there and of the same inputs, nothing is done again.
         overwrite: begin anew where `finished` is of other inputs.
-        passed_over: called with an unlabelled volume that cannot be used and why, after which the others are taken;
-            None = raised.
+        lenient: go on without an unlabelled volume that cannot be used.
         on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
         stop: asked after each step; True ends with the model as it is then.
@@ -94,6 +93,8 @@ def fine_tune(
     """
     started = time.perf_counter()
     require_budget(minutes, steps)
+    if steps is not None:
+        minutes = None
     if not examples:
         raise FedCoWProError("no annotated volume", "one at least", "give an example with its mask")
     encoder = _encoder(loaded)
@@ -106,12 +107,11 @@ def fine_tune(
         try:
             of = modality_of(volume, modality if isinstance(modality, str) else None)
             others.append(_unlabelled(volume, loaded.prepare[of]))
-        except FedCoWProError as error:
-            if passed_over is None:
+        except FedCoWProError:
+            if not lenient:
                 raise
-            passed_over(volume, error)
-            continue
-        other_kinds.append(of)
+        else:
+            other_kinds.append(of)
     others += [Unlabelled(slices, spacing) for slices, spacing, _ in prepared]
     other_kinds += [of for *_, of in prepared]
     if recipe is None:
@@ -171,11 +171,11 @@ def fine_tune(
 
 
 def require_budget(minutes: float | None, steps: int | None) -> None:
-    """Raises FedCoWProError for minutes or steps that are no positive number."""
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise FedCoWProError(f"{minutes} minutes", "a positive number", "give the time that it may take")
+    """Raises FedCoWProError for steps, or where there are none minutes, that are no positive number."""
     if steps is not None and steps < 1:
         raise FedCoWProError(f"{steps} steps", "at least 1", "give the number of steps, or the time")
+    if steps is None and minutes is not None and not 0 < minutes < math.inf:
+        raise FedCoWProError(f"{minutes} minutes", "a positive number", "give the time that it may take")
 
 
 def settings() -> dict[str, Any]:
@@ -202,8 +202,7 @@ def _made(path: Path, inputs: str, device: torch.device, overwrite: bool) -> Org
             f"{path} is there, made of another example, other volumes or settings", "a model of these, or no file",
             "choose another name, delete it, or segment with it as it is (--model)",
         )  # fmt: skip
-    model = OrganModel.load(path, device)
-    return model if model.is_finished else None
+    return OrganModel.load(path, device) if is_finished(card) else None
 
 
 def _guessed(
@@ -297,11 +296,11 @@ def _example(
     return Example(slices, numbered, placement.pixel, shown, annotation.painted | bare)
 
 
-def _digest(settings: Sequence[Any], examples: Sequence[Example], others: Sequence[Unlabelled]) -> str:
+def _digest(facts: Sequence[Any], examples: Sequence[Example], others: Sequence[Unlabelled]) -> str:
     """Of everything that the network depends on."""
     volumes: list[Example | Unlabelled] = [*examples, *others]
     sizes = [(one.slices.shape, one.spacing) for one in volumes]
-    total = hashlib.sha256(json.dumps([settings, sizes]).encode())
+    total = hashlib.sha256(json.dumps([facts, sizes]).encode())
     for one in examples:
         for array in (one.slices, one.labels, one.painted):
             total.update(np.ascontiguousarray(array).tobytes())

@@ -64,15 +64,14 @@ class OrganModel:
     @property
     def is_finished(self) -> bool:
         """Whether its training came to the end of its schedule."""
-        steps = self.card.get("steps", {})
-        return steps.get("done") == sum(steps.get("of", ()))
+        return is_finished(self.card)
 
     @property
     def told_steps(self) -> str:
         """How far its training came, in words."""
         return f"{self.card['steps']['done']} of {sum(self.card['steps']['of'])} steps"
 
-    def require_organs(self, names: Mapping[int, str]) -> None:
+    def require_names(self, names: Mapping[int, str]) -> None:
         """Names may be given for its organs, for all of them.
 
         Raises:
@@ -175,6 +174,12 @@ def organ_facts(organs: Sequence[str]) -> dict[str, Any]:
 def is_organ_model(path: Path) -> bool:
     """Whether a checkpoint is one of these, by its card."""
     return (read_card(path) or {}).get("format") == FORMAT
+
+
+def is_finished(card: Mapping[str, Any]) -> bool:
+    """Whether the training that a model's card tells of came to its end."""
+    steps = card.get("steps", {})
+    return bool(steps.get("done") == sum(steps.get("of", ())))
 
 
 def require_ending(path: Path) -> None:

@@ -170,7 +170,7 @@ class OneShotSegmenter:
         """
         if not hasattr(self, "support_"):
             raise NotFittedError("finetune before set_support", "an annotated volume", "call set_support(image, mask)")
-        given = [] if isinstance(unlabelled, Sequence) and not len(unlabelled) else several(unlabelled)
+        given = [] if isinstance(unlabelled, tuple | list) and not unlabelled else several(unlabelled)
         own = [one.encoded.volume for one in self.support_.examples]
         read = as_volumes([unlabelled] if given is None else given, spacing, order)  # type: ignore[list-item]
         others = [volume for volume in read if not any(_same(volume, one) for one in own)]
@@ -182,7 +182,7 @@ class OneShotSegmenter:
                 others,
                 organs=self._names_of_support(),
                 modality=self.modality,
-                minutes=None if steps is not None else minutes,
+                minutes=minutes,
                 steps=steps,
                 seed=seed,
                 on_step=lambda step: bar.update(task, completed=step.step, total=step.steps),
@@ -350,7 +350,7 @@ class OneShotSegmenter:
                 got = f"spacing or inference with {self.model}, a fine-tuned network"
                 raise FedCoWProError(got, "neither: they are of comparing with an example", "leave them out")
             model = OrganModel.load(Path(self.model), choose_device(self.device))
-            model.require_organs(names_of(self.organs))
+            model.require_names(names_of(self.organs))
             self.organ_model_ = model
         return getattr(self, "organ_model_", None)
 

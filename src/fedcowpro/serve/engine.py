@@ -127,7 +127,7 @@ class Engine:
             examples,
             [volume.volume for volume in volumes],
             modality=kinds.pop() if len(kinds) == 1 else None,
-            minutes=MINUTES if steps is None else None,
+            minutes=MINUTES,
             steps=steps,
             on_volume=lambda done, of: job.report("comparing volumes with the painted slices", done, of),
             on_step=report,

@@ -52,9 +52,9 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
             "an image with contrast",
             "check that this file is the image and was exported completely",
         )
-    if is_label_map(voxels):
+    if (few := _label_values(voxels)) is not None:
         raise FedCoWProError(
-            f"{name}: whole numbers, {len(np.unique(voxels))} different ones, as a label map has", "an image",
+            f"{name}: whole numbers, {len(few)} different ones, as a label map has", "an image",
             "give the image; of a folder with both, a pattern for the images, as 'scans/image_*.nii.gz'",
         )  # fmt: skip
     if grid.oblique:
@@ -66,16 +66,14 @@ def image_volume(voxels: np.ndarray, grid: Grid, name: str, modality: Modality |
     return Volume(grid.to_internal(voxels), grid.spacing, grid, name, modality)
 
 
-def is_label_map(voxels: np.ndarray) -> bool:
-    """Whether values are few whole numbers of 0 to 255, as no scan has: its labels were taken for the image."""
-    if voxels.min() < 0 or voxels.max() > UNKNOWN:
-        return False
-    flat = voxels.reshape(-1)
+def _label_values(voxels: np.ndarray) -> np.ndarray | None:
+    """The values, where they are few whole numbers of 0 to 255, as labels have and no scan; else None."""
+    flat = values = voxels.reshape(-1)
     for part in (flat[:: max(1, flat.size // 10_000)], flat):  # most images are told by a few of their voxels
         values = np.unique(part)
-        if len(values) > _FEW or (values != np.round(values)).any():
-            return False
-    return True
+        if len(values) > _FEW or values[0] < 0 or values[-1] > UNKNOWN or (values != np.round(values)).any():
+            return None
+    return values
 
 
 def label_volume(values: np.ndarray, grid: Grid, like: Volume, name: str) -> Volume:

@@ -136,11 +136,14 @@ def test_an_unknown_label_is_named(written: Root, kind: str) -> None:
 @pytest.mark.parametrize("kind", FILES)
 def test_image_and_mask_changed_over_are_told(written: Root, kind: str) -> None:
     root, image, labels = written(kind)
+    like = scan_of(root, image).image.read()
     image.rename(root / "kept")
     labels.rename(image)
     (root / "kept").rename(labels)
     scan = scan_of(root, image)
     assert scan.labels is not None
+    with pytest.raises(FedCoWProError, match=rf"{labels.name}: \d+ voxel\(s\) that are no label, for example"):
+        scan.labels.read(like)
     with pytest.raises(FedCoWProError, match=rf"{image.name}: whole numbers, \d+ different ones, as a label map"):
         scan.labels.read(scan.image.read())
 
