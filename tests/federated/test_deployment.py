@@ -363,6 +363,7 @@ def test_faults_are_answered_and_recorded(cluster: Cluster, experiment: Experime
 
 
 def test_killed_server_resumes_to_the_same_weights(cluster: Cluster, experiment: Experiment, tmp_path: Path) -> None:
+    cluster.misbehave()
     (cluster.faults / "faults.json").write_text(json.dumps({"beta": {"2": "wait for beta-may-go"}}))
     for stale in cluster.faults.glob("*.started"):
         stale.unlink()

@@ -256,7 +256,7 @@ def test_join_prints_what_to_run(tmp_path: Path, sites: dict[str, Path], capsys:
     assert f'audit-log="{tmp_path / "own.jsonl"}" site-policy="{policy}"' in said
     with pytest.raises(SystemExit):
         main([*words, "--no-fast"])
-    assert "flower-supernode --superlink fl.example.org:9443" in capsys.readouterr().out
+    assert "deployment.supernode --superlink fl.example.org:9443" in capsys.readouterr().out
     for wrong in ("threads", "site-name=south"):
         with pytest.raises(SystemExit) as ended:
             main([*words, "--node", wrong])

@@ -83,6 +83,7 @@ def test_another_flower_means_flowers_own_node(
     started: list[list[str]] = []
     monkeypatch.setattr(supernode, "odd_internals", lambda: "_push_messages has no time.sleep(0.5)")
     monkeypatch.setattr("flwr.supernode.cli.flower_supernode", lambda: started.append(sys.argv))
+    monkeypatch.setattr(supernode, "end_with", lambda program: program())
     monkeypatch.setattr(sys, "argv", ["supernode"])
     supernode.main(["--fast", "--insecure"])
     assert started == [["flower-supernode", "--insecure"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,9 +111,40 @@ def test_a_policy_with_apps_is_needed(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("")
     with pytest.raises(FedCoWProError, match="names no app"):
         main(["--policy", str(tmp_path / "policy.yaml"), "--insecure"])
-    with pytest.raises(FedCoWProError, match="no --policy"):
-        main(["--insecure"])
-    command = [sys.executable, "-m", "fedcowpro.federated.deployment.supernode", "--insecure"]
+    command = [
+        sys.executable,
+        "-m",
+        "fedcowpro.federated.deployment.supernode",
+        "--policy",
+        str(tmp_path / "policy.yaml"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+TWO_REFUSALS_AT_ONCE = """
+import os, signal, threading, time
+from flwr.supercore.exit.signal_handler import register_signal_handlers
+from flwr.supercore.telemetry import EventType
+from fedcowpro.federated.deployment.supernode import end_with
+
+def node():
+    threading.Thread(target=threading.Event().wait).start()  # as Flower's server of the node's own processes
+    register_signal_handlers(event_type=EventType.RUN_SUPERNODE_LEAVE)
+    def refused():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=refused, daemon=True).start()
+    time.sleep(600)
+
+end_with(node)
+"""
+
+
+@pytest.mark.slow
+def test_a_node_ends_when_two_calls_are_refused_at_once() -> None:
+    quiet = {**os.environ, "FLWR_TELEMETRY_ENABLED": "0"}
+    command = [sys.executable, "-c", TWO_REFUSALS_AT_ONCE]
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode in (0, 130), done.stderr

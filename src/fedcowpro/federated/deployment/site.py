@@ -42,7 +42,7 @@ def node_command(bundle: Bundle, site: SiteFile, site_folder: Path, port: int) -
     ours: list[str] = ["--fast"] if site.fast else []
     if policy != NO_POLICY and load(SitePolicy, Path(str(policy))).apps:  # only these are installed
         ours += ["--policy", str(policy)]
-    command = [sys.executable, "-m", SUPERNODE, *ours] if ours else ["flower-supernode"]
+    command = [sys.executable, "-m", SUPERNODE, *ours]
     command += ["--superlink", site.coordinator, "--root-certificates", str(bundle.ca)]
     command += ["--auth-supernode-private-key", str(bundle.key)]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--node-config", config]

@@ -1,4 +1,4 @@
-"""Flower's SuperNode that installs apps only which the site's policy names, and that does not sleep for long.
+"""Flower's SuperNode that installs only apps which the site's policy names, does not sleep for long, and ends.
 
     python -m fedcowpro.federated.deployment.supernode [--policy site-policy.yaml] [--fast] [those of flower-supernode]
 
@@ -8,6 +8,11 @@ gets an error reply. It wraps one internal function of Flower, which is pinned t
 
 With `--fast` the node looks for messages more often than every three seconds while a run is going on, and its
 SuperExec is `superexec`. Where Flower is not as this needs it, it says so and works as Flower does by itself.
+
+Flower's own program can stay for ever after its work has ended: where the server refuses two calls at once, as it may
+after its restart, the second interrupts the exit that the first began, and a thread that is no daemon keeps the
+process. The site would be away until somebody looks. Here the process ends with Flower's main thread, and `site`
+starts another.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flwr.app import Error, Message, UserConfig
 from flwr.cli.build import build_fab_from_disk
@@ -143,11 +148,26 @@ def quicken(arguments: list[str]) -> list[str]:
     return [*arguments, "--isolation", "process"]
 
 
-def main(arguments: list[str]) -> None:
-    """Start the node; `arguments` are those of flower-supernode, the policy and `--fast`.
+def end_with(program: Callable[[], None]) -> NoReturn:
+    """Run `program`, and end this process with it, whatever threads there are and whatever interrupts it again."""
+    code = 1  # returned: the connection was lost
+    try:
+        program()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except Exception:
+        _log.exception("the SuperNode failed")
+    finally:
+        os._exit(code)
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Be the node; `arguments` are those of flower-supernode, the policy and `--fast`.
 
     Raises:
-        FedCoWProError: neither a policy nor `--fast`, or a policy that names no app.
+        FedCoWProError: a policy that names no app.
     """
     fast, arguments = _FAST in arguments, [word for word in arguments if word != _FAST]
     if _OPTION in arguments[:-1]:
@@ -160,8 +180,6 @@ def main(arguments: list[str]) -> None:
             )  # fmt: skip
         inner._pull_and_store_message = approving(inner._pull_and_store_message, policy.apps)
         arguments = [*arguments[:place], *arguments[place + 2 :]]
-    elif not fast:
-        raise FedCoWProError(f"no {_OPTION} FILE", "the site's policy", f"add {_OPTION} site-policy.yaml")
     if fast and (odd := odd_internals()):
         _log.error("messages come slower, as by Flower itself: of this version of Flower, %s", odd)
     elif fast:
@@ -170,7 +188,7 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["flower-supernode", *arguments]
     from flwr.supernode.cli import flower_supernode
 
-    flower_supernode()
+    end_with(flower_supernode)
 
 
 if __name__ == "__main__":
