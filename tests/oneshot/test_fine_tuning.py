@@ -24,7 +24,7 @@ from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support
-from fedcowpro.training.finetuning import FineTuning, Progress
+from fedcowpro.training.finetuning import FineTuning
 from fedcowpro.training.pool import IGNORE, Unlabelled
 from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.nifti import write_labels
@@ -71,20 +71,21 @@ def test_an_interrupted_fine_tuning_goes_on_to_the_same_network(scans: Path, loa
     assert whole.card["steps"] == {"done": 12, "of": [8, 4]}
     assert digest(fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=4)) != digest(whole)
     resume = tmp_path / "organs.resume"
-    seen: list[int] = []
+    seen: list[int] = [0]
+    compared: list[int] = []  # steps that were done when prototypes labelled the volume
 
-    def count(progress: Progress) -> None:
-        seen.append(progress.step)
-
-    for stop_at in (5, 10):
-        part = fine_tune(
-            *given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, on_step=count,
-            stop=lambda stop_at=stop_at: seen[-1] == stop_at,
+    def go_on(stop_at: int | None) -> OrganModel:
+        return fine_tune(
+            *given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, stop=lambda: seen[-1] == stop_at,
+            on_step=lambda progress: seen.append(progress.step), on_volume=lambda *_: compared.append(seen[-1]),
         )  # fmt: skip
-        assert part.card["steps"]["done"] == stop_at
+
+    for stop_at in (0, 5, 10):
+        assert go_on(stop_at).card["steps"]["done"] == stop_at
         assert resume.is_file()
-    last = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, on_step=count)
-    assert seen == list(range(1, 13))
+    last = go_on(None)
+    assert seen == list(range(13))
+    assert compared == [0, 5]  # not before an end at once, nor in a later round
     assert digest(last) == digest(whole)
 
 
@@ -260,7 +261,7 @@ def test_prototypes_label_volumes_of_the_examples_modality_for_the_first_round(
     other = (np.zeros((3, 64, 64), np.float32) + np.arange(64, dtype=np.float32), 4.0, "mr")
     fine_tune(
         loaded, [example(scans)], [own], prepared=[other], organs={1: "liver", 4: "spleen"},  # type: ignore[list-item]
-        recipe=RECIPE, on_volume=lambda done, of: told.append((done, of)), stop=lambda: True,
+        recipe=RECIPE, on_volume=lambda done, of: told.append((done, of)), stop=lambda: bool(told),
     )  # fmt: skip
     guessed, unguessed = given
     assert unguessed.guess is None

@@ -85,7 +85,7 @@ def fine_tune(
         lenient: go on without an unlabelled volume that cannot be used.
         on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
-        stop: asked after each step; True ends with the model as it is then.
+        stop: asked before each step and each volume that prototypes label; True ends with the model as it is then.
 
     Raises:
         FedCoWProError: no example, an annotation without an organ, another encoder than lite0, volumes that cannot be
@@ -122,13 +122,14 @@ def fine_tune(
     inputs = _digest([begins_with(loaded), asdict(recipe), list(names.items()), minutes, seed], annotated, others)
     if finished is not None and (made := _made(finished, inputs, loaded.predictor.device, overwrite)) is not None:
         return made
+    kept = None if resume is None else _kept(resume, inputs)
     chosen = [index for index, of in enumerate(other_kinds) if of in kinds and of in _GUESSES][:_GUESSED]
-    if chosen:
+    if chosen and (kept is None or kept["round"] == 0):  # later rounds have the network's own labels
         typed = [(*pair, of) for pair, of in zip(examples, kinds, strict=True)]
-        others = _guessed(loaded, typed, values, others, chosen, on_volume)
+        others = _guessed(loaded, typed, values, others, chosen, on_volume, stop)
     tuning = FineTuning(encoder, annotated, len(values), others, recipe, seed, loaded.predictor.device)
-    if resume is not None:
-        _go_on(tuning, resume, inputs)
+    if kept is not None:
+        tuning.load_state_dict(kept)
 
     def after(progress: Progress) -> None:
         if resume is not None and progress.step % _EVERY == 0:
@@ -212,8 +213,9 @@ def _guessed(
     others: Sequence[Unlabelled],
     chosen: Sequence[int],
     on_volume: Callable[[int, int], None] | None,
+    stop: Callable[[], bool],
 ) -> list[Unlabelled]:
-    """Unlabelled volumes, those that are chosen with the prototypes' labels, for the first round.
+    """Unlabelled volumes, those that are chosen with the prototypes' labels, for the first round; fewer after `stop`.
 
     A network that sees one patient alone learns where that patient's organs lie; the prototypes look at other patients
     from the start.
@@ -229,6 +231,8 @@ def _guessed(
     organs = [values.index(organ) + 1 for organ in support.organs]
     found = list(others)
     for done, index in enumerate(chosen):
+        if stop():
+            break
         if on_volume is not None:
             on_volume(done, len(chosen))
         slices = others[index].slices
@@ -315,11 +319,10 @@ def _keep(tuning: FineTuning, path: Path, inputs: str) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _go_on(tuning: FineTuning, path: Path, inputs: str) -> None:
-    """Take up an interrupted fine-tuning, if the file is there, can be read and is of the same inputs."""
+def _kept(path: Path, inputs: str) -> dict[str, Any] | None:
+    """State of an interrupted fine-tuning, if the file is there, can be read and is of the same inputs."""
     try:
         kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch says in many ways that a file is not there or damaged; then all is done anew
-        return
-    if kept.get("inputs") == inputs:
-        tuning.load_state_dict(kept["state"])
+        return None
+    return kept["state"] if kept.get("inputs") == inputs else None

@@ -180,13 +180,13 @@ class FineTuning:
         on_step: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> OrganUNet:
-        """Train to the end, or until `stop` says so after a step, and give the network as it is then.
+        """Train to the end, or until `stop` says so before a step, and give the network as it is then.
 
         Args:
             minutes: time for all rounds; their steps are multiplied so that they fill it at the speed of the first
                 ten steps, so that the result depends on the machine. None = the recipe's steps.
             on_step: called after each step.
-            stop: asked after each step.
+            stop: asked before each step.
 
         Raises:
             FedCoWProError: the loss became NaN or infinite.
@@ -200,9 +200,12 @@ class FineTuning:
         speed: list[float] = []
         started = time.perf_counter()
         while self.round < len(self.steps):
-            if self.step == 0:
+            if self.step == 0 and not stop():
                 self._begin_round()
             while self.step < self.steps[self.round]:
+                if stop():
+                    self._learner.finish()
+                    return self.network()
                 before = time.perf_counter()
                 self._train_step()
                 self.step += 1
@@ -217,9 +220,6 @@ class FineTuning:
                     seconds = float(np.median(speed[-50:])) * (sum(self.steps) - done)
                     loss = self._learner.losses[-1] if self._learner.losses else math.nan
                     on_step(Progress(done, sum(self.steps), self.round, loss, seconds))
-                if stop():
-                    self._learner.finish()
-                    return self.network()
             self._learner.finish()
             self.round, self.step = self.round + 1, 0
         return self.network()
