@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedcowpro.core.errors import FedCoWProError
 from fedcowpro.model.lite0 import Lite0Encoder
 from fedcowpro.model.unet import OrganUNet, build_unet
+from fedcowpro.oneshot.organ_model import _trust
 from fedcowpro.oneshot.whole_volume import predict_probabilities
 from fedcowpro.training.distortion import Distortion, distort
 from fedcowpro.training.finetuning import FineTuning
@@ -240,9 +242,45 @@ def test_interrupted_and_resumed_gives_the_same_weights(encoder: dict[str, torch
 def test_probabilities_on_the_volume(encoder: dict[str, torch.Tensor]) -> None:
     slices, _ = body(5, 96)
     net = tuning(encoder).network()
-    found = predict_probabilities(net, slices, 3.0, SMALL.spacing)
+    found, agreement = predict_probabilities(net, slices, 3.0, SMALL.spacing)
     assert found.shape == (3, 5, 96, 96)
+    assert agreement.shape == (2, 5)
     assert np.allclose(found.astype(np.float32).sum(0), 1, atol=0.01)
+
+
+class Fickle(nn.Module):
+    """Finds the bright disc (1) at any size, the dark one (2) in slices of one width alone."""
+
+    organs = 2
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width, self.any = width, nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        grey = images[:, 1]
+        dark = (grey < 2) & (grey > 0.5) & (images.shape[-1] == self.width)
+        return 8 * torch.stack((torch.zeros_like(grey) + 0.5, (grey > 2.5).float(), dark.float()), 1)
+
+
+def test_views_that_disagree_are_told() -> None:
+    slices, _ = body(3, 224)
+    width = frame_of(slices, 3.0, SMALL.spacing).width
+    _, agreement = predict_probabilities(Fickle(width), slices, 3.0, SMALL.spacing)  # type: ignore[arg-type]
+    assert (agreement[0] > 0.8).all()
+    assert (agreement[1] < 0.01).all()
+    _, alone = predict_probabilities(Fickle(width), slices, 3.0, SMALL.spacing, scales=(1.0,))  # type: ignore[arg-type]
+    assert (alone == 1).all()
+
+
+def test_trust_is_of_probabilities_in_the_mask_and_of_agreement() -> None:
+    labels = np.zeros((3, 4, 4), np.uint8)
+    labels[0, :2], labels[1, 0] = 7, 7
+    soft = np.full((1, 3, 4, 4), 0.5, np.float16)
+    soft[0, 0] = 1
+    trust, areas = _trust(soft, np.array([[0.9, 0.8, 0.7]], np.float32), labels, (7,))
+    np.testing.assert_allclose(trust, [[0.9, 0.2, np.nan]], rtol=1e-6)
+    np.testing.assert_array_equal(areas, [[8, 4, 0]])
 
 
 def test_an_organ_that_no_example_shows_is_said(encoder: dict[str, torch.Tensor]) -> None:
