@@ -103,6 +103,14 @@ def test_the_time_is_kept_to_after_an_interruption_at_any_step(scans: Path, stop
     assert second.steps == (20,)
 
 
+def test_more_time_than_the_schedule_needs_is_not_used(scans: Path, loaded: Loaded) -> None:
+    given = loaded, [example(scans)], [volume(scans, 2)]
+    recipe = replace(RECIPE, steps=(12, 4))
+    ample = fine_tune(*given, recipe=recipe, minutes=60)
+    assert ample.card["steps"] == {"done": 16, "of": [12, 4]}
+    assert digest(ample) == digest(fine_tune(*given, recipe=recipe))
+
+
 def test_other_pixels_names_and_settings_are_other_inputs(scans: Path, loaded: Loaded) -> None:
     image, annotation = example(scans)
     wider = replace(image, spacing=(image.spacing[0], 2 * image.spacing[1], 2 * image.spacing[2]))

@@ -36,7 +36,7 @@ def finetune(
     model: Annotated[
         Path | None, typer.Option(help="Checkpoint file or run folder to start from; default the package's.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Time for everything.")] = MINUTES,
+    minutes: Annotated[float, typer.Option(help="Longest time for everything.")] = MINUTES,
     steps: Annotated[
         int | None, typer.Option(help="Steps in all instead of minutes: the same result on any machine.")
     ] = None,

@@ -108,7 +108,7 @@ def segment(
     fine_tune: Annotated[
         bool, typer.Option("--finetune", help="Teach a network on the example and the queries first, see 'finetune'.")
     ] = False,
-    minutes: Annotated[float | None, typer.Option(help=f"Time for --finetune; default {MINUTES:g}.")] = None,
+    minutes: Annotated[float | None, typer.Option(help=f"Longest time for --finetune; default {MINUTES:g}.")] = None,
     organs: Annotated[
         str | None, typer.Option(help="Label values to segment and their names, as 1=liver,2=spleen; default all.")
     ] = None,

@@ -74,7 +74,7 @@ def fine_tune(
         organs: label values to learn, with their names; None = all that the annotations show.
         modality: of all volumes, or of each example; None = told from the values of each.
         targets: modalities of the volumes to be segmented, where they are not among `unlabelled`.
-        minutes: time for everything; the result then depends on the machine's speed.
+        minutes: longest time for everything; a slow machine makes fewer steps for it.
         steps: of training in all, whatever the minutes; None = the recipe's own number.
         recipe: settings; None = those of `recipe_for`.
         seed: of all random draws: same volumes, steps, seed and threads, same model.

@@ -158,7 +158,7 @@ class OneShotSegmenter:
         Args:
             unlabelled: volumes without annotation, best those that will be asked about: an image, a folder or pattern,
                 or a list of images. Annotated volumes among them are passed over.
-            minutes: time for everything.
+            minutes: longest time for everything; a slow machine makes fewer steps for it.
             steps: of training in all, instead of minutes: same volumes, steps, seed and threads, same network.
             seed: of all random draws.
             spacing, order: of the arrays among them.

@@ -183,8 +183,8 @@ class FineTuning:
         """Train to the end, or until `stop` says so before a step, and give the network as it is then.
 
         Args:
-            minutes: time for all rounds; their steps are multiplied so that they fill it at the speed of the first
-                ten steps, so that the result depends on the machine. None = the recipe's steps.
+            minutes: longest time for all rounds; where the machine is too slow, at the speed of the first ten steps,
+                for the recipe's steps, there are fewer. None = no limit.
             on_step: called after each step.
             stop: asked before each step.
 
@@ -212,8 +212,9 @@ class FineTuning:
                 speed.append(time.perf_counter() - before)
                 if minutes is not None and not self._planned and len(speed) == 10 and self.round == 0:
                     left = minutes * 60 - (time.perf_counter() - started)
+                    # More than the recipe's steps gained nothing (docs/results-studies.md).
                     factor = left / (float(np.median(speed)) * sum(self.steps) * _LABELLING)
-                    self.steps = tuple(max(20, round(count * factor)) for count in self.steps)
+                    self.steps = tuple(min(count, max(20, round(count * factor))) for count in self.steps)
                     self._planned = True
                 if on_step is not None:
                     done = sum(self.steps[: self.round]) + self.step
