@@ -17,11 +17,11 @@ class TeachingConfig(Config):
     )
     rounds: int = Field(8, ge=1, description="of this stage in all")
     example_rounds: int = Field(
-        3,
+        4,
         ge=1,
         description="rounds with the annotated cases only; in later ones all sites train on labels of the model",
     )
-    local_steps: int = Field(100, ge=1, description="optimiser steps per site and round")
+    local_steps: int = Field(200, ge=1, description="optimiser steps per site and round")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> TeachingConfig:
