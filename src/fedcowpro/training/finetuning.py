@@ -200,12 +200,12 @@ class FineTuning:
         speed: list[float] = []
         started = time.perf_counter()
         while self.round < len(self.steps):
-            if self.step == 0 and not stop():
-                self._begin_round()
             while self.step < self.steps[self.round]:
                 if stop():
                     self._learner.finish()
                     return self.network()
+                if self.step == 0:
+                    self._begin_round()
                 before = time.perf_counter()
                 self._train_step()
                 self.step += 1

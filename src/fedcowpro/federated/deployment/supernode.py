@@ -160,7 +160,10 @@ def end_with(program: Callable[[], None]) -> NoReturn:
     except Exception:
         _log.exception("the SuperNode failed")
     finally:
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
 
 
 def main(arguments: list[str]) -> NoReturn:
