@@ -111,13 +111,8 @@ def test_a_policy_with_apps_is_needed(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("")
     with pytest.raises(FedCoWProError, match="names no app"):
         main(["--policy", str(tmp_path / "policy.yaml"), "--insecure"])
-    command = [
-        sys.executable,
-        "-m",
-        "fedcowpro.federated.deployment.supernode",
-        "--policy",
-        str(tmp_path / "policy.yaml"),
-    ]
+    own = ["--policy", str(tmp_path / "policy.yaml")]
+    command = [sys.executable, "-m", "fedcowpro.federated.deployment.supernode", *own]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -24,7 +24,7 @@ from fedcowpro.oneshot.organ_model import OrganModel, is_organ_model
 from fedcowpro.oneshot.predictor import OneShotPredictor
 from fedcowpro.oneshot.segmentation import segment_encoded
 from fedcowpro.oneshot.support import build_support
-from fedcowpro.training.finetuning import FineTuning
+from fedcowpro.training.finetuning import FineTuning, Progress
 from fedcowpro.training.pool import IGNORE, Unlabelled
 from fedcowpro.training.recipe import Recipe
 from fedcowpro.volume.nifti import write_labels
@@ -66,26 +66,31 @@ def digest(model: OrganModel) -> str:
 
 def test_an_interrupted_fine_tuning_goes_on_to_the_same_network(scans: Path, loaded: Loaded, tmp_path: Path) -> None:
     given = loaded, [example(scans)], [volume(scans, 2)]
-    whole = fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=3)
+    unlike = (np.zeros((3, 64, 64), np.float32) + np.arange(64, dtype=np.float32), 4.0, "mr")  # prototypes pass it over
+    options = {"prepared": [unlike], "organs": ORGANS, "recipe": RECIPE}
+    whole = fine_tune(*given, **options, seed=3)  # type: ignore[arg-type]
     assert whole.organs == tuple(ORGANS)
     assert whole.card["steps"] == {"done": 12, "of": [8, 4]}
-    assert digest(fine_tune(*given, organs=ORGANS, recipe=RECIPE, seed=4)) != digest(whole)
+    assert digest(fine_tune(*given, **options, seed=4)) != digest(whole)  # type: ignore[arg-type]
     resume = tmp_path / "organs.resume"
     seen: list[int] = [0]
     compared: list[int] = []  # steps that were done when prototypes labelled the volume
 
     def go_on(stop_at: int | None) -> OrganModel:
         return fine_tune(
-            *given, organs=ORGANS, recipe=RECIPE, seed=3, resume=resume, stop=lambda: seen[-1] == stop_at,
+            *given, **options, seed=3, resume=resume, stop=lambda: seen[-1] == stop_at,  # type: ignore[arg-type]
             on_step=lambda progress: seen.append(progress.step), on_volume=lambda *_: compared.append(seen[-1]),
         )  # fmt: skip
 
-    for stop_at in (0, 5, 10):
+    with pytest.raises(KeyboardInterrupt):
+        go_on(0)
+    assert not resume.exists()
+    for stop_at in (5, 8, 10):  # 8: between the rounds
         assert go_on(stop_at).card["steps"]["done"] == stop_at
         assert resume.is_file()
     last = go_on(None)
     assert seen == list(range(13))
-    assert compared == [0, 5]  # not before an end at once, nor in a later round
+    assert compared == [0, 5, 8]  # not after an end at once, nor in a later round
     assert digest(last) == digest(whole)
 
 
@@ -118,7 +123,10 @@ def test_other_pixels_names_and_settings_are_other_inputs(scans: Path, loaded: L
     other = replace(loaded, predictor=OneShotPredictor(loaded.predictor.model, config))
 
     def inputs(*given: object, names: dict[int, str] = ORGANS) -> str:
-        model = fine_tune(*given, organs=names, recipe=RECIPE, stop=lambda: True)  # type: ignore[arg-type]
+        begun: list[Progress] = []
+        model = fine_tune(
+            *given, organs=names, recipe=RECIPE, on_step=begun.append, stop=lambda: bool(begun),  # type: ignore[arg-type]
+        )  # fmt: skip
         return str(model.card["inputs"])
 
     found = [

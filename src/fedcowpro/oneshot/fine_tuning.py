@@ -85,11 +85,13 @@ def fine_tune(
         lenient: go on without an unlabelled volume that cannot be used.
         on_volume: called with (volumes done, all) while prototypes label volumes for the first round.
         on_step: called after each step.
-        stop: asked before each step and each volume that prototypes label; True ends with the model as it is then.
+        stop: asked after each step; True ends with the model as it is then. Also asked before each volume that
+            prototypes label.
 
     Raises:
         FedCoWProError: no example, an annotation without an organ, another encoder than lite0, volumes that cannot be
             used, minutes or steps that are no positive number, or a file `finished` of other inputs.
+        KeyboardInterrupt: `stop` says so while prototypes label volumes, when nothing is learned that could be kept.
     """
     started = time.perf_counter()
     require_budget(minutes, steps)
@@ -215,10 +217,13 @@ def _guessed(
     on_volume: Callable[[int, int], None] | None,
     stop: Callable[[], bool],
 ) -> list[Unlabelled]:
-    """Unlabelled volumes, those that are chosen with the prototypes' labels, for the first round; fewer after `stop`.
+    """Unlabelled volumes, those that are chosen with the prototypes' labels, for the first round.
 
     A network that sees one patient alone learns where that patient's organs lie; the prototypes look at other patients
     from the start.
+
+    Raises:
+        KeyboardInterrupt: `stop` says so.
     """
     predictor = loaded.predictor
     support = join_examples(
@@ -232,7 +237,7 @@ def _guessed(
     found = list(others)
     for done, index in enumerate(chosen):
         if stop():
-            break
+            raise KeyboardInterrupt
         if on_volume is not None:
             on_volume(done, len(chosen))
         slices = others[index].slices

@@ -180,13 +180,13 @@ class FineTuning:
         on_step: Callable[[Progress], None] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> OrganUNet:
-        """Train to the end, or until `stop` says so before a step, and give the network as it is then.
+        """Train to the end, or until `stop` says so after a step, and give the network as it is then.
 
         Args:
             minutes: longest time for all rounds; where the machine is too slow, at the speed of the first ten steps,
                 for the recipe's steps, there are fewer. None = no limit.
             on_step: called after each step.
-            stop: asked before each step.
+            stop: asked after each step.
 
         Raises:
             FedCoWProError: the loss became NaN or infinite.
@@ -200,12 +200,9 @@ class FineTuning:
         speed: list[float] = []
         started = time.perf_counter()
         while self.round < len(self.steps):
+            if self.step == 0:
+                self._begin_round()
             while self.step < self.steps[self.round]:
-                if stop():
-                    self._learner.finish()
-                    return self.network()
-                if self.step == 0:
-                    self._begin_round()
                 before = time.perf_counter()
                 self._train_step()
                 self.step += 1
@@ -221,6 +218,9 @@ class FineTuning:
                     seconds = float(np.median(speed[-50:])) * (sum(self.steps) - done)
                     loss = self._learner.losses[-1] if self._learner.losses else math.nan
                     on_step(Progress(done, sum(self.steps), self.round, loss, seconds))
+                if stop():
+                    self._learner.finish()
+                    return self.network()
             self._learner.finish()
             self.round, self.step = self.round + 1, 0
         return self.network()
